@@ -1,0 +1,162 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Client is a *redis.Client under supervision. Everything that takes a
+// *redis.Client can be given Client.Client, everything that takes a
+// redis.UniversalClient or redis.Cmdable the Client itself; both are protected.
+//
+// It is safe for concurrent use. Close must be called to release it.
+type Client struct {
+	*redis.Client
+	*Supervisor
+
+	hook  hook
+	hooks *hookList // the caller's hooks, shared by clones
+}
+
+var _ redis.UniversalClient = (*Client)(nil)
+
+// NewClient is redis.NewClient under supervision, an exact drop-in: it does no
+// I/O and never waits. The server is dialed in the background at once, and
+// commands issued before it answers wait at the gate.
+//
+// opt is copied. MaxRetries, MinRetryBackoff, MaxRetryBackoff and the
+// DialerRetry options have no effect: redial retries by itself, see [WithRetry].
+//
+// NewClient panics, as redis.NewClient does, when opt is nil or an option is
+// invalid, and when opt names neither an Addr nor a Dialer. [Connect] returns
+// these as errors.
+func NewClient(opt *redis.Options, opts ...Option) *Client {
+	c, err := newClient(opt, opts)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// Connect is [NewClient] followed by [Supervisor.WaitReady] and one PING. It
+// returns an error, and leaves nothing behind, when an option is invalid, when
+// the server does not answer before ctx ends, or when it refuses the PING, as it
+// does for a wrong password.
+func Connect(ctx context.Context, opt *redis.Options, opts ...Option) (*Client, error) {
+	c, err := newClient(opt, opts)
+	if err != nil {
+		return nil, err
+	}
+	err = c.WaitReady(ctx)
+	if err == nil {
+		err = c.Ping(ctx).Err()
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		return nil, err
+	case opt == nil:
+		return nil, errors.New("redial: options are nil")
+	case opt.Addr == "" && opt.Dialer == nil:
+		return nil, errors.New("redial: Options.Addr is empty")
+	}
+	own := *opt
+	own.MaxRetries = -1
+	own.DialerRetries = 1
+	if own.OnConnect != nil {
+		onConnect := own.OnConnect
+		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
+		}
+	}
+	var l *link
+	defer func() {
+		if r := recover(); r != nil { // go-redis panics on options it cannot serve
+			if l != nil {
+				l.close()
+			}
+			c, err = nil, fmt.Errorf("redial: %v", r)
+		}
+	}()
+	l = newLink(opt, cfg)
+	own.Dialer = l.dial
+	h := hook{l}
+	rdb := redis.NewClient(&own)
+	rdb.AddHook(h)
+	return &Client{Client: rdb, Supervisor: &Supervisor{link: l}, hook: h, hooks: &hookList{}}, nil
+}
+
+// Close stops supervision, then closes the client: commands waiting for the link
+// return [ErrClosed], those in flight fail as they do in go-redis, and when it
+// returns every goroutine is joined and every connection closed. To let commands
+// in flight finish, use Drain. A second Close returns redis.ErrClosed, as
+// go-redis does.
+func (c *Client) Close() error {
+	_ = c.Supervisor.Close() // never fails
+	err := c.Client.Close()
+	c.link.closeConns()
+	return err
+}
+
+// Drain closes the client gracefully: new commands are refused with
+// [ErrClosed], as are those that wait for the link, and when the last one in
+// flight has returned, or ctx has ended, it does what Close does. It returns an
+// error that holds the context's when commands were cut short.
+//
+// It would be called Shutdown if that were not the name of go-redis's method for
+// the SHUTDOWN command, which redis.Cmdable requires of every client.
+func (c *Client) Drain(ctx context.Context) error {
+	err := c.link.drain(ctx)
+	return errors.Join(err, c.Close())
+}
+
+// WithTimeout returns a clone with other read and write timeouts, as go-redis
+// does. It shares connections, supervision and, unlike go-redis's, the hooks:
+// those added to c so far are added to the clone. Closing one closes both.
+func (c *Client) WithTimeout(timeout time.Duration) *Client {
+	clone := *c
+	clone.Client = c.Client.WithTimeout(timeout)
+	clone.Client.AddHook(c.hook)
+	clone.hooks = &hookList{}
+	for _, h := range c.hooks.all() {
+		clone.AddHook(h)
+	}
+	return &clone
+}
+
+// AddHook adds a hook, as go-redis does. It runs inside redial's own, so it sees
+// every attempt of a command, and remains in clones made by WithTimeout.
+func (c *Client) AddHook(h redis.Hook) {
+	c.hooks.add(h)
+	c.Client.AddHook(h)
+}
+
+// hookList remembers hooks in the order they were added.
+type hookList struct {
+	mu   sync.Mutex
+	list []redis.Hook // guarded by mu
+}
+
+func (h *hookList) add(hook redis.Hook) {
+	h.mu.Lock()
+	h.list = append(h.list, hook)
+	h.mu.Unlock()
+}
+
+func (h *hookList) all() []redis.Hook {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]redis.Hook(nil), h.list...)
+}

@@ -1,0 +1,418 @@
+package redial
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// conn is the connection that go-redis's pools hold. It labels errors with the
+// phase they happened in, refuses to carry a byte once its generation is
+// retired, and proves itself with a PING when it has been idle.
+//
+// Reads and writes may run at the same time, as full-duplex pipelining does.
+type conn struct {
+	net.Conn            // TCP, TLS over it, unix or the caller's own
+	raw        net.Conn // innermost: closing it never blocks
+	link       *link
+	gen        uint64
+	rc         syscall.RawConn // what the pool may peek at; nil under TLS
+	peerClosed func() bool     // asks the kernel under TLS; nil: unknown
+
+	// last is the link's clock at the last byte received, or, negated, at the
+	// first byte written that has not been answered since.
+	last atomic.Int64
+	// users counts the Reads and Writes under way. A PING of our own claims the
+	// connection by making it negative, and holds claim meanwhile.
+	users atomic.Int32
+	claim sync.Mutex
+	// uses counts the requests since the pool last handed the connection out,
+	// see sweepable.
+	uses atomic.Int32
+	role atomic.Int32
+
+	cause atomic.Pointer[retiredError] // set once, when the connection is given up
+
+	greeted       bool      // a first byte was read; only the reader looks
+	writeDeadline time.Time // as go-redis set it; only the writer looks
+}
+
+// roles of a connection, known by what go-redis writes on it.
+const (
+	roleRegular    = iota
+	roleHeld       // in a state in which a PING would not be answered by PONG
+	roleSubscriber // Pub/Sub: the server writes when it likes
+)
+
+const claimed = math.MinInt32 / 2
+
+func newConn(nc net.Conn, l *link, gen uint64) *conn {
+	c := &conn{Conn: nc, raw: innermost(nc), link: l, gen: gen}
+	c.last.Store(l.clock.Load())
+	if sc, ok := nc.(syscall.Conn); ok {
+		c.rc, _ = sc.SyscallConn()
+	} else if sc, ok := c.raw.(syscall.Conn); ok {
+		if rc, err := sc.SyscallConn(); err == nil {
+			c.peerClosed = func() bool { return tcpPeerClosed(rc) }
+		}
+	}
+	return c
+}
+
+// innermost follows NetConn, as crypto/tls.Conn offers it, to the transport.
+func innermost(nc net.Conn) net.Conn {
+	for range 8 {
+		u, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		inner := u.NetConn()
+		if inner == nil {
+			break
+		}
+		nc = inner
+	}
+	return nc
+}
+
+// Write sends p, a request of go-redis or a part of one.
+func (c *conn) Write(p []byte) (int, error) {
+	c.enter()
+	defer c.leave()
+	if err := c.retirement(); err != nil {
+		return 0, &connError{phaseWrite, err}
+	}
+	last := c.last.Load()
+	if last > 0 {
+		if c.stale(last) {
+			if err := c.prove(); err != nil {
+				return 0, err
+			}
+		}
+		c.observe(p)
+		c.last.Store(-c.link.clock.Load())
+	}
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		ph := phaseWrite
+		if n > 0 || last < 0 {
+			ph = phasePartial
+		}
+		return n, c.fail(ph, err)
+	}
+	return n, nil
+}
+
+// Read receives a reply, or a part of one.
+func (c *conn) Read(p []byte) (int, error) {
+	c.enter()
+	n, err := c.Conn.Read(p)
+	c.leave()
+	if n > 0 {
+		c.last.Store(c.link.clock.Load())
+		if !c.link.heard.Load() {
+			c.link.heard.Store(true)
+		}
+		if !c.greeted {
+			c.greeted = true
+			if bytes.HasPrefix(p[:n], maxClients) {
+				return 0, c.fail(phaseRead, errMaxClients)
+			}
+		}
+	}
+	if err != nil {
+		if isTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
+			return n, err // nobody owes us a reply: no news, not bad news
+		}
+		return n, c.fail(phaseRead, err)
+	}
+	return n, nil
+}
+
+// The reply of a server that is full. It closes the connection after it, and
+// go-redis would take it for a server too old for HELLO.
+var (
+	maxClients    = []byte("-ERR max number of clients")
+	errMaxClients = errors.New("ERR max number of clients reached")
+)
+
+// Close closes the connection. It never fails.
+func (c *conn) Close() error {
+	c.link.forget(c)
+	if c.cause.Load() != nil || c.link.ctx.Err() != nil {
+		_ = c.raw.Close() // no TLS farewell: it could block
+		return nil
+	}
+	_ = c.Conn.Close()
+	return nil
+}
+
+// SetDeadline is what the pool calls, and go-redis nowhere else, right before it
+// hands the connection to a new caller.
+func (c *conn) SetDeadline(t time.Time) error {
+	c.uses.Store(0)
+	if c.role.Load() == roleHeld {
+		c.role.Store(roleRegular)
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// SetWriteDeadline remembers the deadline, for a PING of our own replaces it.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.writeDeadline = t
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// NetConn returns the wrapped connection.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
+// enter and leave bracket every use of the wrapped connection.
+func (c *conn) enter() {
+	if c.users.Add(1) < 0 {
+		c.claim.Lock() // until the PING under way is answered
+		c.claim.Unlock()
+	}
+}
+
+func (c *conn) leave() { c.users.Add(-1) }
+
+// retire gives the connection up: what blocks in it returns at once.
+func (c *conn) retire(cause error) {
+	if c.cause.CompareAndSwap(nil, &retiredError{cause}) {
+		_ = c.raw.Close()
+	}
+}
+
+// retirement returns why the connection must not be used, or nil.
+func (c *conn) retirement() error {
+	if cause := c.cause.Load(); cause != nil {
+		return cause
+	}
+	if c.gen == c.link.gen.Load() {
+		return nil
+	}
+	return &retiredError{c.link.lastCause()}
+}
+
+// fail labels err and tells the link, unless the connection was already given up.
+func (c *conn) fail(ph phase, err error) error {
+	if cause := c.retirement(); cause != nil {
+		err = cause
+	} else if !errors.Is(err, net.ErrClosed) {
+		c.link.suspect(err)
+	}
+	return &connError{ph, err}
+}
+
+// observe notes from the head of a request what kind of connection this is.
+func (c *conn) observe(p []byte) {
+	var buf [16]byte
+	switch string(head(p, &buf)) {
+	case "hello", "auth", "select", "readonly":
+		return // handshake
+	case "client":
+		if bytes.Contains(bytes.ToLower(p), []byte("\r\nreply\r\n")) {
+			c.role.Store(roleHeld)
+		}
+		return
+	case "subscribe", "psubscribe", "ssubscribe":
+		c.role.Store(roleSubscriber)
+	case "multi":
+		if len(p) == len("*1\r\n$5\r\nmulti\r\n") {
+			c.role.Store(roleHeld)
+		}
+	case "monitor":
+		c.role.Store(roleHeld)
+	}
+	c.uses.Add(1)
+}
+
+// head copies the name of the first command in p, a request as go-redis writes
+// it, to buf in lower case: *<n>\r\n$<length>\r\n<name>\r\n. It returns nothing
+// for names that do not fit.
+func head(p []byte, buf *[16]byte) []byte {
+	i := bytes.IndexByte(p, '$')
+	if i < 0 {
+		return nil
+	}
+	n := 0
+	for i++; i < len(p) && p[i] >= '0' && p[i] <= '9' && n <= len(buf); i++ {
+		n = 10*n + int(p[i]-'0')
+	}
+	i += len("\r\n")
+	if n > len(buf) || i+n > len(p) {
+		return nil
+	}
+	name := buf[:copy(buf[:], p[i:i+n])]
+	for j, b := range name {
+		if 'A' <= b && b <= 'Z' {
+			name[j] = b + 'a' - 'A'
+		}
+	}
+	return name
+}
+
+// stale reports whether the connection must prove itself before it carries a
+// request: it has been idle, or others broke since it was last heard.
+func (c *conn) stale(last int64) bool {
+	l := c.link
+	return l.idleAge > 0 && c.role.Load() == roleRegular &&
+		(l.clock.Load()-last >= l.idleAge || last <= l.suspectAt.Load())
+}
+
+// prove sends a PING and wants its answer, before the request of the caller, who
+// is inside Write. The error says that nothing of the request was sent.
+func (c *conn) prove() error {
+	c.claim.Lock()
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(1, 1+claimed) {
+		return nil // a reader is parked here and will hear for itself
+	}
+	defer c.users.Add(-claimed)
+	deadline := time.Now().Add(c.link.proofTimeout())
+	if wd := c.writeDeadline; !wd.IsZero() && wd.Before(deadline) {
+		deadline = wd
+	}
+	if err := c.ping(deadline); err != nil {
+		return &connError{phaseWrite, err}
+	}
+	_ = c.Conn.SetWriteDeadline(c.writeDeadline)
+	return nil
+}
+
+// sweepable reports whether the background sweep may use the connection: it has
+// been silent for age, and looks as if it lay idle in the pool. A connection
+// that carried several requests since the pool handed it out is held by a
+// caller, as Conn, Tx and full-duplex pipelining do.
+func (c *conn) sweepable(age int64) bool {
+	last := c.last.Load()
+	return last > 0 && c.link.clock.Load()-last >= age && c.uses.Load() <= 1 &&
+		c.role.Load() == roleRegular && c.retirement() == nil
+}
+
+// sweep proves the connection in the background, unless it is in use. A failure
+// retires it.
+func (c *conn) sweep(age int64) {
+	if !c.claim.TryLock() {
+		return
+	}
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(0, claimed) {
+		return
+	}
+	defer c.users.Add(-claimed)
+	if c.sweepable(age) {
+		_ = c.ping(time.Now().Add(c.link.proofTimeout()))
+	}
+}
+
+var (
+	pingRequest = []byte("*1\r\n$4\r\nping\r\n")
+	pongReply   = []byte("+PONG\r\n")
+)
+
+// ping exchanges one PING on a connection that the caller has claimed. Bytes
+// that wait unread are pushes for go-redis and must stay where they are: then
+// nothing is sent. A connection that does not answer exactly is retired.
+func (c *conn) ping(deadline time.Time) error {
+	if c.unread() {
+		return nil
+	}
+	c.link.n.idleChecks.Add(1)
+	err := c.exchange(deadline)
+	if err != nil {
+		c.link.n.idleDropped.Add(1)
+		err = fmt.Errorf("idle connection: %w", err)
+		if c.retirement() == nil {
+			c.retire(err)
+			c.link.suspect(err)
+		}
+		return err
+	}
+	c.last.Store(c.link.clock.Load())
+	c.link.heard.Store(true)
+	return nil
+}
+
+func (c *conn) exchange(deadline time.Time) error {
+	if err := c.Conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := c.Conn.Write(pingRequest); err != nil {
+		return err
+	}
+	var reply [7]byte
+	if _, err := io.ReadFull(c.Conn, reply[:]); err != nil {
+		return err
+	}
+	if !bytes.Equal(reply[:], pongReply) {
+		return errors.New("the answer to PING is not PONG")
+	}
+	return c.Conn.SetDeadline(time.Time{})
+}
+
+// unread reports whether bytes wait in the socket, where that can be seen.
+func (c *conn) unread() bool {
+	return c.rc != nil && readable(c.rc)
+}
+
+// pooled is a conn whose pool runs a health check before every use: the check
+// drops retired connections and those that the peer has closed. Windows has no
+// such check; there, and wherever else, Write refuses.
+type pooled struct{ *conn }
+
+// SyscallConn returns what the check reads from.
+func (p pooled) SyscallConn() (syscall.RawConn, error) { return (*poolCheck)(p.conn), nil }
+
+// poolCheck answers the pool's health check.
+type poolCheck conn
+
+func (k *poolCheck) Control(func(fd uintptr)) error           { return errors.ErrUnsupported }
+func (k *poolCheck) Write(func(fd uintptr) (done bool)) error { return errors.ErrUnsupported }
+
+// Read fails when the connection must not be used. It lets the pool peek at a
+// plain socket; under TLS the raw bytes would mean nothing to it.
+func (k *poolCheck) Read(peek func(fd uintptr) (done bool)) error {
+	c := (*conn)(k)
+	if err := c.retirement(); err != nil {
+		return err
+	}
+	if c.rc != nil {
+		return c.rc.Read(peek)
+	}
+	if c.peerClosed != nil && c.peerClosed() {
+		return io.EOF
+	}
+	return nil
+}
+
+// standin takes the place of a connection that could not be made. Were the
+// dialer to fail instead, the pool would retry on its own schedule and then
+// answer with stale errors; so it succeeds, and every operation fails as not
+// sent.
+type standin struct{ err error }
+
+func (s *standin) fail() error                      { return &connError{phaseDial, s.err} }
+func (s *standin) Read([]byte) (int, error)         { return 0, s.fail() }
+func (s *standin) Write([]byte) (int, error)        { return 0, s.fail() }
+func (s *standin) Close() error                     { return nil }
+func (s *standin) LocalAddr() net.Addr              { return noAddr{} }
+func (s *standin) RemoteAddr() net.Addr             { return noAddr{} }
+func (s *standin) SetDeadline(time.Time) error      { return nil }
+func (s *standin) SetReadDeadline(time.Time) error  { return nil }
+func (s *standin) SetWriteDeadline(time.Time) error { return nil }
+
+// SyscallConn makes the pool's health check drop a stand-in that lay idle.
+func (s *standin) SyscallConn() (syscall.RawConn, error) { return nil, s.fail() }
+
+type noAddr struct{}
+
+func (noAddr) Network() string { return "none" }
+func (noAddr) String() string  { return "not connected" }

@@ -1,0 +1,241 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrUnavailable marks commands of which nothing ran: they were refused
+	// without I/O, or not one byte of them reached the server, or the server
+	// could not have executed what did. Sending the command again is safe.
+	ErrUnavailable = errors.New("redial: unavailable")
+
+	// ErrOutcomeUnknown marks commands that were written and whose reply was
+	// lost: they may have run once, or not at all.
+	ErrOutcomeUnknown = errors.New("redial: outcome unknown")
+
+	// ErrClosed is returned for commands on a closed client that redial itself
+	// refuses. errors.Is(err, redis.ErrClosed) holds for it too.
+	ErrClosed = fmt.Errorf("redial: %w", redis.ErrClosed)
+)
+
+// Error is what a command fails with when the reason is the connection and not
+// the server's answer. errors.Is tells its kind, [ErrUnavailable],
+// [ErrOutcomeUnknown] or [ErrClosed], and reaches every cause in Err.
+//
+// Replies of the server, redis.Nil among them, are never wrapped. An Error holds
+// no command argument.
+type Error struct {
+	// Cmd is the name of the command, or "pipeline" or "transaction".
+	Cmd string
+	// Addr is the address the client was built for.
+	Addr string
+	// Attempts counts how often the command was handed to go-redis; 0 means that
+	// it never left the gate.
+	Attempts int
+	// State is the state of the link when the command failed, and Since is when
+	// the link entered it.
+	State State
+	Since time.Time
+	// Err is the cause: the last transport error, joined with the context's
+	// error when that ended the wait. It is never nil.
+	Err error
+
+	kind      error
+	handshake bool // the command was sent to set up a connection
+	reads     bool // running the command changes nothing
+}
+
+func (e *Error) Error() string {
+	what := "failed"
+	switch e.kind {
+	case ErrUnavailable:
+		what = "unavailable, nothing ran"
+	case ErrOutcomeUnknown:
+		what = "outcome unknown, may have run"
+	case ErrClosed:
+		what = "not run"
+	}
+	return fmt.Sprintf("redial: %s on %s: %s: %v (%s since %s, attempts: %d)",
+		e.Cmd, e.Addr, what, e.Err, e.State, e.Since.Format("15:04:05.000"), e.Attempts)
+}
+
+// Unwrap returns the kind of the error and its cause.
+func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
+
+// Timeout reports whether a timeout was the cause, as net.Error does.
+func (e *Error) Timeout() bool { return isTimeout(e.Err) }
+
+// SafeToRetry reports whether the command that failed with err can be sent again
+// without running twice: it certainly did not run, or it only reads. It is false
+// for nil, for replies that say that the command ran, and for every error it
+// does not know.
+func SafeToRetry(err error) bool {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.reads || e.kind != ErrOutcomeUnknown
+	}
+	switch outcomeOf(err) {
+	case notSent, notSentForGood, refused:
+		return true
+	}
+	return false
+}
+
+// IsConnectionError reports whether err says that a connection could not be made
+// or was lost: refused, reset, closed, aborted, timed out on the socket or
+// unreachable, on every platform, wrapped or not. "An existing connection was
+// forcibly closed by the remote host" is one. Replies of the server are not, nor
+// is the end of the caller's own context, nor a pool without a free connection.
+func IsConnectionError(err error) bool {
+	if err == nil {
+		return false
+	}
+	var dns *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, io.ErrClosedPipe), errors.Is(err, net.ErrClosed),
+		errors.Is(err, os.ErrDeadlineExceeded):
+		return true
+	case errors.As(err, &op), errors.As(err, &dns):
+		return true
+	}
+	var ce *connError
+	return errors.As(err, &ce) || isConnErrno(err)
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// phase says how far a command had come when its connection failed.
+type phase uint8
+
+const (
+	phaseDial    phase = iota // no connection, so nothing was sent
+	phaseWrite                // not one byte was delivered
+	phasePartial              // some bytes were delivered, not all
+	phaseRead                 // everything was written, the reply is missing
+)
+
+// connError is a transport error with the phase it happened in. It has no Unwrap
+// method: go-redis strips one layer off handshake errors, and the phase must
+// survive that. Is and As still reach the cause.
+type connError struct {
+	phase phase
+	err   error
+}
+
+func (e *connError) Error() string        { return e.err.Error() }
+func (e *connError) Is(target error) bool { return errors.Is(e.err, target) }
+func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
+func (e *connError) Timeout() bool        { return isTimeout(e.err) }
+func (e *connError) Temporary() bool      { return false }
+
+// retiredError is the cause on connections that were given up before they
+// failed by themselves.
+type retiredError struct{ cause error }
+
+func (e *retiredError) Error() string        { return "connection retired: " + e.cause.Error() }
+func (e *retiredError) Unwrap() error        { return e.cause }
+func (e *retiredError) Is(target error) bool { return target == net.ErrClosed }
+
+// outcome is what is known about a failed command, from the best to the worst.
+type outcome uint8
+
+const (
+	answered       outcome = iota // the server replied
+	refused                       // the server said that it did not run, for now
+	notSent                       // nothing can have run
+	notSentForGood                // the same, and trying again cannot help
+	partly                        // some bytes were delivered, not all
+	unknown                       // it may have run
+	foreign                       // an error this package does not know
+)
+
+// outcomeOf reads the outcome off the error that go-redis or a hook returned for
+// one command or batch.
+func outcomeOf(err error) outcome {
+	if err == nil || err == redis.Nil {
+		return answered
+	}
+	// A sticky connection repeats the error that broke it; this time nothing
+	// was sent.
+	if strings.HasPrefix(err.Error(), "redis: Conn is in a bad state") {
+		return notSentForGood
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		switch {
+		case e.handshake:
+			return notSent
+		case e.kind == ErrOutcomeUnknown:
+			return unknown
+		case e.kind == ErrUnavailable:
+			return notSent
+		}
+		return notSentForGood
+	}
+	var ce *connError
+	if errors.As(err, &ce) {
+		switch ce.phase {
+		case phaseDial, phaseWrite:
+			return notSent
+		case phasePartial:
+			return partly
+		}
+		return unknown
+	}
+	switch {
+	case isRefusal(err):
+		return refused
+	case isReply(err):
+		return answered
+	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted),
+		errors.Is(err, redis.ErrClosed):
+		return notSentForGood
+	}
+	return foreign
+}
+
+// isReply reports whether err is an answer of the server.
+func isReply(err error) bool {
+	if err == redis.Nil {
+		return true
+	}
+	var re redis.Error
+	return errors.As(err, &re)
+}
+
+// isRefusal reports whether err is the server's word that it did not run the
+// command and may do so later.
+func isRefusal(err error) bool {
+	return redis.IsLoadingError(err) || redis.IsReadOnlyError(err) ||
+		redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
+		redis.IsTryAgainError(err) || redis.IsMaxClientsError(err)
+}
+
+// isNotReady reports whether err is the server's word that it is up but cannot
+// serve yet.
+func isNotReady(err error) bool {
+	return redis.IsLoadingError(err) || redis.IsMasterDownError(err)
+}
+
+// ended returns the error of a context that is over, or nil.
+func ended(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(ctx)
+}

@@ -1,0 +1,288 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// verdict is what one probe says about the server.
+type verdict uint8
+
+const (
+	alive    verdict = iota // it answered
+	dead                    // it cannot be reached: refused, reset, closed, no route
+	missed                  // it said nothing in time
+	notReady                // it answered that it cannot serve yet
+	unsure                  // the probe itself was cut short
+)
+
+// prober PINGs the server on a connection of its own, which takes no part in the
+// pools: they may be exhausted without the server being dead, and heartbeats
+// must not show up in the caller's hooks.
+type prober struct {
+	client *redis.Client
+	link   *link
+	cur    atomic.Pointer[probeConn] // the connection in use, nil before the first
+	heard  atomic.Bool               // a byte came back since the probe began
+}
+
+// probeConn notes that bytes arrive.
+type probeConn struct {
+	net.Conn
+	heard *atomic.Bool
+}
+
+func (c *probeConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(true)
+	}
+	return n, err
+}
+
+func newProber(l *link, opt *redis.Options) *prober {
+	p := &prober{link: l}
+	o := *opt
+	o.Dialer = p.dial
+	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
+	o.MaxRetries, o.DialerRetries = -1, 1
+	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = l.cfg.timeout, l.cfg.timeout, l.cfg.timeout
+	o.DialTimeout = l.cfg.timeout
+	o.ContextTimeoutEnabled = true
+	o.ConnMaxLifetime, o.ConnMaxIdleTime = 0, -1
+	o.ReadBufferSize, o.WriteBufferSize = 1024, 1024
+	o.OnConnect, o.Limiter, o.AutoPipelineOptions = nil, nil, nil
+	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
+	o.PushNotificationProcessor = nil
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	o.DisableIdentity = true
+	p.client = redis.NewClient(&o)
+	return p
+}
+
+func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	nc, err := p.link.dialNetwork(ctx, network, addr)
+	if err != nil {
+		return &standin{err}, nil
+	}
+	c := &probeConn{nc, &p.heard}
+	p.cur.Store(c)
+	if p.link.ctx.Err() != nil {
+		_ = c.Close()
+	}
+	return c, nil
+}
+
+// close ends a probe that is under way and frees the connection. A TLS farewell
+// could block, so the transport is closed first.
+func (p *prober) close() {
+	p.drop()
+	_ = p.client.Close()
+}
+
+// drop closes the connection, so that the next probe dials afresh.
+func (p *prober) drop() {
+	if c := p.cur.Swap(nil); c != nil {
+		_ = innermost(c.Conn).Close()
+	}
+}
+
+// ping sends one PING and says what came of it. A fresh probe dials, and so
+// tests whether the server accepts connections; otherwise the last one serves.
+func (p *prober) ping(fresh bool) (verdict, error) {
+	l := p.link
+	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout)
+	defer cancel()
+	had := p.cur.Load() != nil
+	if fresh && had {
+		p.drop()
+		_ = p.client.Ping(ctx).Err() // lets the pool find the closed connection
+	}
+	p.heard.Store(false)
+	began := time.Now()
+	err := p.client.Ping(ctx).Err()
+	if err == nil && had && !fresh {
+		l.measure(time.Since(began))
+	}
+	if err != nil && !isReply(err) {
+		p.drop()
+	}
+	v := judge(err, p.heard.Load())
+	if v != alive && l.ctx.Err() != nil {
+		v = unsure
+	}
+	return v, err
+}
+
+// judge reads a verdict off the error of a PING; heard says whether any byte
+// came back.
+func judge(err error, heard bool) verdict {
+	switch {
+	case err == nil:
+		return alive
+	case isNotReady(err):
+		return notReady
+	case isReply(err), heard:
+		return alive // whatever it said, it speaks
+	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, context.Canceled),
+		errors.Is(err, redis.ErrClosed):
+		return unsure
+	case isTimeout(err):
+		return missed
+	}
+	return dead
+}
+
+// measure smooths the round trip, as TCP does.
+func (l *link) measure(rtt time.Duration) {
+	old := l.rtt.Load()
+	if old == 0 {
+		l.rtt.Store(int64(rtt))
+		return
+	}
+	l.rtt.Store(old + (int64(rtt)-old)/8)
+}
+
+// beat is the time between two looks at a Connected link. Looking twice in an
+// interval, and counting the answer to a PING as traffic, an idle client sends
+// one PING an interval, and no silence goes unnoticed for longer than that.
+func (l *link) beat() time.Duration {
+	return l.cfg.interval / 2
+}
+
+// tick is how often the loop wakes while the link is Connected: for heartbeats,
+// and often enough to tell ages for the idle check.
+func (l *link) tick() time.Duration {
+	if check := l.cfg.idleCheck; check > 0 {
+		return min(l.beat(), max(check/2, time.Millisecond))
+	}
+	return l.beat()
+}
+
+// watch guards a Connected link. It returns when the link has to go down, with
+// the reason and its transport error, if any; the reason is "" when the link is
+// closed.
+func (l *link) watch() (reason string, cause error) {
+	timer := time.NewTimer(l.tick())
+	defer timer.Stop()
+	look := time.Now().Add(early(l.beat()))
+	for {
+		select {
+		case <-l.ctx.Done():
+			return "", nil
+		case <-l.wake:
+			if asked := l.takeAsked(); asked != "" {
+				return asked, nil
+			}
+			if !l.suspected() {
+				continue
+			}
+			if reason, cause = l.verify(true); reason != "" {
+				return reason, cause
+			}
+			l.acquit()
+			if !l.pause(verifySpacing) {
+				return "", nil
+			}
+		case <-timer.C:
+			l.advance()
+			l.cutSilentSubscribers()
+			nudge(l.sweeps)
+			if now := time.Now(); !now.Before(look) {
+				look = now.Add(early(l.beat()))
+				if l.heard.Swap(false) {
+					l.n.skipped.Add(1)
+				} else if reason, cause = l.verify(false); reason != "" {
+					return reason, cause
+				} else {
+					l.acquit()
+					l.heard.Store(true)
+					look = time.Now().Add(early(l.beat()))
+				}
+			}
+			timer.Reset(min(l.tick(), time.Until(look)))
+		}
+	}
+}
+
+// early takes a random part off d, so that clients that started together do not
+// beat together.
+func early(d time.Duration) time.Duration {
+	return d - time.Duration(heartbeatJitter*rand.Float64()*float64(d))
+}
+
+// verify finds out whether the server lives. A reason means that it does not:
+// one probe was refused or reset, or as many as allowed went unanswered, while
+// no connection of the pools received a byte.
+func (l *link) verify(fresh bool) (reason string, cause error) {
+	for misses := 0; ; {
+		l.heard.Store(false)
+		l.n.beats.Add(1)
+		v, err := l.prober.ping(fresh)
+		if v != alive && l.heard.Load() {
+			return "", nil // a byte on any connection overrules the probe
+		}
+		switch v {
+		case alive, unsure:
+			return "", nil
+		case notReady:
+			return "server is not ready", err
+		case dead:
+			if fresh {
+				return "connection lost", err
+			}
+		case missed:
+			l.n.missed.Add(1)
+			if misses++; misses >= l.cfg.misses {
+				return "heartbeat missed", fmt.Errorf("%d heartbeats in a row without an answer: %w", misses, err)
+			}
+		}
+		fresh = true // only a new connection can tell the server from the connection
+	}
+}
+
+// cutSilentSubscribers closes the subscriptions that have owed an answer for
+// longer than heartbeats may: go-redis PINGs them and does not wait for the
+// PONG. They subscribe anew on their own.
+func (l *link) cutSilentSubscribers() {
+	limit := int64(time.Duration(l.cfg.misses) * l.cfg.timeout)
+	now := l.clock.Load()
+	l.eachConn(func(c *conn) {
+		if c.role.Load() != roleSubscriber {
+			return
+		}
+		if last := c.last.Load(); last < 0 && now+last > limit {
+			l.n.cut.Add(1)
+			c.retire(errors.New("subscriber's PING went unanswered"))
+		}
+	})
+}
+
+// sweeper proves idle connections in the background, one after the other.
+func (l *link) sweeper() {
+	defer close(l.swept)
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-l.sweeps:
+		}
+		if l.idleAge == 0 {
+			continue
+		}
+		l.eachConn(func(c *conn) {
+			age := float64(max(sweepAge, l.cfg.idleCheck)) * (1 - sweepJitter*rand.Float64())
+			if l.ctx.Err() == nil && c.sweepable(int64(age)) {
+				c.sweep(int64(age))
+			}
+		})
+	}
+}

@@ -1,0 +1,363 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// hook is the outermost go-redis hook of a client: it passes commands through
+// the gate, reads their outcome and retries what may be retried.
+type hook struct{ link *link }
+
+// DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
+func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook guards single commands.
+func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		l := h.link
+		if !l.enter() {
+			return h.process(ctx, cmd, next, 0, nil)
+		}
+		err := run(l, ctx, cmd, next)
+		if err == nil || err == redis.Nil {
+			return err
+		}
+		return h.process(ctx, cmd, next, 1, err)
+	}
+}
+
+// run hands a command that was admitted to go-redis.
+func run[T any](l *link, ctx context.Context, what T, next func(context.Context, T) error) error {
+	defer l.leave()
+	return next(ctx, what)
+}
+
+// ProcessPipelineHook guards pipelines and transactions.
+func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		l := h.link
+		if !l.enter() {
+			return h.pipeline(ctx, cmds, next, 0, nil)
+		}
+		err := run(l, ctx, cmds, next)
+		if err == nil {
+			return nil
+		}
+		return h.pipeline(ctx, cmds, next, 1, err)
+	}
+}
+
+// process carries a command on after its first attempt failed with err, or
+// before there was one.
+func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, attempts int, err error) error {
+	c := call{link: h.link, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
+	for {
+		if err != nil {
+			o := outcomeOf(err)
+			if o == partly {
+				o = notSent // half a command cannot run
+			}
+			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
+				o, c.mayHaveRun = notSent, true
+			}
+			if final := c.settle(o, err); final != nil {
+				if c.name == "shutdown" && o == unknown && errors.Is(err, io.EOF) {
+					return io.EOF // the server's way to say yes, as go-redis knows it
+				}
+				return final
+			}
+		}
+		if final := c.admit(); final != nil {
+			return final
+		}
+		err = attempt(&c, cmd, next)
+		if err == nil {
+			return nil
+		}
+	}
+}
+
+// pipeline does for a batch what process does for one command. Commands that
+// were answered keep their answers; only a tail that may be sent again is.
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, attempts int, err error) error {
+	c := call{link: h.link, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
+	if cmds[0].Name() == "multi" && cmds[len(cmds)-1].Name() == "exec" {
+		c.name = "transaction"
+	}
+	for _, cmd := range cmds {
+		c.nested = c.nested && isHandshake(cmd)
+		c.reads = c.reads && isReadOnly(cmd)
+	}
+	rest := cmds
+	for {
+		if err != nil {
+			var o outcome
+			if c.name == "transaction" {
+				o = c.transaction(cmds, err)
+			} else {
+				o, rest = c.tail(rest, err)
+			}
+			if final := c.settle(o, err); final != nil {
+				c.label(rest, final)
+				return firstError(cmds, final)
+			}
+		}
+		if final := c.admit(); final != nil {
+			c.label(rest, final)
+			return firstError(cmds, final)
+		}
+		for _, cmd := range rest {
+			cmd.SetErr(nil)
+		}
+		if err = attempt(&c, rest, next); err == nil {
+			return firstError(cmds, nil)
+		}
+	}
+}
+
+// call is one logical command or batch across its attempts.
+type call struct {
+	link     *link
+	ctx      context.Context
+	name     string
+	nested   bool // part of setting up a connection
+	reads    bool // running it changes nothing
+	attempts int
+	admitted bool      // the next attempt was counted by enter
+	began    time.Time // when it first failed or had to wait; zero: not yet
+	last     error     // of the attempt before
+
+	// mayHaveRun is set when an attempt was followed by another although its
+	// outcome is unknown. No later failure can then claim that nothing ran.
+	mayHaveRun bool
+}
+
+// attempt hands what is to be sent to go-redis.
+func attempt[T any](c *call, what T, next func(context.Context, T) error) error {
+	if c.attempts++; c.attempts > 1 {
+		c.link.n.retries.Add(1)
+	}
+	if c.admitted {
+		c.admitted = false
+		return run(c.link, c.ctx, what, next)
+	}
+	return next(c.ctx, what)
+}
+
+// free reports whether the gate does not concern the call, because it is part of
+// making a connection that another command waits for.
+func (c *call) free() bool {
+	if c.nested {
+		return true
+	}
+	nested, _ := c.ctx.Value(ctxNested).(bool)
+	return nested
+}
+
+// admit waits at the gate and returns nil when an attempt may be made.
+func (c *call) admit() error {
+	l := c.link
+	if c.free() {
+		return nil
+	}
+	for !l.enter() {
+		if c.began.IsZero() {
+			c.began = time.Now()
+		}
+		err := l.wait(c.ctx, c.began)
+		switch {
+		case err == nil:
+			continue
+		case err == ErrClosed:
+			if state, _ := l.current(); state == StateClosed && c.attempts == 0 {
+				return nil // go-redis says so itself, unless it has work to flush
+			}
+			return c.fail(ErrClosed, err)
+		}
+		return c.fail(ErrUnavailable, err)
+	}
+	c.admitted = true
+	return nil
+}
+
+// settle looks at the outcome of an attempt. It returns nil when another attempt
+// may be made, after a pause where one is due, and else the final error.
+func (c *call) settle(o outcome, err error) error {
+	l := c.link
+	same := o == notSent && c.last != nil && errors.Is(err, c.last) // a full-duplex command cannot be sent again
+	c.last = err
+	switch o {
+	case answered, foreign:
+		return err
+	case unknown, partly:
+		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
+	case notSentForGood:
+		if errors.Is(err, redis.ErrClosed) {
+			return err
+		}
+		return c.fail(ErrUnavailable, c.withCtx(err))
+	case refused:
+		if isNotReady(err) {
+			l.suspect(err)
+		}
+		if redis.IsReadOnlyError(err) {
+			l.rotate(err)
+		}
+	}
+	if c.began.IsZero() {
+		c.began = time.Now()
+	}
+	if same || c.free() || ended(c.ctx) != nil || !c.pause(o) {
+		if o == refused {
+			return err // the server's own words
+		}
+		return c.fail(ErrUnavailable, c.withCtx(err))
+	}
+	return nil
+}
+
+// pause keeps attempts apart while the link is up; when it is not, the gate
+// does. It reports false when the patience of the call does not reach that far.
+func (c *call) pause(o outcome) bool {
+	l := c.link
+	p := patienceOf(c.ctx)
+	limit := l.cfg.grace
+	if p.own > 0 {
+		limit = p.own
+	}
+	if l.gate.Load() != gateOpen {
+		return true
+	}
+	if c.attempts <= 1 && o == notSent {
+		return true // one stale connection says nothing about the next
+	}
+	d := min(retryPause<<min(c.attempts, 16), retryPauseCap)
+	d = time.Duration(float64(d) * (0.5 + 0.5*rand.Float64()))
+	if p.failFast || time.Since(c.began)+d > limit {
+		return false
+	}
+	if deadline, ok := c.ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.ctx.Done():
+		return false
+	case <-l.refusing:
+		return true
+	}
+}
+
+// withCtx adds the context's error to err once the context is over.
+func (c *call) withCtx(err error) error {
+	if cerr := ended(c.ctx); cerr != nil && !errors.Is(err, cerr) {
+		return &cutShort{ctx: cerr, cause: err}
+	}
+	return err
+}
+
+// fail builds the error the caller sees.
+func (c *call) fail(kind, err error) error {
+	l := c.link
+	if c.mayHaveRun {
+		kind = ErrOutcomeUnknown
+	}
+	switch {
+	case c.nested: // counted with the command it is part of
+	case kind == ErrUnavailable:
+		l.n.refused.Add(1)
+	case kind == ErrOutcomeUnknown:
+		l.n.unknown.Add(1)
+	}
+	state, since := l.current()
+	return &Error{
+		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
+		Err: err, kind: kind, handshake: c.nested, reads: c.reads,
+	}
+}
+
+// transaction reads the outcome of a MULTI ... EXEC block, which is one unit.
+func (c *call) transaction(cmds []redis.Cmder, err error) outcome {
+	o := outcomeOf(err)
+	if redis.IsExecAbortError(err) {
+		for _, cmd := range cmds {
+			if e := cmd.Err(); e != nil && isRefusal(e) {
+				return refused // that is why it was aborted
+			}
+		}
+	}
+	if o == partly {
+		return notSent // EXEC comes last, so it was not delivered
+	}
+	if o == unknown && c.repeatable(cmds[1:len(cmds)-1]) {
+		c.mayHaveRun = true
+		return notSent
+	}
+	return o
+}
+
+// tail finds the commands of a pipeline that have no answer, and what is known
+// of all of them: the worst that is known of any.
+func (c *call) tail(cmds []redis.Cmder, err error) (outcome, []redis.Cmder) {
+	first, o := len(cmds), answered
+	for i, cmd := range cmds {
+		e := cmd.Err()
+		switch co := outcomeOf(e); {
+		case co != answered:
+			first, o = min(first, i), max(o, co)
+		case first < i:
+			return answered, cmds // behind one without: there is no tail to send again
+		}
+	}
+	rest := cmds[min(first, len(cmds)):]
+	if len(rest) == 0 {
+		return foreign, cmds // every command was answered: the error is one of the answers
+	}
+	if (o == unknown || o == partly) && c.repeatable(rest) {
+		o, c.mayHaveRun = notSent, true
+	}
+	return o, rest
+}
+
+// repeatable reports whether every one of cmds may be sent again.
+func (c *call) repeatable(cmds []redis.Cmder) bool {
+	for _, cmd := range cmds {
+		if !c.link.cfg.mayRepeat(c.ctx, cmd) {
+			return false
+		}
+	}
+	return true
+}
+
+// label puts the final error on the commands that have no answer of their own.
+func (c *call) label(cmds []redis.Cmder, final error) {
+	var e *Error
+	if !errors.As(final, &e) {
+		return
+	}
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err == nil || !isReply(err) {
+			cmd.SetErr(final)
+		}
+	}
+}
+
+// firstError returns the first error among cmds, as go-redis does for a batch,
+// or else final.
+func firstError(cmds []redis.Cmder, final error) error {
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil {
+			return err
+		}
+	}
+	return final
+}

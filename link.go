@@ -1,0 +1,686 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// link is the relation to one endpoint: the state cell, the generation of its
+// connections and the gate with its waiters. Nothing else writes the state.
+type link struct {
+	// Read-only after newLink.
+	cfg      *config
+	addr     string
+	base     dialFunc
+	idleAge  int64 // of the clock, 0: connections need not prove themselves
+	csc      bool  // client-side caching must see through opaque connections
+	deadline bool  // the pools' dials carry a deadline, subscriptions' do not
+	ctx      context.Context
+	cancel   context.CancelFunc
+	began    time.Time
+
+	// These synchronize themselves. The first four are all that a command
+	// touches while the link is Connected.
+	gate       atomic.Int32 // gateOpen or not
+	inflight   atomic.Int64 // commands inside go-redis
+	gen        atomic.Uint64
+	clock      atomic.Int64 // nanoseconds since began, advanced by the loop; never 0
+	heard      atomic.Bool  // a byte was received since the last look
+	suspectAt  atomic.Int64 // connections not heard since must prove themselves
+	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
+	refusedOne atomic.Bool  // a command was refused since the last look
+	n          counters
+	lanes      lanes
+	prober     *prober
+	events     *events
+	wake       chan struct{} // capacity 1: something the loop should look at
+	done       chan struct{} // closed when the loop has returned
+	sweeps     chan struct{} // capacity 1: asks the sweeper for a pass
+	swept      chan struct{} // closed when the sweeper has returned
+	closing    sync.Once
+
+	mu       sync.Mutex
+	state    State              // guarded by mu
+	since    time.Time          // guarded by mu
+	reason   string             // guarded by mu
+	cause    error              // guarded by mu; last transport error, nil: none yet
+	changed  chan struct{}      // guarded by mu; closed at the next transition
+	outage   *outage            // guarded by mu; nil while Connected
+	down     time.Duration      // guarded by mu; length of past outages
+	waiting  int                // guarded by mu
+	conns    map[*conn]struct{} // guarded by mu
+	verdict  chan struct{}      // guarded by mu; non-nil while the server is under suspicion
+	asked    string             // guarded by mu; reason of a Reconnect not yet served
+	rotated  time.Time          // guarded by mu; last retirement for READONLY
+	shutting bool               // guarded by mu; no new command is admitted any more
+
+	refusing chan struct{} // closed when shutting
+	idle     chan struct{} // closed when shutting and the last command is out
+}
+
+const (
+	gateShut = iota
+	gateOpen
+)
+
+// outage is one stretch of time outside Connected.
+type outage struct {
+	began    time.Time
+	ended    chan struct{} // closed when the link is Connected or Closed
+	hopeless chan struct{} // closed when the grace has passed
+	timer    *time.Timer   // closes hopeless; nil without grace
+}
+
+func newOutage(grace time.Duration) *outage {
+	o := &outage{began: time.Now(), ended: make(chan struct{}), hopeless: make(chan struct{})}
+	if grace <= 0 {
+		close(o.hopeless)
+		return o
+	}
+	o.timer = time.AfterFunc(grace, func() { close(o.hopeless) })
+	return o
+}
+
+func (o *outage) end() {
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	close(o.ended)
+}
+
+// newLink builds the link and starts its goroutines. opt holds the caller's
+// options; it is only read.
+func newLink(opt *redis.Options, cfg *config) *link {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &link{
+		cfg:      cfg,
+		addr:     opt.Addr,
+		base:     baseDialer(opt, cfg.detection()),
+		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
+		deadline: opt.DialTimeout >= 0,
+		ctx:      ctx,
+		cancel:   cancel,
+		began:    time.Now(),
+		wake:     make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		sweeps:   make(chan struct{}, 1),
+		swept:    make(chan struct{}),
+		state:    StateConnecting,
+		since:    time.Now(),
+		reason:   "created",
+		changed:  make(chan struct{}),
+		outage:   newOutage(cfg.grace),
+		conns:    make(map[*conn]struct{}),
+		refusing: make(chan struct{}),
+		idle:     make(chan struct{}),
+	}
+	if cfg.idleCheck > 0 {
+		// The clock lags by at most one tick: counting one tick less means that
+		// no connection older than the option gets away unproved.
+		l.idleAge = max(int64(cfg.idleCheck-l.tick()), 1)
+	}
+	l.gen.Store(1)
+	l.clock.Store(1)
+	l.lanes.reset()
+	l.prober = newProber(l, opt)
+	l.events = newEvents(cfg, &l.n)
+	go l.run()
+	go l.sweeper()
+	return l
+}
+
+// advance sets the clock to now and returns it. It never stands still, so that
+// what came before a call can be told from what came after.
+func (l *link) advance() int64 {
+	for {
+		old := l.clock.Load()
+		now := max(int64(time.Since(l.began)), old+1)
+		if l.clock.CompareAndSwap(old, now) {
+			return now
+		}
+	}
+}
+
+// lastCause returns the last transport error, never nil.
+func (l *link) lastCause() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.causeLocked()
+}
+
+func (l *link) causeLocked() error {
+	if l.cause != nil {
+		return l.cause
+	}
+	return errors.New("no connection yet")
+}
+
+// noteCause remembers the error of an attempt to reach the server.
+func (l *link) noteCause(err error) {
+	l.mu.Lock()
+	l.cause = err
+	l.mu.Unlock()
+}
+
+// nudge makes the loop look around. It never blocks.
+func nudge(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// ---- transitions ----
+
+// transition is the only writer of the state. It reports false when there is
+// nothing to change: StateClosed is terminal and no state follows itself. On the
+// way down, a cause means that the server is dead, so that whatever is in flight
+// is aborted; without one, idle connections are retired and the rest may finish.
+func (l *link) transition(to State, reason string, cause error, attempts int) bool {
+	l.mu.Lock()
+	if l.state == StateClosed || l.state == to {
+		l.mu.Unlock()
+		return false
+	}
+	now := time.Now()
+	e := Event{
+		From: l.state, To: to, At: now, In: now.Sub(l.since),
+		Addr: l.addr, Reason: reason, Err: cause, Attempts: attempts,
+	}
+	l.state, l.since, l.reason = to, now, reason
+	if cause != nil {
+		l.cause = cause
+	}
+	var retired []*conn
+	switch to {
+	case StateConnected:
+		l.down += now.Sub(l.outage.began)
+		l.outage.end()
+		l.outage = nil
+		l.lanes.reset()
+		if !l.shutting {
+			l.gate.Store(gateOpen)
+		}
+	case StateReconnecting:
+		l.n.outages.Add(1)
+		l.gate.Store(gateShut)
+		l.outage = newOutage(l.cfg.grace)
+		retired = l.nextGenerationLocked()
+	case StateClosed:
+		l.gate.Store(gateShut)
+		if l.outage != nil {
+			l.down += now.Sub(l.outage.began)
+			l.outage.end()
+		}
+	}
+	l.acquitLocked()
+	close(l.changed)
+	l.changed = make(chan struct{})
+	l.events.put(e)
+	l.mu.Unlock()
+
+	l.events.signal()
+	if cause == nil {
+		cause = errors.New(reason)
+		retireIdle(retired, cause)
+		return true
+	}
+	for _, c := range retired {
+		c.retire(cause)
+	}
+	return true
+}
+
+// retireIdle closes those connections on which no reply is outstanding. The rest
+// may finish what is in flight, for the server is not known to be dead; their
+// generation keeps them from being used again.
+func retireIdle(conns []*conn, why error) {
+	for _, c := range conns {
+		if c.last.Load() > 0 || c.role.Load() == roleSubscriber {
+			c.retire(why)
+		}
+	}
+}
+
+// nextGenerationLocked starts a new generation and returns the connections of
+// the old one. The caller holds mu, and retires them after releasing it.
+func (l *link) nextGenerationLocked() []*conn {
+	l.gen.Add(1)
+	old := make([]*conn, 0, len(l.conns))
+	for c := range l.conns {
+		old = append(old, c)
+	}
+	return old
+}
+
+// acquitLocked ends a suspicion. The caller holds mu.
+func (l *link) acquitLocked() {
+	if l.verdict != nil {
+		close(l.verdict)
+		l.verdict = nil
+	}
+}
+
+// suspect notes that a connection failed with err. It does not shut the gate: it
+// asks the loop for a verdict and makes every connection that was not heard
+// since prove itself before its next use. New dials wait for the verdict.
+func (l *link) suspect(err error) {
+	l.mu.Lock()
+	if l.state != StateConnected {
+		l.mu.Unlock()
+		return
+	}
+	l.cause = err
+	if l.verdict == nil {
+		l.verdict = make(chan struct{})
+	}
+	l.suspectAt.Store(l.advance())
+	l.advance()
+	l.mu.Unlock()
+	nudge(l.wake)
+}
+
+// suspected reports whether a verdict is due.
+func (l *link) suspected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.verdict != nil
+}
+
+// acquit is the verdict that the server lives.
+func (l *link) acquit() {
+	l.mu.Lock()
+	l.acquitLocked()
+	l.mu.Unlock()
+}
+
+// askReconnect has the loop retire every connection.
+func (l *link) askReconnect(reason string) {
+	l.mu.Lock()
+	l.asked = reason
+	l.mu.Unlock()
+	nudge(l.wake)
+}
+
+// takeAsked returns the reason of a Reconnect not yet served, or "".
+func (l *link) takeAsked() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reason := l.asked
+	l.asked = ""
+	return reason
+}
+
+// rotate retires every connection after a READONLY reply, so that new ones
+// follow the name to where it points now; at most once in readOnlySpacing. What
+// is in flight is left to finish.
+func (l *link) rotate(why error) {
+	l.mu.Lock()
+	if l.state != StateConnected || time.Since(l.rotated) < readOnlySpacing {
+		l.mu.Unlock()
+		return
+	}
+	l.rotated = time.Now()
+	l.cause = why
+	old := l.nextGenerationLocked()
+	l.mu.Unlock()
+	retireIdle(old, why)
+}
+
+// close ends supervision: waiters return, the goroutines are joined. Connections
+// and commands in flight are left to go-redis. It is idempotent; every call
+// returns when the first is done.
+func (l *link) close() {
+	l.closing.Do(func() {
+		l.transition(StateClosed, "closed by the caller", nil, 0)
+		l.cancel()
+		l.prober.close()
+		<-l.done
+		<-l.swept
+		l.events.close()
+	})
+}
+
+// closeConns closes what go-redis has not closed.
+func (l *link) closeConns() {
+	l.mu.Lock()
+	left := l.nextGenerationLocked()
+	l.mu.Unlock()
+	for _, c := range left {
+		c.retire(ErrClosed)
+		l.forget(c)
+	}
+}
+
+// ---- connections ----
+
+// dial makes the connections of go-redis's pools and subscriptions. It fails
+// only where nobody counts failures; see standin.
+func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := l.connect(ctx, network, addr)
+	if err == nil {
+		if l.csc && c.rc == nil {
+			return c, nil
+		}
+		return pooled{c}, nil
+	}
+	if _, ok := ctx.Deadline(); !ok && l.deadline {
+		// A subscription: it tries again on its own, and does so without the
+		// buffers that a stand-in would cost.
+		if l.ctx.Err() != nil {
+			return nil, redis.ErrClosed
+		}
+		return nil, &connError{phaseDial, err}
+	}
+	return &standin{err}, nil
+}
+
+func (l *link) connect(ctx context.Context, network, addr string) (*conn, error) {
+	if err := l.mayDial(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.lanes.enter(ctx); err != nil {
+		return nil, err
+	}
+	gen := l.gen.Load()
+	nc, err := l.dialNetwork(ctx, network, addr)
+	l.lanes.leave(err == nil)
+	if err != nil {
+		if l.ctx.Err() == nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+			l.suspect(err)
+		}
+		return nil, err
+	}
+	c := newConn(nc, l, gen)
+	l.mu.Lock()
+	stale := l.state == StateClosed || gen != l.gen.Load()
+	if !stale {
+		l.conns[c] = struct{}{}
+	}
+	l.mu.Unlock()
+	if stale {
+		_ = c.raw.Close()
+		return nil, &retiredError{l.lastCause()}
+	}
+	return c, nil
+}
+
+// dialNetwork dials and counts. Closing the link ends it.
+func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
+	l.n.dials.Add(1)
+	nc, err := l.base(ctx, network, addr)
+	if err != nil {
+		l.n.dialErrors.Add(1)
+	}
+	return nc, err
+}
+
+// mayDial lets a dial go ahead, or says why there is no point. While the link is
+// Connecting or under suspicion it waits for the outcome.
+func (l *link) mayDial(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		state, verdict, changed := l.state, l.verdict, l.changed
+		cause := l.causeLocked()
+		l.mu.Unlock()
+		switch {
+		case state == StateClosed:
+			return redis.ErrClosed
+		case state == StateReconnecting:
+			return cause
+		case state == StateConnecting:
+			verdict = nil
+			if _, ok := ctx.Deadline(); !ok {
+				return cause
+			}
+		case verdict == nil:
+			return nil
+		}
+		select {
+		case <-verdict:
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w while the server is being verified after: %w", context.Cause(ctx), cause)
+		}
+	}
+}
+
+// forget drops a closed connection from the register.
+func (l *link) forget(c *conn) {
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.mu.Unlock()
+}
+
+// eachConn calls f for every registered connection, without the lock.
+func (l *link) eachConn(f func(*conn)) {
+	l.mu.Lock()
+	all := make([]*conn, 0, len(l.conns))
+	for c := range l.conns {
+		all = append(all, c)
+	}
+	l.mu.Unlock()
+	for _, c := range all {
+		f(c)
+	}
+}
+
+// proofTimeout is how long an idle connection may take to answer a PING.
+func (l *link) proofTimeout() time.Duration {
+	d := proofRoundTrips * time.Duration(l.rtt.Load())
+	return min(max(d, proofFloor), max(l.cfg.timeout, time.Millisecond))
+}
+
+// ---- gate ----
+
+// enter admits a command while the link is Connected. The caller must leave.
+func (l *link) enter() bool {
+	l.inflight.Add(1)
+	if l.gate.Load() == gateOpen {
+		return true
+	}
+	l.leave()
+	return false
+}
+
+// leave is called when a command admitted by enter has returned.
+func (l *link) leave() {
+	if l.inflight.Add(-1) == 0 && l.gate.Load() != gateOpen {
+		l.drained()
+	}
+}
+
+// wait blocks a command until the link is Connected, or says why it must not
+// wait any longer: ErrClosed, the end of ctx, or else the last transport error.
+// began is when the command first waited.
+func (l *link) wait(ctx context.Context, began time.Time) error {
+	p := patienceOf(ctx)
+	l.mu.Lock()
+	if l.state == StateClosed || l.shutting {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	o := l.outage
+	if o == nil {
+		l.mu.Unlock()
+		return nil
+	}
+	limit := l.cfg.grace
+	if p.own > 0 {
+		limit = p.own
+	}
+	left := limit - time.Since(began)
+	if p.failFast || left <= 0 || l.waiting >= l.cfg.maxWaiting || (p.own == 0 && isClosed(o.hopeless)) {
+		cause := l.causeLocked()
+		full := !p.failFast && left > 0 && l.waiting >= l.cfg.maxWaiting
+		l.mu.Unlock()
+		if full {
+			cause = fmt.Errorf("%d commands are waiting already: %w", l.cfg.maxWaiting, cause)
+		}
+		if !l.refusedOne.Load() {
+			l.refusedOne.Store(true)
+			nudge(l.wake)
+		}
+		return cause
+	}
+	l.waiting++
+	first := l.waiting == 1
+	l.mu.Unlock()
+	l.n.waited.Add(1)
+	if first {
+		nudge(l.wake)
+	}
+
+	hopeless := o.hopeless
+	if p.own > 0 {
+		own := make(chan struct{})
+		timer := time.AfterFunc(left, func() { close(own) })
+		defer timer.Stop()
+		hopeless = own
+	}
+	var err error
+	select {
+	case <-o.ended:
+	case <-l.refusing:
+	case <-hopeless:
+		err = errHopeless
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+
+	l.mu.Lock()
+	l.waiting--
+	cause, closed := l.causeLocked(), l.state == StateClosed || l.shutting
+	l.mu.Unlock()
+	switch {
+	case closed:
+		return ErrClosed
+	case err == errHopeless:
+		return cause
+	case err != nil:
+		return &cutShort{ctx: err, cause: cause}
+	}
+	return nil
+}
+
+var errHopeless = errors.New("grace has passed")
+
+// cutShort is the error of a wait that the context ended: it is both errors.
+type cutShort struct{ ctx, cause error }
+
+func (e *cutShort) Error() string   { return e.ctx.Error() + " while waiting after: " + e.cause.Error() }
+func (e *cutShort) Unwrap() []error { return []error{e.ctx, e.cause} }
+
+func isClosed(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// demand says whether commands are waiting, or were refused since the last call.
+func (l *link) demand() bool {
+	l.mu.Lock()
+	waiting := l.waiting
+	l.mu.Unlock()
+	return l.refusedOne.Swap(false) || waiting > 0
+}
+
+// drain shuts the gate for good and waits until every admitted command has
+// returned or ctx ends. Waiters are refused.
+func (l *link) drain(ctx context.Context) error {
+	l.mu.Lock()
+	if l.state == StateClosed {
+		l.mu.Unlock()
+		return nil
+	}
+	if !l.shutting {
+		l.shutting = true
+		l.gate.Store(gateShut)
+		close(l.refusing)
+	}
+	l.mu.Unlock()
+	l.drained()
+	select {
+	case <-l.idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("redial: %d commands were cut short: %w", l.inflight.Load(), context.Cause(ctx))
+	}
+}
+
+// drained tells drain that the last command is out.
+func (l *link) drained() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shutting && l.inflight.Load() == 0 && !isClosed(l.idle) {
+		close(l.idle)
+	}
+}
+
+// ---- views ----
+
+func (l *link) current() (State, time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state, l.since
+}
+
+// waitState blocks until the link is in state want, is Closed or ctx ends.
+func (l *link) waitState(ctx context.Context, want State) error {
+	for {
+		l.mu.Lock()
+		state, changed, cause := l.state, l.changed, l.cause
+		l.mu.Unlock()
+		switch {
+		case state == want:
+			return nil
+		case state == StateClosed:
+			return ErrClosed
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err := context.Cause(ctx)
+			if cause != nil {
+				err = &cutShort{ctx: err, cause: cause}
+			}
+			return fmt.Errorf("redial: %s is %s, not %s: %w", l.addr, state, want, err)
+		}
+	}
+}
+
+func (l *link) stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Stats{
+		State: l.state, Since: l.since, Reason: l.reason, Down: l.down,
+		Waiting: l.waiting, Connections: len(l.conns),
+		Generation: l.gen.Load(), RTT: time.Duration(l.rtt.Load()),
+		Outages:    l.n.outages.Load(),
+		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
+		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
+		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(), Retries: l.n.retries.Load(),
+		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SubscribersCut: l.n.cut.Load(),
+		EventsDropped: l.n.lost.Load(),
+	}
+	if l.outage != nil && l.state != StateClosed {
+		s.Down += time.Since(l.outage.began)
+	}
+	if l.cause != nil {
+		s.LastError = l.cause.Error()
+	}
+	return s
+}

@@ -1,0 +1,293 @@
+package redial
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// Defaults of the options. A zero-option client uses exactly these.
+const (
+	// DefaultHeartbeatInterval is the longest time between two proofs of life.
+	DefaultHeartbeatInterval = time.Second
+	// DefaultHeartbeatTimeout is how long one heartbeat may take before it
+	// counts as missed.
+	DefaultHeartbeatTimeout = time.Second
+	// DefaultHeartbeatMisses is how many heartbeats in a row must be missed
+	// before a silent server counts as dead.
+	DefaultHeartbeatMisses = 2
+	// DefaultGrace is how long an outage is hidden from commands.
+	DefaultGrace = 5 * time.Second
+	// DefaultMaxWaiting is how many commands may wait for the link at a time.
+	DefaultMaxWaiting = 10_000
+	// DefaultIdleCheck is the age at which an unused connection must prove
+	// itself before it carries a command.
+	DefaultIdleCheck = 2 * time.Second
+)
+
+// The numbers that are not options.
+const (
+	// Reconnect schedule without demand. The randomized cap stays below two
+	// seconds, so that clients without traffic are back within that time.
+	backoffInitial    = 50 * time.Millisecond
+	backoffMultiplier = 1.6
+	backoffCap        = 1250 * time.Millisecond
+	backoffJitter     = 0.5
+	// minDelay bounds any delay from below, whatever a backoff policy returns.
+	minDelay = 5 * time.Millisecond
+
+	// While callers wait, the delay is the outage's age divided by eagerDivisor,
+	// at least eagerDelay: what recovery adds to an outage stays near 1 %.
+	eagerDelay   = 25 * time.Millisecond
+	eagerDivisor = 80
+	eagerJitter  = 0.2
+
+	// A heartbeat is sent this much of the interval early, at random.
+	heartbeatJitter = 0.1
+	// verifySpacing keeps verifications apart when connections keep breaking
+	// while the server itself answers.
+	verifySpacing = 25 * time.Millisecond
+
+	// How long an idle connection may take to answer: a multiple of the measured
+	// round trip, within bounds. A false alarm costs one dial.
+	proofRoundTrips = 8
+	proofFloor      = 50 * time.Millisecond
+	// sweepAge is the age at which an idle connection is proved in the
+	// background; NAT and firewall entries live at least twice as long.
+	sweepAge    = 15 * time.Second
+	sweepJitter = 0.25
+
+	// firstLanes is how many dials may run at once when the link comes up. Each
+	// success adds a lane, so the number doubles with every round.
+	firstLanes = 4
+	// readOnlySpacing is the least time between two retirements that READONLY
+	// replies ask for.
+	readOnlySpacing = time.Second
+
+	// Pauses between two attempts of one command while the link is up.
+	retryPause    = 5 * time.Millisecond
+	retryPauseCap = 100 * time.Millisecond
+
+	// eventQueue bounds the events not yet delivered to a slow callback.
+	eventQueue = 64
+	// callbackPatience is how long Close waits for a callback to return.
+	callbackPatience = 50 * time.Millisecond
+
+	maxHeartbeat = time.Hour
+	maxMisses    = 100
+	maxWait      = 24 * time.Hour
+)
+
+// config is the sum of the options. It is read-only once a client is built.
+type config struct {
+	interval   time.Duration
+	timeout    time.Duration
+	misses     int
+	newBackOff func() backoff.BackOff
+	grace      time.Duration
+	maxWaiting int
+	policy     RetryPolicy
+	idleCheck  time.Duration
+	logger     *slog.Logger // nil: silent
+	onChange   func(Event)  // nil: none
+}
+
+// detection is the time within which a dead peer is noticed.
+func (c *config) detection() time.Duration {
+	return c.interval + time.Duration(c.misses)*c.timeout
+}
+
+// Option changes one setting of a client. Options are built by the With
+// functions of this package; an invalid one is reported by name when the client
+// is built: drop-in constructors panic, as go-redis does, [Connect] returns an
+// error. When an option is given twice the last one counts.
+type Option func(*config) error
+
+// newConfig applies opts to the defaults and reports every invalid option.
+func newConfig(opts []Option) (*config, error) {
+	cfg := &config{
+		interval:   DefaultHeartbeatInterval,
+		timeout:    DefaultHeartbeatTimeout,
+		misses:     DefaultHeartbeatMisses,
+		newBackOff: defaultBackOff,
+		grace:      DefaultGrace,
+		maxWaiting: DefaultMaxWaiting,
+		policy:     RetryReadOnly,
+		idleCheck:  DefaultIdleCheck,
+	}
+	var errs []error
+	for i, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("redial: option %d of %d is nil", i+1, len(opts)))
+			continue
+		}
+		if err := opt(cfg); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// between reports a duration outside [least, most] in the words of its option.
+func between(name string, d, least, most time.Duration) error {
+	if d < least || d > most {
+		return fmt.Errorf("redial: %s is %v, must be between %v and %v", name, d, least, most)
+	}
+	return nil
+}
+
+// WithHeartbeat sets how often the server must give a sign of life and how long
+// one heartbeat may take, overriding the defaults of 1s and 1s.
+//
+// Every reply on any connection is a sign of life, so a busy client sends no
+// PING. A silent server counts as dead after interval + misses × timeout: 3s by
+// default. The same budget sets TCP keep-alive and, on Linux, TCP_USER_TIMEOUT
+// of every connection, in whole seconds where the system wants that.
+//
+// Both must be between 1ms and 1h; zero is not allowed, because a client without
+// a heartbeat cannot keep its promises.
+func WithHeartbeat(interval, timeout time.Duration) Option {
+	return func(c *config) error {
+		c.interval, c.timeout = interval, timeout
+		return errors.Join(
+			between("WithHeartbeat interval", interval, time.Millisecond, maxHeartbeat),
+			between("WithHeartbeat timeout", timeout, time.Millisecond, maxHeartbeat),
+		)
+	}
+}
+
+// WithHeartbeatMisses sets how many heartbeats in a row a silent server may
+// miss, overriding the default of 2. A refused or reset connection does not
+// wait for a second miss. n must be between 1 and 100.
+func WithHeartbeatMisses(n int) Option {
+	return func(c *config) error {
+		c.misses = n
+		if n < 1 || n > maxMisses {
+			return fmt.Errorf("redial: WithHeartbeatMisses is %d, must be between 1 and %d", n, maxMisses)
+		}
+		return nil
+	}
+}
+
+// WithBackoff sets the schedule of reconnect attempts while nobody waits,
+// overriding the default: exponential from 50ms by a factor of 1.6 to 1.25s,
+// each delay randomized by half, without an end.
+//
+// newBackOff is called once per outage, so policies need not be safe for
+// concurrent use. A delay below 5ms counts as 5ms. A policy that returns
+// [backoff.Stop] is reset: reconnecting never gives up. While commands are
+// waiting or being refused, attempts follow the shorter of this schedule and
+// the eager one (25ms, or 1/80 of the outage's age).
+//
+// newBackOff must not be nil and must not return nil.
+func WithBackoff(newBackOff func() backoff.BackOff) Option {
+	return func(c *config) error {
+		if newBackOff == nil {
+			return errors.New("redial: WithBackoff function is nil")
+		}
+		if newBackOff() == nil {
+			return errors.New("redial: WithBackoff function returns nil")
+		}
+		c.newBackOff = newBackOff
+		return nil
+	}
+}
+
+func defaultBackOff() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(backoffInitial),
+		backoff.WithMultiplier(backoffMultiplier),
+		backoff.WithMaxInterval(backoffCap),
+		backoff.WithRandomizationFactor(backoffJitter),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+// WithGrace sets how long an outage is hidden: commands issued within d of its
+// start wait until the link is back, overriding the default of 5s. Later ones
+// fail at once with [ErrUnavailable]. It also bounds the retries of a command
+// that a server which is up keeps refusing. A context that ends earlier wins.
+//
+// Zero means that no command waits. d must not be negative nor above 24h.
+func WithGrace(d time.Duration) Option {
+	return func(c *config) error {
+		c.grace = d
+		return between("WithGrace", d, 0, maxWait)
+	}
+}
+
+// WithMaxWaiting sets how many commands may wait for the link at a time,
+// overriding the default of 10,000; further ones fail at once with
+// [ErrUnavailable]. A pipeline counts as one. Zero means that none may wait; n
+// must not be negative.
+func WithMaxWaiting(n int) Option {
+	return func(c *config) error {
+		c.maxWaiting = n
+		if n < 0 {
+			return fmt.Errorf("redial: WithMaxWaiting is %d, must not be negative", n)
+		}
+		return nil
+	}
+}
+
+// WithRetry sets which commands are sent again after a failure that leaves open
+// whether they ran, overriding the default [RetryReadOnly]. Commands that
+// provably did not run are retried whatever the policy. p must not be nil.
+func WithRetry(p RetryPolicy) Option {
+	return func(c *config) error {
+		if p == nil {
+			return errors.New("redial: WithRetry policy is nil")
+		}
+		c.policy = p
+		return nil
+	}
+}
+
+// WithIdleCheck sets the age at which an unused connection must answer a PING
+// before it carries a command, overriding the default of 2s: a connection that a
+// NAT or firewall has silently dropped then costs a short PING instead of a lost
+// command. Ages are measured at the resolution of the heartbeat interval.
+//
+// The same setting turns on the background sweep that proves connections unused
+// for about 15s. Zero turns both off; d must not be negative nor above 24h.
+func WithIdleCheck(d time.Duration) Option {
+	return func(c *config) error {
+		c.idleCheck = d
+		return between("WithIdleCheck", d, 0, maxWait)
+	}
+}
+
+// WithLogger makes the client write one line per state transition to l: at
+// level Info when the link comes up or is closed, at Warn when it goes down.
+// Without it the client is silent. l must not be nil; [slog.DiscardHandler]
+// gives a logger that discards. No command argument or credential is logged.
+func WithLogger(l *slog.Logger) Option {
+	return func(c *config) error {
+		if l == nil {
+			return errors.New("redial: WithLogger logger is nil")
+		}
+		c.logger = l
+		return nil
+	}
+}
+
+// WithOnStateChange calls f for every state transition, one call at a time, in
+// order and never under a lock. A slow f cannot delay reconnecting: at most 64
+// events wait for it, then the oldest are dropped and counted in
+// [Stats].EventsDropped, but never the one for StateClosed. A panic in f is
+// contained and logged. f must not be nil.
+func WithOnStateChange(f func(Event)) Option {
+	return func(c *config) error {
+		if f == nil {
+			return errors.New("redial: WithOnStateChange callback is nil")
+		}
+		c.onChange = f
+		return nil
+	}
+}

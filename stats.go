@@ -1,0 +1,135 @@
+package redial
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// State is the state of the link to the server. The zero value is
+// StateConnecting.
+type State int32
+
+const (
+	// StateConnecting means that the server has not answered yet since the
+	// client was built.
+	StateConnecting State = iota
+	// StateConnected means that the server answers.
+	StateConnected
+	// StateReconnecting means that the server stopped answering, or is not ready
+	// to serve, and that redial is trying to reach it.
+	StateReconnecting
+	// StateClosed means that the client was closed. It is terminal.
+	StateClosed
+)
+
+// String returns the lower-case name of the state.
+func (s State) String() string {
+	switch s {
+	case StateConnecting:
+		return "connecting"
+	case StateConnected:
+		return "connected"
+	case StateReconnecting:
+		return "reconnecting"
+	case StateClosed:
+		return "closed"
+	}
+	return fmt.Sprintf("State(%d)", int32(s))
+}
+
+// MarshalText encodes the state as its name.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Event is one state transition. It is delivered to the callback of
+// [WithOnStateChange] and, as one line, to the logger of [WithLogger].
+type Event struct {
+	// From and To are never equal.
+	From, To State
+	// At is when the transition happened, In how long the link had been in From.
+	At time.Time
+	In time.Duration
+	// Addr is the address the client was built for.
+	Addr string
+	// Reason says why in a few words. It is never empty.
+	Reason string
+	// Err is the transport error behind the transition; nil when there is none.
+	Err error
+	// Attempts counts the connection attempts that were made since the link was
+	// last Connected; it is 0 on the way down.
+	Attempts int
+}
+
+// Stats is a snapshot of a client's condition. Counters are cumulative since the
+// client was built. It can be encoded as JSON; durations are in nanoseconds, as
+// encoding/json has them.
+type Stats struct {
+	// State is the current state, Since when it was entered, and Reason why.
+	State  State     `json:"state"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+	// LastError is the last transport error that caused suspicion; "" if none.
+	LastError string `json:"last_error,omitempty"`
+
+	// Outages counts the times the link left Connected, Down is the time spent
+	// outside Connected, the current outage included.
+	Outages uint64        `json:"outages"`
+	Down    time.Duration `json:"down"`
+	// Generation grows by one whenever all connections are retired.
+	Generation uint64 `json:"generation"`
+	// Connections is how many connections of the pools are open now.
+	Connections int `json:"connections"`
+
+	// Heartbeats counts the PINGs sent while Connected, HeartbeatsMissed those
+	// that were not answered in time, HeartbeatsSkipped the ticks that needed
+	// none because there was traffic. RTT is the smoothed round trip, 0 until
+	// one was measured.
+	Heartbeats        uint64        `json:"heartbeats"`
+	HeartbeatsMissed  uint64        `json:"heartbeats_missed"`
+	HeartbeatsSkipped uint64        `json:"heartbeats_skipped"`
+	RTT               time.Duration `json:"rtt"`
+
+	// Dials counts the connections asked of the network, for pools, probes and
+	// subscriptions alike, DialErrors those that could not be made.
+	Dials      uint64 `json:"dials"`
+	DialErrors uint64 `json:"dial_errors"`
+
+	// Waiting is how many commands wait for the link now. Waited counts those
+	// that ever had to, Refused those that failed with ErrUnavailable, Unknown
+	// those that failed with ErrOutcomeUnknown, and Retries the attempts beyond
+	// a command's first.
+	Waiting int    `json:"waiting"`
+	Waited  uint64 `json:"waited"`
+	Refused uint64 `json:"refused"`
+	Unknown uint64 `json:"unknown"`
+	Retries uint64 `json:"retries"`
+
+	// IdleChecks counts the PINGs sent on idle connections, before a command or
+	// by the background sweep, IdleDropped the connections that failed one,
+	// SubscribersCut the subscriptions cut because their PING went unanswered.
+	IdleChecks     uint64 `json:"idle_checks"`
+	IdleDropped    uint64 `json:"idle_dropped"`
+	SubscribersCut uint64 `json:"subscribers_cut"`
+
+	// EventsDropped counts the events a slow callback never saw.
+	EventsDropped uint64 `json:"events_dropped"`
+}
+
+// String returns the snapshot as JSON.
+func (s Stats) String() string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// counters are the cumulative parts of Stats. None of them is touched by a
+// command that succeeds at its first attempt.
+type counters struct {
+	outages, beats, missed, skipped    atomic.Uint64
+	dials, dialErrors                  atomic.Uint64
+	waited, refused, unknown, retries  atomic.Uint64
+	idleChecks, idleDropped, cut, lost atomic.Uint64
+}

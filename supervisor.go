@@ -1,0 +1,57 @@
+package redial
+
+import (
+	"context"
+)
+
+// Supervisor watches over the link of a client and reports on it. Clients of
+// this package embed one. Its methods are safe for concurrent use, and none of
+// them does I/O on the caller's goroutine.
+type Supervisor struct {
+	link *link
+}
+
+// State returns the current state. It never blocks on I/O.
+func (s *Supervisor) State() State {
+	state, _ := s.link.current()
+	return state
+}
+
+// WaitReady blocks until the state is StateConnected. It returns [ErrClosed]
+// when the client is closed, or, when ctx ends first, an error that is both the
+// context's error and the last transport error. Use it as a readiness probe with
+// a short context.
+func (s *Supervisor) WaitReady(ctx context.Context) error {
+	return s.link.waitState(ctx, StateConnected)
+}
+
+// WaitForState blocks until the state is want, with the errors of WaitReady. A
+// state that was entered and left again between two looks can be missed; use
+// [WithOnStateChange] to see every transition.
+func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
+	return s.link.waitState(ctx, want)
+}
+
+// Reconnect has every connection retired and the server dialed afresh, for
+// instance after its name was pointed elsewhere. It returns at once; the
+// transition to StateReconnecting carries reason. Idle connections and
+// subscriptions are closed, commands in flight may finish on theirs. Commands
+// issued meanwhile wait at the gate. It does nothing on a closed client.
+func (s *Supervisor) Reconnect(reason string) {
+	if reason == "" {
+		reason = "Reconnect was called"
+	}
+	s.link.askReconnect(reason)
+}
+
+// Stats returns a snapshot.
+func (s *Supervisor) Stats() Stats { return s.link.stats() }
+
+// Close ends supervision: the state becomes StateClosed, waiting commands return
+// [ErrClosed], and the goroutines are stopped and joined. It does not close the
+// client; the clients' own Close methods do both. It waits 50ms at most for a
+// callback of [WithOnStateChange] to return. It is idempotent and never fails.
+func (s *Supervisor) Close() error {
+	s.link.close()
+	return nil
+}
