@@ -164,10 +164,23 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// SetWriteDeadline remembers the deadline, for a PING of our own replaces it.
+// SetWriteDeadline remembers the deadline, for a PING of our own replaces it. It
+// fails, before anything is written, on a connection that is closed.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.writeDeadline = t
-	return c.Conn.SetWriteDeadline(t)
+	if err := c.Conn.SetWriteDeadline(t); err != nil {
+		return c.fail(phaseWrite, err)
+	}
+	return nil
+}
+
+// SetReadDeadline fails on a connection that was closed after the request was
+// written.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if err := c.Conn.SetReadDeadline(t); err != nil {
+		return c.fail(phaseRead, err)
+	}
+	return nil
 }
 
 // NetConn returns the wrapped connection.

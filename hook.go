@@ -166,6 +166,9 @@ func (c *call) admit() error {
 	if c.free() {
 		return nil
 	}
+	if state, _ := l.current(); state == StateClosed && c.attempts == 0 {
+		return nil // go-redis says so itself, unless it has work to flush
+	}
 	for !l.enter() {
 		if c.began.IsZero() {
 			c.began = time.Now()
@@ -175,9 +178,6 @@ func (c *call) admit() error {
 		case err == nil:
 			continue
 		case err == ErrClosed:
-			if state, _ := l.current(); state == StateClosed && c.attempts == 0 {
-				return nil // go-redis says so itself, unless it has work to flush
-			}
 			return c.fail(ErrClosed, err)
 		}
 		return c.fail(ErrUnavailable, err)

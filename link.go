@@ -642,7 +642,7 @@ func (l *link) current() (State, time.Time) {
 func (l *link) waitState(ctx context.Context, want State) error {
 	for {
 		l.mu.Lock()
-		state, changed, cause := l.state, l.changed, l.cause
+		state, changed := l.state, l.changed
 		l.mu.Unlock()
 		switch {
 		case state == want:
@@ -653,10 +653,7 @@ func (l *link) waitState(ctx context.Context, want State) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			err := context.Cause(ctx)
-			if cause != nil {
-				err = &cutShort{ctx: err, cause: cause}
-			}
+			err := &cutShort{ctx: context.Cause(ctx), cause: l.lastCause()}
 			return fmt.Errorf("redial: %s is %s, not %s: %w", l.addr, state, want, err)
 		}
 	}

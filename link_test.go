@@ -1,0 +1,325 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// down returns a client whose server has just been found dead.
+func down(t *testing.T, n *memNet, opt *redis.Options, opts ...Option) *Client {
+	t.Helper()
+	c := NewClient(opt, opts...)
+	ready(t, c)
+	n.Kill()
+	require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+	return c
+}
+
+func TestGate_Grace_CountsFromTheStartOfTheOutage(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt)
+		defer c.Close()
+		time.Sleep(2 * time.Second)
+		began := time.Now()
+		err := c.Set(t.Context(), "k", "v", 0).Err()
+		assert.Equal(t, 3*time.Second, time.Since(began))
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.True(t, SafeToRetry(err))
+		assert.True(t, IsConnectionError(err), "the cause is inside: %v", err)
+
+		began = time.Now()
+		assert.ErrorIs(t, c.Set(t.Context(), "k", "v", 0).Err(), ErrUnavailable)
+		_, err = c.Pipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+		assert.ErrorIs(t, err, ErrUnavailable)
+		_, err = c.TxPipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+		assert.ErrorIs(t, err, ErrUnavailable)
+		err = c.Watch(t.Context(), func(tx *redis.Tx) error { return nil }, "k")
+		assert.ErrorIs(t, err, ErrUnavailable)
+		held := c.Conn()
+		assert.ErrorIs(t, held.Ping(t.Context()).Err(), ErrUnavailable)
+		require.NoError(t, held.Close())
+		assert.Zero(t, time.Since(began), "after the grace nobody waits")
+	})
+}
+
+func TestGate_ModesOfACall(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt)
+		defer c.Close()
+		took := func(ctx context.Context) time.Duration {
+			began := time.Now()
+			assert.ErrorIs(t, c.Set(ctx, "k", "v", 0).Err(), ErrUnavailable)
+			return time.Since(began)
+		}
+		assert.Zero(t, took(FailFast(t.Context())))
+		assert.Zero(t, took(WaitFor(t.Context(), 0)))
+		assert.Zero(t, took(WaitFor(t.Context(), -time.Second)))
+		assert.Equal(t, 200*time.Millisecond, took(WaitFor(t.Context(), 200*time.Millisecond)))
+		assert.Equal(t, 20*time.Second, took(WaitFor(t.Context(), 20*time.Second)), "longer than the grace")
+	})
+}
+
+func TestGate_ContextEndsTheWait(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt)
+		defer c.Close()
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		err := c.Set(ctx, "k", "v", 0).Err()
+		assert.Equal(t, time.Second, time.Since(began))
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.ErrorIs(t, err, ErrUnavailable)
+		var op *net.OpError
+		assert.ErrorAs(t, err, &op, "the last transport error is inside: %v", err)
+
+		ctx, cancel = context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		err = c.Set(ctx, "k", "v", 0).Err()
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.ErrorIs(t, err, ErrUnavailable)
+
+		err = c.Set(ctx, "k", "v", 0).Err() // canceled before it began
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.Zero(t, c.Stats().Waiting)
+	})
+}
+
+func TestGate_MaxWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt, WithMaxWaiting(3))
+		defer c.Close()
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), "n").Err()) })
+		}
+		synctest.Wait()
+		assert.Equal(t, 3, c.Stats().Waiting)
+		began := time.Now()
+		err := c.Incr(t.Context(), "n").Err()
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.ErrorContains(t, err, "3 commands are waiting already")
+		assert.Zero(t, time.Since(began))
+		n.Start()
+		wg.Wait()
+		assert.Equal(t, "3", c.Get(t.Context(), "n").Val())
+	})
+}
+
+// Ten thousand commands wait; when the server is back each runs exactly once.
+func TestGate_TenThousandWaiters(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt)
+		defer c.Close()
+		var wg sync.WaitGroup
+		for range DefaultMaxWaiting {
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), "n").Err()) })
+		}
+		synctest.Wait()
+		assert.Equal(t, DefaultMaxWaiting, c.Stats().Waiting)
+		time.Sleep(time.Second)
+		n.Start()
+		wg.Wait()
+		assert.Equal(t, "10000", c.Get(t.Context(), "n").Val())
+		assert.Zero(t, c.Stats().Refused)
+	})
+}
+
+func TestGate_ZeroGrace_NobodyWaits(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt, WithGrace(0))
+		defer c.Close()
+		began := time.Now()
+		assert.ErrorIs(t, c.Ping(t.Context()).Err(), ErrUnavailable)
+		assert.Zero(t, time.Since(began))
+	})
+}
+
+// A server that comes and goes must not keep one call for ever.
+func TestGate_FlappingServer_BoundsTheCall(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				c.link.transition(StateReconnecting, "flap", errTest, 0)
+				select {
+				case <-time.After(100 * time.Millisecond):
+				case <-stop:
+					return
+				}
+			}
+		})
+		began := time.Now()
+		for time.Since(began) < time.Minute {
+			one := time.Now()
+			_ = c.Set(t.Context(), "k", "v", 0).Err()
+			assert.LessOrEqual(t, time.Since(one), 2*DefaultGrace)
+			time.Sleep(time.Second)
+		}
+		close(stop)
+		wg.Wait()
+	})
+}
+
+func TestLink_Transitions(t *testing.T) {
+	for _, tc := range []struct {
+		path []State
+		want []bool
+	}{
+		{[]State{StateConnecting}, []bool{false}},
+		{[]State{StateConnected, StateConnected}, []bool{true, false}},
+		{[]State{StateConnected, StateReconnecting, StateConnected}, []bool{true, true, true}},
+		{[]State{StateClosed, StateConnected, StateReconnecting, StateClosed}, []bool{true, false, false, false}},
+	} {
+		var got []bool
+		l := &link{
+			cfg: &config{grace: time.Second}, changed: make(chan struct{}),
+			outage: newOutage(time.Second), events: newEvents(&config{}, &counters{}),
+		}
+		for _, to := range tc.path {
+			got = append(got, l.transition(to, "test", nil, 0))
+		}
+		assert.Equal(t, tc.want, got, "%v", tc.path)
+		l.transition(StateClosed, "test", nil, 0)
+	}
+}
+
+func TestLink_WaitForState(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		n.Kill()
+		c := NewClient(opt)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := c.WaitReady(ctx)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.True(t, IsConnectionError(err), "%v", err)
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.ErrorIs(t, c.WaitReady(t.Context()), ErrClosed) })
+		wg.Go(func() { assert.NoError(t, c.WaitForState(t.Context(), StateClosed)) })
+		synctest.Wait()
+		require.NoError(t, c.Close())
+		wg.Wait()
+		assert.ErrorIs(t, c.WaitReady(t.Context()), redis.ErrClosed)
+	})
+}
+
+func TestDrain_FinishesWhatIsInFlight(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		n.Freeze()
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), "n").Err()) })
+		synctest.Wait()
+		wg.Go(func() { assert.NoError(t, c.Drain(t.Context())) })
+		synctest.Wait()
+		assert.ErrorIs(t, c.Incr(t.Context(), "n").Err(), ErrClosed, "new commands are refused")
+		time.Sleep(500 * time.Millisecond)
+		n.Thaw()
+		wg.Wait()
+		assert.Equal(t, StateClosed, c.State())
+		got, err := n.srv.Get("n")
+		require.NoError(t, err)
+		assert.Equal(t, "1", got)
+	})
+}
+
+func TestDrain_ContextCutsItShort(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		ready(t, c)
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.Error(t, c.BLPop(t.Context(), time.Minute, "queue").Err()) })
+		time.Sleep(100 * time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		assert.ErrorIs(t, c.Drain(ctx), context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(began))
+		wg.Wait()
+	})
+}
+
+func TestDrain_WhileDown_RefusesWaiters(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := down(t, n, opt)
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.ErrorIs(t, c.Incr(t.Context(), "n").Err(), ErrClosed) })
+		synctest.Wait()
+		began := time.Now()
+		assert.NoError(t, c.Drain(t.Context()))
+		wg.Wait()
+		assert.Zero(t, time.Since(began))
+	})
+}
+
+// Close must return at once whatever the client is doing; the bubble fails when
+// it leaves a goroutine behind.
+func TestClose_InEveryState(t *testing.T) {
+	for name, prepare := range map[string]func(*testing.T, *memNet, *Client){
+		"connecting, refused": func(_ *testing.T, n *memNet, _ *Client) { n.Kill() },
+		"connecting, silent":  func(_ *testing.T, n *memNet, _ *Client) { n.Silence(true) },
+		"connected":           func(t *testing.T, _ *memNet, c *Client) { ready(t, c) },
+		"while probing": func(t *testing.T, n *memNet, c *Client) {
+			ready(t, c)
+			n.Silence(true)
+			time.Sleep(1500 * time.Millisecond)
+		},
+		"reconnecting, asleep": func(t *testing.T, n *memNet, c *Client) { ready(t, c); n.Kill(); time.Sleep(20 * time.Second) },
+		"reconnecting, silent": func(t *testing.T, n *memNet, c *Client) { ready(t, c); n.Silence(true); time.Sleep(20 * time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				c := NewClient(opt)
+				prepare(t, n, c)
+				var wg sync.WaitGroup
+				for range 10 {
+					wg.Go(func() { _ = c.Incr(t.Context(), "n").Err() })
+					wg.Go(func() { _ = c.BLPop(t.Context(), 0, "queue").Err() })
+				}
+				synctest.Wait()
+				began := time.Now()
+				assert.NoError(t, c.Close())
+				wg.Wait()
+				assert.Zero(t, time.Since(began))
+				assert.ErrorIs(t, c.Close(), redis.ErrClosed)
+				assert.Equal(t, StateClosed, c.State())
+				assert.ErrorIs(t, c.Ping(t.Context()).Err(), redis.ErrClosed)
+				c.Reconnect("too late")
+				assert.Zero(t, c.Stats().Connections)
+			})
+		})
+	}
+}
+
+func TestClose_Concurrently(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if err := c.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+					t.Error(err)
+				}
+			})
+			wg.Go(func() { _ = c.Get(t.Context(), "k").Err() })
+			wg.Go(func() { _ = c.Drain(t.Context()) })
+		}
+		wg.Wait()
+	})
+}

@@ -1,0 +1,228 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// memNet is an in-memory network with one Redis server on it, for tests in
+// synctest bubbles. Like TCP, it buffers what is written.
+type memNet struct {
+	srv *miniredis.Miniredis
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	refuse  bool // dials are refused
+	frozen  bool // nothing passes, nothing is lost
+	silent  bool // new connections are accepted and never answered
+	dials   []time.Time
+	count   int // of connections ever made
+	relays  map[*relay]struct{}
+}
+
+type relay struct {
+	number    int      // the first connection made is 1
+	near, far net.Conn // the far end of the client's pipe, and the server's
+	dropped   bool     // guarded by memNet.mu; bytes vanish
+	closed    bool     // guarded by memNet.mu
+	queue     [][]byte // guarded by memNet.mu; from the client, not yet passed on
+}
+
+func newMemNet() *memNet {
+	n := &memNet{srv: miniredis.NewMiniRedis(), relays: make(map[*relay]struct{})}
+	n.changed = sync.NewCond(&n.mu)
+	return n
+}
+
+var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+
+// Dial is a redis.Options.Dialer.
+func (n *memNet) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	n.mu.Lock()
+	n.dials = append(n.dials, time.Now())
+	refuse := n.refuse
+	n.mu.Unlock()
+	if refuse {
+		return nil, errRefused
+	}
+	far, err := n.srv.Dial()
+	if err != nil {
+		return nil, err
+	}
+	client, near := net.Pipe()
+	r := &relay{near: near, far: far}
+	n.mu.Lock()
+	n.count++
+	r.number = n.count
+	r.dropped = n.silent
+	n.relays[r] = struct{}{}
+	n.mu.Unlock()
+	go n.receive(r)
+	go n.forward(r)
+	go n.answer(r)
+	return client, nil
+}
+
+// receive takes whatever the client writes off its hands at once.
+func (n *memNet) receive(r *relay) {
+	buf := make([]byte, 4096)
+	for {
+		k, err := r.near.Read(buf)
+		n.mu.Lock()
+		if k > 0 && !r.dropped {
+			r.queue = append(r.queue, append([]byte(nil), buf[:k]...))
+		}
+		n.changed.Broadcast()
+		n.mu.Unlock()
+		if err != nil {
+			n.cut(r)
+			return
+		}
+	}
+}
+
+func (n *memNet) forward(r *relay) {
+	for {
+		n.mu.Lock()
+		for !r.closed && (len(r.queue) == 0 || n.frozen) {
+			n.changed.Wait()
+		}
+		if r.closed {
+			n.mu.Unlock()
+			return
+		}
+		p := r.queue[0]
+		r.queue = r.queue[1:]
+		n.mu.Unlock()
+		if _, err := r.far.Write(p); err != nil {
+			n.cut(r)
+			return
+		}
+	}
+}
+
+func (n *memNet) answer(r *relay) {
+	buf := make([]byte, 4096)
+	for {
+		k, err := r.far.Read(buf)
+		if err != nil {
+			n.cut(r)
+			return
+		}
+		n.mu.Lock()
+		for !r.closed && n.frozen {
+			n.changed.Wait()
+		}
+		dropped := r.dropped
+		n.mu.Unlock()
+		if dropped {
+			continue
+		}
+		if _, err := r.near.Write(buf[:k]); err != nil {
+			n.cut(r)
+			return
+		}
+	}
+}
+
+func (n *memNet) cut(r *relay) {
+	n.mu.Lock()
+	if !r.dropped { // the peer of a dropped connection never learns of its end
+		_ = r.near.Close()
+	}
+	_ = r.far.Close()
+	r.closed = true
+	delete(n.relays, r)
+	n.changed.Broadcast()
+	n.mu.Unlock()
+}
+
+func (n *memNet) each(f func(*relay)) {
+	n.mu.Lock()
+	var all []*relay
+	for r := range n.relays {
+		all = append(all, r)
+	}
+	n.mu.Unlock()
+	for _, r := range all {
+		f(r)
+	}
+}
+
+// Kill refuses dials and closes every connection.
+func (n *memNet) Kill() { n.set(func() { n.refuse = true }); n.each(n.cut) }
+
+// Start ends Kill.
+func (n *memNet) Start() { n.set(func() { n.refuse = false }) }
+
+func (n *memNet) Freeze() { n.set(func() { n.frozen = true }) }
+func (n *memNet) Thaw()   { n.set(func() { n.frozen = false }) }
+
+// Drop makes every present connection go silent; new ones work.
+func (n *memNet) Drop() {
+	n.set(func() {
+		for r := range n.relays {
+			r.dropped = true
+		}
+	})
+}
+
+// Silence makes every connection, present and new, go silent.
+func (n *memNet) Silence(on bool) {
+	n.set(func() {
+		n.silent = on
+		for r := range n.relays {
+			r.dropped = r.dropped || on
+		}
+	})
+}
+
+func (n *memNet) set(f func()) {
+	n.mu.Lock()
+	f()
+	n.changed.Broadcast()
+	n.mu.Unlock()
+}
+
+func (n *memNet) Dials() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.dials)
+}
+
+// bubble runs f in a synctest bubble with a network and the options of a client
+// on it.
+func bubble(t *testing.T, f func(t *testing.T, n *memNet, opt *redis.Options)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		n := newMemNet()
+		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true})
+		n.set(func() { n.refuse, n.frozen = true, false })
+		n.each(func(r *relay) {
+			n.set(func() { r.dropped = false })
+			n.cut(r)
+		})
+		n.srv.Close()
+	})
+}
+
+// ready waits for the link of c.
+func ready(t *testing.T, c *Client) {
+	t.Helper()
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+var errTest = errors.New("test")
