@@ -45,12 +45,69 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 		if !l.enter() {
 			return h.pipeline(ctx, cmds, next, 0, nil)
 		}
+		mark(cmds)
 		err := run(l, ctx, cmds, next)
 		if err == nil {
+			unmark(cmds)
 			return nil
 		}
 		return h.pipeline(ctx, cmds, next, 1, err)
 	}
+}
+
+// errUnread marks the commands of a pipeline before an attempt. go-redis stamps
+// the error that ended a pipeline on every command without an error of its own,
+// those that were answered included; the mark shows how far reading came.
+var errUnread = errors.New("redial: no reply was read")
+
+func mark(cmds []redis.Cmder) {
+	if isTransaction(cmds) {
+		return // one unit, and go-redis sets no error on MULTI and EXEC
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(errUnread)
+	}
+}
+
+// unmark clears the marks that a hook left which served the batch itself.
+func unmark(cmds []redis.Cmder) {
+	if cmds[0].Err() != errUnread {
+		return
+	}
+	for _, cmd := range cmds {
+		if cmd.Err() == errUnread {
+			cmd.SetErr(nil)
+		}
+	}
+}
+
+// unread undoes the stamping after a pipeline ended with err: answered commands
+// get back their nil error, unread ones get err. It returns the commands that
+// were not answered, none when err is one of the answers.
+func unread(cmds []redis.Cmder, err error) []redis.Cmder {
+	if isReply(err) {
+		return nil
+	}
+	first := len(cmds) - 1 // whose reading failed
+	for i, cmd := range cmds {
+		if cmd.Err() == errUnread {
+			first = max(i-1, 0)
+			break
+		}
+	}
+	for i, cmd := range cmds {
+		switch e := cmd.Err(); {
+		case e == errUnread:
+			cmd.SetErr(err)
+		case i < first && !isReply(e):
+			cmd.SetErr(nil)
+		}
+	}
+	return cmds[first:]
+}
+
+func isTransaction(cmds []redis.Cmder) bool {
+	return cmds[0].Name() == "multi" && cmds[len(cmds)-1].Name() == "exec"
 }
 
 // process carries a command on after its first attempt failed with err, or
@@ -87,7 +144,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 // were answered keep their answers; only a tail that may be sent again is.
 func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, attempts int, err error) error {
 	c := call{link: h.link, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
-	if cmds[0].Name() == "multi" && cmds[len(cmds)-1].Name() == "exec" {
+	if isTransaction(cmds) {
 		c.name = "transaction"
 	}
 	for _, cmd := range cmds {
@@ -99,9 +156,9 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 		if err != nil {
 			var o outcome
 			if c.name == "transaction" {
-				o = c.transaction(cmds, err)
-			} else {
-				o, rest = c.tail(rest, err)
+				o, err = c.transaction(cmds, err)
+			} else if o, rest = c.tail(rest, err); o == refused {
+				err = rest[0].Err()
 			}
 			if final := c.settle(o, err); final != nil {
 				c.label(rest, final)
@@ -115,7 +172,9 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 		for _, cmd := range rest {
 			cmd.SetErr(nil)
 		}
+		mark(rest)
 		if err = attempt(&c, rest, next); err == nil {
+			unmark(rest)
 			return firstError(cmds, nil)
 		}
 	}
@@ -272,7 +331,7 @@ func (c *call) fail(kind, err error) error {
 		kind = ErrOutcomeUnknown
 	}
 	switch {
-	case c.nested: // counted with the command it is part of
+	case c.free(): // counted with the command it is part of
 	case kind == ErrUnavailable:
 		l.n.refused.Add(1)
 	case kind == ErrOutcomeUnknown:
@@ -281,47 +340,43 @@ func (c *call) fail(kind, err error) error {
 	state, since := l.current()
 	return &Error{
 		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
-		Err: err, kind: kind, handshake: c.nested, reads: c.reads,
+		Err: err, kind: kind, handshake: c.free(), reads: c.reads,
 	}
 }
 
-// transaction reads the outcome of a MULTI ... EXEC block, which is one unit.
-func (c *call) transaction(cmds []redis.Cmder, err error) outcome {
+// transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
+// it was aborted because a command in it was refused, the error is that refusal.
+func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 	o := outcomeOf(err)
-	if redis.IsExecAbortError(err) {
+	switch {
+	case redis.IsExecAbortError(err):
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil && isRefusal(e) {
-				return refused // that is why it was aborted
+				return refused, e
 			}
 		}
+	case o == partly:
+		o = notSent // EXEC comes last, so it was not delivered
+	case o == unknown && c.repeatable(cmds[1:len(cmds)-1]):
+		o, c.mayHaveRun = notSent, true
 	}
-	if o == partly {
-		return notSent // EXEC comes last, so it was not delivered
-	}
-	if o == unknown && c.repeatable(cmds[1:len(cmds)-1]) {
-		c.mayHaveRun = true
-		return notSent
-	}
-	return o
+	return o, err
 }
 
-// tail finds the commands of a pipeline that have no answer, and what is known
-// of all of them: the worst that is known of any.
+// tail finds the commands of a pipeline that were not run, or may not have been,
+// and what is known of them.
 func (c *call) tail(cmds []redis.Cmder, err error) (outcome, []redis.Cmder) {
-	first, o := len(cmds), answered
-	for i, cmd := range cmds {
-		e := cmd.Err()
-		switch co := outcomeOf(e); {
-		case co != answered:
-			first, o = min(first, i), max(o, co)
-		case first < i:
-			return answered, cmds // behind one without: there is no tail to send again
+	rest := unread(cmds, err)
+	if len(rest) == 0 { // every command was answered
+		for i := len(cmds); i > 0 && isRefusal(cmds[i-1].Err()); i-- {
+			rest = cmds[i-1:]
 		}
+		if len(rest) == 0 {
+			return answered, cmds
+		}
+		return refused, rest
 	}
-	rest := cmds[min(first, len(cmds)):]
-	if len(rest) == 0 {
-		return foreign, cmds // every command was answered: the error is one of the answers
-	}
+	o := outcomeOf(err)
 	if (o == unknown || o == partly) && c.repeatable(rest) {
 		o, c.mayHaveRun = notSent, true
 	}
@@ -340,8 +395,7 @@ func (c *call) repeatable(cmds []redis.Cmder) bool {
 
 // label puts the final error on the commands that have no answer of their own.
 func (c *call) label(cmds []redis.Cmder, final error) {
-	var e *Error
-	if !errors.As(final, &e) {
+	if isReply(final) {
 		return
 	}
 	for _, cmd := range cmds {

@@ -200,19 +200,24 @@ func (n *memNet) Dials() int {
 	return len(n.dials)
 }
 
+// close ends whatever the test left.
+func (n *memNet) close() {
+	n.set(func() { n.refuse, n.frozen = true, false })
+	n.each(func(r *relay) {
+		n.set(func() { r.dropped = false })
+		n.cut(r)
+	})
+	n.srv.Close()
+}
+
 // bubble runs f in a synctest bubble with a network and the options of a client
 // on it.
 func bubble(t *testing.T, f func(t *testing.T, n *memNet, opt *redis.Options)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := newMemNet()
+		defer n.close()
 		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true})
-		n.set(func() { n.refuse, n.frozen = true, false })
-		n.each(func(r *relay) {
-			n.set(func() { r.dropped = false })
-			n.cut(r)
-		})
-		n.srv.Close()
 	})
 }
 

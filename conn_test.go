@@ -1,0 +1,371 @@
+package redial
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// scriptConn fails as told.
+type scriptConn struct {
+	net.Conn
+	write func(p []byte) (int, error)
+	read  func(p []byte) (int, error)
+}
+
+func (c *scriptConn) Write(p []byte) (int, error)      { return c.write(p) }
+func (c *scriptConn) Read(p []byte) (int, error)       { return c.read(p) }
+func (c *scriptConn) SetDeadline(time.Time) error      { return nil }
+func (c *scriptConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *scriptConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *scriptConn) Close() error                     { return nil }
+
+// still returns a link that does nothing, for tests of its connections.
+func still(idleCheck time.Duration) *link {
+	l := &link{
+		cfg: &config{timeout: time.Second}, ctx: context.Background(), began: time.Now(),
+		state: StateConnected, idleAge: int64(idleCheck), wake: make(chan struct{}, 1),
+		conns: make(map[*conn]struct{}),
+	}
+	l.gen.Store(1)
+	l.clock.Store(1)
+	return l
+}
+
+func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {
+	boom := errors.New("boom")
+	ok := func(p []byte) (int, error) { return len(p), nil }
+	for _, tc := range []struct {
+		name  string
+		conn  scriptConn
+		use   func(c *conn) error
+		phase phase
+	}{
+		{"nothing written", scriptConn{write: func([]byte) (int, error) { return 0, boom }},
+			func(c *conn) error { _, err := c.Write([]byte("x")); return err }, phaseWrite},
+		{"half written", scriptConn{write: func(p []byte) (int, error) { return 1, boom }},
+			func(c *conn) error { _, err := c.Write([]byte("xy")); return err }, phasePartial},
+		{"second chunk", scriptConn{write: func() func([]byte) (int, error) {
+			calls := 0
+			return func(p []byte) (int, error) {
+				if calls++; calls > 1 {
+					return 0, boom
+				}
+				return len(p), nil
+			}
+		}()}, func(c *conn) error {
+			_, err := c.Write([]byte("x"))
+			if err == nil {
+				_, err = c.Write([]byte("y"))
+			}
+			return err
+		}, phasePartial},
+		{"no reply", scriptConn{write: ok, read: func([]byte) (int, error) { return 0, io.EOF }},
+			func(c *conn) error {
+				if _, err := c.Write([]byte("x")); err != nil {
+					return err
+				}
+				_, err := c.Read(make([]byte, 1))
+				return err
+			}, phaseRead},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := still(0)
+			err := tc.use(newConn(&tc.conn, l, 1))
+			var ce *connError
+			require.ErrorAs(t, err, &ce)
+			assert.Equal(t, tc.phase, ce.phase)
+			assert.NotNil(t, l.verdict, "the failure raises suspicion")
+			assert.NoError(t, errors.Unwrap(err), "go-redis strips one layer off handshake errors")
+		})
+	}
+}
+
+func TestConn_Retired_RefusesBeforeTheFirstByte(t *testing.T) {
+	l := still(0)
+	c := newConn(&scriptConn{write: func([]byte) (int, error) {
+		t.Error("a byte got through")
+		return 0, nil
+	}}, l, 1)
+	l.gen.Store(2)
+	_, err := c.Write([]byte("x"))
+	assert.Equal(t, notSent, outcomeOf(err))
+	assert.ErrorIs(t, err, net.ErrClosed)
+	rc, err := pooled{c}.SyscallConn()
+	require.NoError(t, err)
+	assert.Error(t, rc.Read(func(uintptr) bool { return true }), "the pool drops it")
+	assert.Nil(t, l.verdict, "a retired connection is no evidence")
+}
+
+func TestConn_ReadTimeout_WithNothingOutstanding_IsNoNews(t *testing.T) {
+	l := still(0)
+	c := newConn(&scriptConn{read: func([]byte) (int, error) { return 0, context.DeadlineExceeded }}, l, 1)
+	_, err := c.Read(make([]byte, 1))
+	assert.Equal(t, context.DeadlineExceeded, err)
+	assert.Nil(t, l.verdict)
+}
+
+func TestConn_ServerFull_IsNotMistakenForAnOldServer(t *testing.T) {
+	l := still(0)
+	full := []byte("-ERR max number of clients reached\r\n")
+	c := newConn(&scriptConn{read: func(p []byte) (int, error) { return copy(p, full), nil }}, l, 1)
+	n, err := c.Read(make([]byte, 100))
+	assert.Zero(t, n)
+	assert.EqualError(t, err, "ERR max number of clients reached")
+}
+
+func TestHead(t *testing.T) {
+	for in, want := range map[string]string{
+		"*1\r\n$4\r\nping\r\n":                    "ping",
+		"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n":          "get",
+		"*12\r\n$9\r\nSUBSCRIBE\r\n":              "subscribe",
+		"*1\r\n$17\r\nseventeen-letters\r\n":      "",
+		"*1\r\n$99999999999999999999\r\nping\r\n": "",
+		"*1\r\n$4\r\npi":                          "",
+		"PING\r\n":                                "",
+		"":                                        "",
+		"*1\r\n$":                                 "",
+		"*1\r\n$0\r\n\r\n":                        "",
+	} {
+		var buf [16]byte
+		assert.Equal(t, want, string(head([]byte(in), &buf)), "%q", in)
+	}
+}
+
+// Twenty connections are dropped by something in between; the server is well.
+// Nothing is lost, nothing runs twice, and nobody waits long.
+func TestIdleCheck_DroppedConnections_CostNoCommand(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		opt.PoolSize = 50
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		fill(t, c, 20)
+		n.Drop()
+		time.Sleep(3 * time.Second)
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				began := time.Now()
+				assert.NoError(t, c.Incr(t.Context(), "n").Err())
+				assert.LessOrEqual(t, time.Since(began), 250*time.Millisecond)
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, "50", c.Get(t.Context(), "n").Val())
+		assert.Zero(t, c.Stats().Outages)
+		assert.NotZero(t, c.Stats().IdleDropped)
+	})
+}
+
+// fill makes the pool hold k connections.
+func fill(t *testing.T, c *Client, k int) {
+	t.Helper()
+	var held []*redis.Conn
+	for range k {
+		cn := c.Client.Conn()
+		require.NoError(t, cn.Ping(t.Context()).Err())
+		held = append(held, cn)
+	}
+	for _, cn := range held {
+		require.NoError(t, cn.Close())
+	}
+}
+
+func TestIdleCheck_Off(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt, WithIdleCheck(0))
+		defer c.Close()
+		ready(t, c)
+		fill(t, c, 3)
+		time.Sleep(time.Minute)
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		assert.Zero(t, c.Stats().IdleChecks)
+	})
+}
+
+// A connection in use is not idle: no PING is sent on it.
+func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		for range 100 {
+			require.NoError(t, c.Incr(t.Context(), "n").Err())
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.Zero(t, c.Stats().IdleChecks)
+		time.Sleep(5 * time.Second)
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		assert.EqualValues(t, 1, c.Stats().IdleChecks)
+	})
+}
+
+// The answer must be PONG and nothing else: whatever else waits there belongs to
+// another request.
+func TestIdleCheck_WrongAnswer_DropsTheConnection(t *testing.T) {
+	l := still(1)
+	answer := []byte("$5\r\nstale\r\n+PONG\r\n")
+	c := newConn(&scriptConn{
+		write: func(p []byte) (int, error) {
+			if !bytes.Equal(p, pingRequest) {
+				t.Errorf("%q was sent", p)
+			}
+			return len(p), nil
+		},
+		read: func(p []byte) (int, error) { return copy(p, answer), nil },
+	}, l, 1)
+	l.advance()
+	_, err := c.Write([]byte("*1\r\n$4\r\nincr\r\n"))
+	assert.Equal(t, notSent, outcomeOf(err))
+	assert.Error(t, c.retirement())
+}
+
+// What is dead is gone before a caller meets it, and what is alive stays warm.
+func TestSweep_FindsDeadConnections(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		fill(t, c, 5)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, 5, c.Stats().Connections)
+		n.Drop()
+		time.Sleep(20 * time.Second)
+		stats := c.Stats()
+		assert.EqualValues(t, 5, stats.IdleDropped)
+		assert.Zero(t, stats.Outages)
+		dropped := stats.IdleDropped
+		fill(t, c, 5)
+		time.Sleep(time.Minute)
+		stats = c.Stats()
+		assert.Equal(t, dropped, stats.IdleDropped)
+		assert.GreaterOrEqual(t, stats.IdleChecks, uint64(5+5*3), "each about every 15s")
+	})
+}
+
+// A connection that a caller holds is not touched: inside MULTI, a PING would
+// become part of the transaction.
+func TestSweep_LeavesHeldConnectionsAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		open := c.Conn()
+		defer open.Close()
+		require.NoError(t, open.Do(t.Context(), "MULTI").Err())
+		busy := c.Conn()
+		defer busy.Close()
+		require.NoError(t, busy.Incr(t.Context(), "n").Err())
+		require.NoError(t, busy.Incr(t.Context(), "n").Err())
+		time.Sleep(time.Minute)
+		assert.Zero(t, c.Stats().IdleChecks)
+		require.NoError(t, open.Do(t.Context(), "INCR", "n").Err())
+		got, err := open.Do(t.Context(), "EXEC").Slice()
+		require.NoError(t, err)
+		assert.Equal(t, []any{int64(3)}, got)
+	})
+}
+
+func TestStandin_EveryOperationIsNotSent(t *testing.T) {
+	s := &standin{errRefused}
+	_, err := s.Write([]byte("x"))
+	assert.Equal(t, notSent, outcomeOf(err))
+	_, err = s.Read(make([]byte, 1))
+	assert.Equal(t, notSent, outcomeOf(err))
+	_, err = s.SyscallConn()
+	assert.Error(t, err, "the pool drops it")
+	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	assert.NoError(t, s.SetDeadline(time.Now()))
+	assert.NoError(t, s.SetReadDeadline(time.Now()))
+	assert.NoError(t, s.SetWriteDeadline(time.Now()))
+	assert.NotEmpty(t, s.RemoteAddr().String()+s.LocalAddr().Network())
+	assert.NoError(t, s.Close())
+}
+
+// The pool's own breaker counts failed dials and then answers with a stale error;
+// it must never get there.
+func TestStandin_KeepsThePoolsBreakerOpenForBusiness(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		opt.PoolSize = 1
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		for range 5 {
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			_ = c.Client.WithTimeout(time.Second).Get(t.Context(), "k").Err() // no hook holds it back
+			n.Start()
+			began := time.Now()
+			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+			assert.Less(t, time.Since(began), 100*time.Millisecond)
+		}
+	})
+}
+
+func TestLanes_GrowWithSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lanes
+		l.reset()
+		var mu sync.Mutex
+		busy, peak := 0, 0
+		var peaks []int
+		var wg sync.WaitGroup
+		for range 60 {
+			wg.Go(func() {
+				if !assert.NoError(t, l.enter(t.Context())) {
+					return
+				}
+				mu.Lock()
+				busy++
+				peak = max(peak, busy)
+				mu.Unlock()
+				time.Sleep(time.Second)
+				mu.Lock()
+				busy--
+				mu.Unlock()
+				l.leave(true)
+			})
+		}
+		for range 4 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			mu.Lock()
+			peaks = append(peaks, peak)
+			mu.Unlock()
+		}
+		wg.Wait()
+		assert.Equal(t, []int{8, 16, 32, 32}, peaks, "the round under way when it is looked at")
+	})
+}
+
+func TestLanes_GivingUp_PassesTheTurnOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lanes
+		l.reset()
+		for range firstLanes {
+			require.NoError(t, l.enter(t.Context()))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.ErrorIs(t, l.enter(ctx), context.Canceled) })
+		synctest.Wait()
+		wg.Go(func() { assert.NoError(t, l.enter(t.Context())) })
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		l.leave(false)
+		wg.Wait()
+	})
+}

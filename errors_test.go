@@ -1,0 +1,117 @@
+package redial
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+)
+
+func TestIsConnectionError(t *testing.T) {
+	op := func(what string, err error) error { return &net.OpError{Op: what, Net: "tcp", Err: err} }
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{io.EOF, true},
+		{io.ErrUnexpectedEOF, true},
+		{io.ErrClosedPipe, true},
+		{net.ErrClosed, true},
+		{os.ErrDeadlineExceeded, true},
+		{op("read", os.NewSyscallError("read", syscall.ECONNRESET)), true},
+		{op("dial", errors.New("no such host")), true},
+		{op("dial", context.DeadlineExceeded), true},
+		{os.NewSyscallError("wsarecv", syscall.ECONNABORTED), connErrno(syscall.ECONNABORTED)},
+		{&net.DNSError{Err: "no such host", Name: "redis"}, true},
+		{&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, false},
+		{fmt.Errorf("wrapped: %w", &connError{phaseRead, io.EOF}), true},
+		{&Error{kind: ErrUnavailable, Err: errRefused}, true},
+		{&Error{kind: ErrUnavailable, Err: errors.New("other")}, false},
+		{context.Canceled, false},
+		{context.DeadlineExceeded, false},
+		{redis.Nil, false},
+		{redisError("READONLY You can't write against a read only replica."), false},
+		{redis.ErrPoolTimeout, false},
+		{redis.ErrClosed, false},
+		{syscall.ENOENT, false},
+		{errors.New("an existing connection was forcibly closed by the remote host"), false},
+	} {
+		assert.Equal(t, tc.want, IsConnectionError(tc.err), "%v", tc.err)
+	}
+}
+
+func TestOutcomeOf(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		err  error
+		want outcome
+		safe bool
+	}{
+		{"nothing", nil, answered, false},
+		{"nil reply", redis.Nil, answered, false},
+		{"reply", redisError("WRONGTYPE Operation against a key"), answered, false},
+		{"loading", redisError("LOADING Redis is loading the dataset in memory"), refused, true},
+		{"read only", redisError("READONLY You can't write against a read only replica."), refused, true},
+		{"try again", redisError("TRYAGAIN Multiple keys request during rehashing of slot"), refused, true},
+		{"cluster down", redisError("CLUSTERDOWN The cluster is down"), refused, true},
+		{"master down", redisError("MASTERDOWN Link with MASTER is down"), refused, true},
+		{"full", redisError("ERR max number of clients reached"), refused, true},
+		{"dial", &connError{phaseDial, errRefused}, notSent, true},
+		{"write", fmt.Errorf("x: %w", &connError{phaseWrite, io.EOF}), notSent, true},
+		{"partial", &connError{phasePartial, io.EOF}, partly, false},
+		{"read", &connError{phaseRead, io.EOF}, unknown, false},
+		{"sticky", errors.New("redis: Conn is in a bad state: EOF"), notSentForGood, true},
+		{"pool", redis.ErrPoolTimeout, notSentForGood, true},
+		{"closed", redis.ErrClosed, notSentForGood, true},
+		{"handshake", fmt.Errorf("x: %w", &Error{kind: ErrOutcomeUnknown, Err: io.EOF, handshake: true}), notSent, false},
+		{"foreign", errors.New("from somebody's hook"), foreign, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			assert.Equal(t, tc.want, outcomeOf(tc.err))
+			assert.Equal(t, tc.safe, SafeToRetry(tc.err))
+		})
+	}
+	assert.False(t, SafeToRetry(&Error{kind: ErrOutcomeUnknown, Err: io.EOF}))
+	assert.True(t, SafeToRetry(&Error{kind: ErrOutcomeUnknown, Err: io.EOF, reads: true}))
+	assert.True(t, SafeToRetry(&Error{kind: ErrUnavailable, Err: io.EOF}))
+	assert.True(t, SafeToRetry(&Error{kind: ErrClosed, Err: ErrClosed}))
+}
+
+func TestError(t *testing.T) {
+	err := error(&Error{
+		Cmd: "incr", Addr: "127.0.0.1:6379", Attempts: 2, State: StateReconnecting,
+		Since: time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC), Err: os.ErrDeadlineExceeded, kind: ErrOutcomeUnknown,
+	})
+	assert.EqualError(t, err, "redial: incr on 127.0.0.1:6379: outcome unknown, may have run: "+
+		"i/o timeout (reconnecting since 03:04:05.006, attempts: 2)")
+	assert.ErrorIs(t, err, ErrOutcomeUnknown)
+	assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	assert.NotErrorIs(t, err, ErrUnavailable)
+	var timeout interface{ Timeout() bool }
+	assert.ErrorAs(t, err, &timeout)
+	assert.True(t, timeout.Timeout())
+	assert.ErrorIs(t, ErrClosed, redis.ErrClosed)
+}
+
+// Labels must be invisible to code that looks for the cause.
+func TestConnError_ShowsItsCause(t *testing.T) {
+	err := error(&connError{phaseRead, errRefused})
+	var op *net.OpError
+	var ne net.Error
+	assert.ErrorAs(t, err, &op)
+	assert.ErrorAs(t, err, &ne)
+	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	assert.Equal(t, errRefused.Error(), err.Error())
+	assert.False(t, ne.Timeout())
+	assert.True(t, (&connError{phaseRead, os.ErrDeadlineExceeded}).Timeout())
+}

@@ -1,0 +1,423 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// faults makes the in-memory server misbehave on chosen commands.
+type faults struct {
+	mu  sync.Mutex
+	ran map[string]int
+	do  map[string]func(*server.Peer) bool // keyed by command in lower case; true: handled
+}
+
+func inject(n *memNet) *faults {
+	f := &faults{ran: make(map[string]int), do: make(map[string]func(*server.Peer) bool)}
+	if _, err := n.srv.Dial(); err != nil { // starts the server, so that it has hooks
+		panic(err)
+	}
+	n.srv.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+		name := strings.ToLower(cmd)
+		f.mu.Lock()
+		f.ran[name]++
+		do := f.do[name]
+		f.mu.Unlock()
+		return do != nil && do(p)
+	})
+	return f
+}
+
+// times makes cmd misbehave k times.
+func (f *faults) times(cmd string, k int, do func(*server.Peer)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.do[cmd] = func(p *server.Peer) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if k--; k < 0 {
+			return false
+		}
+		do(p)
+		return true
+	}
+}
+
+func (f *faults) count(cmd string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ran[cmd]
+}
+
+// hangUp answers what came before, then closes the connection.
+func hangUp(p *server.Peer) {
+	p.Flush()
+	p.Close()
+}
+
+func reply(msg string) func(*server.Peer) {
+	return func(p *server.Peer) { p.WriteError(msg) }
+}
+
+func TestRetry_ReplyLost(t *testing.T) {
+	ctx := context.Background()
+	for _, tc := range []struct {
+		name string
+		ctx  context.Context
+		with []Option
+		cmd  string
+		do   func(context.Context, *Client) error
+		sent int
+		want error
+	}{
+		{"read", ctx, nil, "get", func(ctx context.Context, c *Client) error { return c.Get(ctx, "k").Err() }, 2, redis.Nil},
+		{"write", ctx, nil, "incr", func(ctx context.Context, c *Client) error { return c.Incr(ctx, "n").Err() }, 1, ErrOutcomeUnknown},
+		{"declared idempotent", Idempotent(ctx), nil, "set", func(ctx context.Context, c *Client) error { return c.Set(ctx, "k", 1, 0).Err() }, 2, nil},
+		{"never", ctx, []Option{WithRetry(RetryNever)}, "get", func(ctx context.Context, c *Client) error { return c.Get(ctx, "k").Err() }, 1, ErrOutcomeUnknown},
+		{"own policy", ctx, []Option{WithRetry(func(cmd redis.Cmder) bool { return cmd.Name() == "incr" })}, "incr",
+			func(ctx context.Context, c *Client) error { return c.Incr(ctx, "n").Err() }, 2, nil},
+		{"blocking pop, never", Idempotent(ctx), nil, "blpop", func(ctx context.Context, c *Client) error { return c.BLPop(ctx, time.Second, "q").Err() }, 1, ErrOutcomeUnknown},
+		{"unknown command", ctx, nil, "module.do", func(ctx context.Context, c *Client) error { return c.Do(ctx, "module.do").Err() }, 1, ErrOutcomeUnknown},
+		{"pipeline of reads", ctx, nil, "get", func(ctx context.Context, c *Client) error {
+			_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.TTL(ctx, "k"); return nil })
+			return err
+		}, 2, redis.Nil},
+		{"pipeline with a write", ctx, nil, "get", func(ctx context.Context, c *Client) error {
+			_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Incr(ctx, "n"); return nil })
+			return err
+		}, 1, ErrOutcomeUnknown},
+		{"transaction", ctx, nil, "exec", func(ctx context.Context, c *Client) error {
+			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+			return err
+		}, 1, ErrOutcomeUnknown},
+		{"transaction of reads", ctx, nil, "exec", func(ctx context.Context, c *Client) error {
+			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Exists(ctx, "n"); return nil })
+			return err
+		}, 2, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				f := inject(n)
+				c := NewClient(opt, tc.with...)
+				defer c.Close()
+				ready(t, c)
+				f.times(tc.cmd, 1, hangUp)
+				err := tc.do(tc.ctx, c)
+				assert.ErrorIs(t, err, tc.want)
+				assert.Equal(t, tc.sent, f.count(tc.cmd))
+				assert.Equal(t, StateConnected, c.State(), "one broken connection is not an outage")
+				var e *Error
+				if errors.As(err, &e) {
+					assert.Equal(t, 1, e.Attempts)
+					assert.False(t, errors.Is(err, ErrUnavailable))
+					assert.NotEmpty(t, e.Cmd)
+				}
+			})
+		})
+	}
+}
+
+// Half of a pipeline was answered: those commands keep their answers and are not
+// sent again.
+func TestPipeline_AnsweredCommandsAreNotSentAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		ctx := t.Context()
+		f.times("get", 1, hangUp)
+		var incr *redis.IntCmd
+		var get *redis.StringCmd
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			incr = p.Incr(ctx, "n")
+			get = p.Get(ctx, "n")
+			return nil
+		})
+		require.NoError(t, err)
+		assert.EqualValues(t, 1, incr.Val())
+		assert.Equal(t, "1", get.Val())
+		assert.Equal(t, 1, f.count("incr"))
+		assert.Equal(t, 2, f.count("get"))
+
+		f.times("lpush", 1, hangUp)
+		var lpush *redis.IntCmd
+		_, err = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			incr = p.Incr(ctx, "n")
+			lpush = p.LPush(ctx, "l", "x")
+			return nil
+		})
+		assert.ErrorIs(t, err, ErrOutcomeUnknown)
+		assert.NoError(t, incr.Err())
+		assert.EqualValues(t, 2, incr.Val())
+		assert.ErrorIs(t, lpush.Err(), ErrOutcomeUnknown)
+		assert.Equal(t, 2, f.count("incr"))
+		assert.Equal(t, 1, f.count("lpush"))
+	})
+}
+
+func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
+	for _, msg := range []string{
+		"TRYAGAIN Multiple keys request during rehashing of slot",
+		"CLUSTERDOWN The cluster is down",
+		"READONLY You can't write against a read only replica.",
+	} {
+		t.Run(msg, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				f := inject(n)
+				c := NewClient(opt)
+				defer c.Close()
+				ready(t, c)
+				f.times("incr", 5, reply(msg))
+				require.NoError(t, c.Incr(t.Context(), "n").Err())
+				assert.Equal(t, 6, f.count("incr"))
+
+				f.times("incr", 1<<30, reply(msg))
+				began := time.Now()
+				err := c.Incr(t.Context(), "n").Err()
+				assert.EqualError(t, err, msg, "in the end the server's own words")
+				assert.InDelta(t, DefaultGrace, time.Since(began), float64(time.Second))
+
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				began = time.Now()
+				assert.EqualError(t, c.Incr(ctx, "n").Err(), msg)
+				assert.LessOrEqual(t, time.Since(began), time.Second)
+			})
+		})
+	}
+}
+
+// While the server loads its dataset, commands wait; nobody dials.
+func TestRetry_Loading_ShutsTheGate(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		loading := reply("LOADING Redis is loading the dataset in memory")
+		f.times("ping", 1<<30, loading)
+		f.times("incr", 1<<30, loading)
+		dials := 0
+		time.AfterFunc(2*time.Second, func() {
+			dials = n.Dials()
+			f.times("ping", 0, loading)
+			f.times("incr", 0, loading)
+		})
+		before := n.Dials()
+		began := time.Now()
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		assert.InDelta(t, 2*time.Second, time.Since(began), float64(100*time.Millisecond))
+		assert.EqualValues(t, 1, c.Stats().Outages)
+		assert.LessOrEqual(t, dials-before, 3)
+	})
+}
+
+func TestReadOnly_RetiresConnectionsAtMostOnceASecond(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		fill(t, c, 10)
+		before := c.Stats().Generation
+		f.times("set", 1<<30, reply("READONLY You can't write against a read only replica."))
+		_ = c.Set(t.Context(), "k", "v", 0).Err()
+		grown := c.Stats().Generation - before
+		assert.GreaterOrEqual(t, grown, uint64(2))
+		assert.LessOrEqual(t, grown, uint64(DefaultGrace/readOnlySpacing)+1)
+		assert.LessOrEqual(t, c.Stats().Connections, 2)
+	})
+}
+
+// Server replies, Nil above all, come back as they are.
+func TestReplies_AreNeverWrapped(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		ctx := t.Context()
+		assert.True(t, c.Get(ctx, "nope").Err() == redis.Nil)
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "nope"); return nil })
+		assert.True(t, err == redis.Nil)
+		require.NoError(t, c.Set(ctx, "s", "x", 0).Err())
+		err = c.LPush(ctx, "s", "x").Err()
+		var re redis.Error
+		assert.ErrorAs(t, err, &re)
+		var own *Error
+		assert.False(t, errors.As(err, &own))
+		err = c.Watch(ctx, func(tx *redis.Tx) error {
+			require.NoError(t, c.Set(ctx, "s", "y", 0).Err())
+			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "s"); return nil })
+			return err
+		}, "s")
+		assert.True(t, err == redis.TxFailedErr)
+	})
+}
+
+// A connection that a caller holds stays broken, says so at once and truly.
+func TestHeldConnection_Broken_FailsAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		cn := c.Conn()
+		defer cn.Close()
+		require.NoError(t, cn.Ping(t.Context()).Err())
+		f.times("incr", 1, hangUp)
+		assert.ErrorIs(t, cn.Incr(t.Context(), "n").Err(), ErrOutcomeUnknown)
+		began := time.Now()
+		for range 3 {
+			assert.ErrorIs(t, cn.Incr(t.Context(), "n").Err(), ErrUnavailable)
+		}
+		assert.Zero(t, time.Since(began))
+		assert.Equal(t, 1, f.count("incr"))
+	})
+}
+
+func TestOnConnect_RunsInsideAnotherCommandsDial(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		calls := 0
+		opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			calls++
+			return cn.Set(ctx, "greeting", "hello", 0).Err()
+		}
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		assert.Zero(t, calls, "the heartbeat's connection is not the caller's")
+		f.times("set", 2, hangUp)
+		require.NoError(t, c.Incr(t.Context(), "n").Err(), "the failed greetings cost connections, not the command")
+		assert.Equal(t, 3, calls)
+		assert.Equal(t, 1, f.count("incr"))
+	})
+}
+
+// A hook of the caller sees every attempt, and its own errors come back as they are.
+func TestHooks_RunInside(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		seen := &recorder{}
+		c.AddHook(seen)
+		ready(t, c)
+		f.times("get", 1, hangUp)
+		require.ErrorIs(t, c.Get(t.Context(), "k").Err(), redis.Nil)
+		gets := 0
+		for _, name := range seen.names() {
+			if name == "get" {
+				gets++
+			}
+		}
+		assert.Equal(t, 2, gets)
+
+		c.AddHook(vetoing{})
+		assert.True(t, c.Get(t.Context(), "k").Err() == errTest)
+	})
+}
+
+type vetoing struct{}
+
+func (vetoing) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (vetoing) ProcessHook(redis.ProcessHook) redis.ProcessHook {
+	return func(context.Context, redis.Cmder) error { return errTest }
+}
+func (vetoing) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(context.Context, []redis.Cmder) error { return errTest }
+}
+
+func TestAutoPipeline_PassesTheGate(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		ap, err := c.AutoPipeline()
+		require.NoError(t, err)
+		async, err := c.AsyncAutoPipeline()
+		require.NoError(t, err)
+		require.NoError(t, ap.Incr(t.Context(), "n").Err())
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		time.AfterFunc(time.Second, n.Start)
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() { assert.NoError(t, ap.Incr(t.Context(), "n").Err()) })
+			wg.Go(func() { assert.NoError(t, async.Incr(t.Context(), "n").Err()) })
+		}
+		wg.Wait()
+		assert.Equal(t, "41", c.Get(t.Context(), "n").Val())
+	})
+}
+
+// Subscriptions made before an outage deliver after it.
+func TestPubSub_SurvivesAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		sub := c.Subscribe(t.Context(), "news")
+		defer sub.Close()
+		messages := sub.Channel()
+		synctest.Wait()
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		before := n.Dials()
+		time.Sleep(10 * time.Second)
+		assert.LessOrEqual(t, n.Dials()-before, 40, "the subscription does not dial while the link is down")
+		n.Start()
+		ready(t, c)
+		began := time.Now()
+		for n.srv.Publish("news", "hello") == 0 {
+			time.Sleep(time.Millisecond)
+			require.Less(t, time.Since(began), time.Second)
+		}
+		assert.True(t, received(messages))
+	})
+}
+
+func TestShutdownCommand_EndOfConnectionIsSuccess(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		f.times("shutdown", 1, hangUp)
+		assert.NoError(t, c.ShutdownNoSave(t.Context()).Err())
+	})
+}
+
+func TestMayRepeat(t *testing.T) {
+	ctx := context.Background()
+	cfg, err := newConfig(nil)
+	require.NoError(t, err)
+	for line, want := range map[string]bool{
+		"get k": true, "GET k": true, "mget a b": true, "xinfo stream s": true, "object FREQ k": true,
+		"object help": false, "object": false, "set k v": false, "incr n": false, "eval x 0": false,
+		"eval_ro x 0": true, "blpop q 0": false, "xreadgroup g": false, "whatever": false,
+	} {
+		var args []any
+		for _, a := range strings.Fields(line) {
+			args = append(args, a)
+		}
+		assert.Equal(t, want, cfg.mayRepeat(ctx, redis.NewCmd(ctx, args...)), line)
+	}
+	assert.True(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "set", "k", "v")))
+	assert.False(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "blpop", "q", 0)))
+}

@@ -1,0 +1,126 @@
+package redial
+
+import (
+	"context"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestOptions_Invalid_AreReportedByName(t *testing.T) {
+	good := &redis.Options{Addr: "127.0.0.1:1"}
+	for _, tc := range []struct {
+		opt  *redis.Options
+		with Option
+		want string
+	}{
+		{nil, WithGrace(0), "options are nil"},
+		{&redis.Options{}, WithGrace(0), "Options.Addr is empty"},
+		{good, nil, "option 1 of 1 is nil"},
+		{good, WithHeartbeat(0, time.Second), "WithHeartbeat interval is 0s"},
+		{good, WithHeartbeat(time.Second, 0), "WithHeartbeat timeout is 0s"},
+		{good, WithHeartbeat(-time.Second, time.Second), "WithHeartbeat interval is -1s"},
+		{good, WithHeartbeat(time.Second, 1<<62), "WithHeartbeat timeout is"},
+		{good, WithHeartbeatMisses(0), "WithHeartbeatMisses is 0"},
+		{good, WithHeartbeatMisses(1000), "WithHeartbeatMisses is 1000"},
+		{good, WithBackoff(nil), "WithBackoff function is nil"},
+		{good, WithBackoff(func() backoff.BackOff { return nil }), "WithBackoff function returns nil"},
+		{good, WithGrace(-1), "WithGrace is -1ns"},
+		{good, WithGrace(25 * time.Hour), "WithGrace is 25h0m0s"},
+		{good, WithMaxWaiting(-1), "WithMaxWaiting is -1"},
+		{good, WithRetry(nil), "WithRetry policy is nil"},
+		{good, WithIdleCheck(-1), "WithIdleCheck is -1ns"},
+		{good, WithIdleCheck(1000 * time.Hour), "WithIdleCheck is 1000h0m0s"},
+		{good, WithLogger(nil), "WithLogger logger is nil"},
+		{good, WithOnStateChange(nil), "WithOnStateChange callback is nil"},
+	} {
+		t.Run(tc.want, func(t *testing.T) {
+			c, err := Connect(t.Context(), tc.opt, tc.with)
+			require.ErrorContains(t, err, tc.want)
+			assert.Nil(t, c)
+			assert.PanicsWithError(t, err.Error(), func() { NewClient(tc.opt, tc.with) })
+		})
+	}
+	_, err := Connect(t.Context(), good, WithGrace(-1), WithMaxWaiting(-1))
+	assert.ErrorContains(t, err, "WithGrace")
+	assert.ErrorContains(t, err, "WithMaxWaiting")
+}
+
+// What go-redis panics about is an error too, and nothing half-started remains.
+func TestOptions_GoRedisPanics_AreReported(t *testing.T) {
+	_, err := Connect(t.Context(), &redis.Options{
+		Addr: "127.0.0.1:1", PoolSize: -1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	assert.ErrorContains(t, err, "redial: ")
+}
+
+// Every setting has an option that changes it.
+func TestOptions_ReachEveryField(t *testing.T) {
+	cfg, err := newConfig(nil)
+	require.NoError(t, err)
+	base := reflect.ValueOf(*cfg)
+	changed, err := newConfig([]Option{
+		WithHeartbeat(2*time.Second, 3*time.Second), WithHeartbeatMisses(4),
+		WithBackoff(func() backoff.BackOff { return &backoff.ZeroBackOff{} }),
+		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second),
+		WithLogger(discard), WithOnStateChange(func(Event) {}),
+	})
+	require.NoError(t, err)
+	v := reflect.ValueOf(*changed)
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		if v.Field(i).Kind() == reflect.Func {
+			assert.NotEqual(t, base.Field(i).Pointer(), v.Field(i).Pointer(), name)
+			continue
+		}
+		assert.False(t, base.Field(i).Equal(v.Field(i)), "no option changes %s", name)
+	}
+}
+
+func TestOptions_ArePrivateToTheClient(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		opt.MaxRetries = 7
+		before := *opt
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		opt.Addr, opt.Password = "changed", "changed"
+		require.NoError(t, c.Ping(t.Context()).Err())
+		assert.Equal(t, before.Addr, c.Options().Addr)
+		assert.Zero(t, c.Options().MaxRetries, "go-redis must not retry behind our back")
+	})
+}
+
+func TestWithTimeout_KeepsProtectionAndHooks(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		seen := &recorder{}
+		c.AddHook(seen)
+		clone := c.WithTimeout(time.Minute).WithTimeout(500 * time.Millisecond)
+		ready(t, c)
+		require.NoError(t, clone.Set(t.Context(), "k", "v", 0).Err())
+		assert.Equal(t, []string{"set", "hello"}, seen.names())
+		n.Kill()
+		require.NoError(t, clone.WaitForState(t.Context(), StateReconnecting))
+		time.AfterFunc(time.Second, n.Start)
+		require.NoError(t, clone.Set(t.Context(), "k", "v", 0).Err(), "rides out the outage")
+		assert.Equal(t, 500*time.Millisecond, clone.Options().ReadTimeout)
+	})
+}
+
+func TestContextOptions(t *testing.T) {
+	ctx := context.Background()
+	assert.Equal(t, patience{}, patienceOf(ctx))
+	assert.Equal(t, patience{failFast: true}, patienceOf(FailFast(ctx)))
+	assert.Equal(t, patience{own: time.Second}, patienceOf(WaitFor(ctx, time.Second)))
+	assert.Equal(t, patience{failFast: true}, patienceOf(WaitFor(ctx, -1)))
+	assert.Equal(t, patience{own: time.Second}, patienceOf(WaitFor(FailFast(ctx), time.Second)))
+}
