@@ -85,7 +85,7 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
 			if l != nil {
-				l.close()
+				l.abandon()
 			}
 			c, err = nil, fmt.Errorf("redial: %v", r)
 		}
@@ -95,7 +95,33 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 	h := hook{l}
 	rdb := redis.NewClient(&own)
 	rdb.AddHook(h)
+	l.start(warmer(rdb, cfg.timeout))
 	return &Client{Client: rdb, Supervisor: &Supervisor{link: l}, hook: h, hooks: &hookList{}}, nil
+}
+
+// warmer returns a function that has the pool replace what an outage cost it, up
+// to its MinIdleConns: go-redis counts connections that died in the pool as idle
+// until somebody asks for them. It returns nil when there is no such minimum.
+func warmer(rdb *redis.Client, timeout time.Duration) func(context.Context) {
+	opt := rdb.Options()
+	n := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
+	if n <= 0 {
+		return nil
+	}
+	plain := rdb.WithTimeout(timeout) // no hooks: nobody must see this
+	return func(ctx context.Context) {
+		held := make([]*redis.Conn, 0, n)
+		for range n {
+			cn := plain.Conn()
+			held = append(held, cn)
+			if cn.Ping(ctx).Err() != nil {
+				break // the next outage, or the end; callers will meet it too
+			}
+		}
+		for _, cn := range held {
+			_ = cn.Close() // back to the pool
+		}
+	}
 }
 
 // Close stops supervision, then closes the client: commands waiting for the link
@@ -104,9 +130,10 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 // in flight finish, use Drain. A second Close returns redis.ErrClosed, as
 // go-redis does.
 func (c *Client) Close() error {
-	_ = c.Supervisor.Close() // never fails
+	c.link.shut()
 	err := c.Client.Close()
 	c.link.closeConns()
+	c.link.join()
 	return err
 }
 

@@ -38,10 +38,11 @@ type conn struct {
 	uses atomic.Int32
 	role atomic.Int32
 
-	cause atomic.Pointer[retiredError] // set once, when the connection is given up
+	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
+	broken atomic.Pointer[connError]    // the first failure to read
 
-	greeted       bool      // a first byte was read; only the reader looks
-	writeDeadline time.Time // as go-redis set it; only the writer looks
+	greeted       atomic.Bool // a first byte was read
+	writeDeadline time.Time   // as go-redis set it; only the writer looks
 }
 
 // roles of a connection, known by what go-redis writes on it.
@@ -120,10 +121,11 @@ func (c *conn) Read(p []byte) (int, error) {
 		if !c.link.heard.Load() {
 			c.link.heard.Store(true)
 		}
-		if !c.greeted {
-			c.greeted = true
+		if !c.greeted.Load() {
+			c.greeted.Store(true)
 			if bytes.HasPrefix(p[:n], maxClients) {
-				return 0, c.fail(phaseRead, errMaxClients)
+				_ = c.raw.Close()
+				return 0, c.broke(errMaxClients)
 			}
 		}
 	}
@@ -131,9 +133,22 @@ func (c *conn) Read(p []byte) (int, error) {
 		if isTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
 			return n, err // nobody owes us a reply: no news, not bad news
 		}
-		return n, c.fail(phaseRead, err)
+		return n, c.broke(err)
 	}
 	return n, nil
+}
+
+// broke labels a failure to read. With RESP3, go-redis reads once more after the
+// first failure and reports the second, so the first is remembered.
+func (c *conn) broke(err error) error {
+	if first := c.broken.Load(); first != nil {
+		return first
+	}
+	failure := &connError{phaseRead, c.blame(err)}
+	if !isTimeout(err) {
+		c.broken.CompareAndSwap(nil, failure)
+	}
+	return failure
 }
 
 // The reply of a server that is full. It closes the connection after it, and
@@ -200,6 +215,7 @@ func (c *conn) leave() { c.users.Add(-1) }
 func (c *conn) retire(cause error) {
 	if c.cause.CompareAndSwap(nil, &retiredError{cause}) {
 		_ = c.raw.Close()
+		c.link.forget(c)
 	}
 }
 
@@ -214,14 +230,21 @@ func (c *conn) retirement() error {
 	return &retiredError{c.link.lastCause()}
 }
 
-// fail labels err and tells the link, unless the connection was already given up.
+// fail labels err and tells the link.
 func (c *conn) fail(ph phase, err error) error {
+	return &connError{ph, c.blame(err)}
+}
+
+// blame tells the link that the connection failed with err, unless that is no
+// news: it was given up before, or closed by go-redis. It returns the true cause.
+func (c *conn) blame(err error) error {
 	if cause := c.retirement(); cause != nil {
-		err = cause
-	} else if !errors.Is(err, net.ErrClosed) {
+		return cause
+	}
+	if !errors.Is(err, net.ErrClosed) && err != errMaxClients {
 		c.link.suspect(err)
 	}
-	return &connError{ph, err}
+	return err
 }
 
 // observe notes from the head of a request what kind of connection this is.
@@ -339,6 +362,7 @@ func (c *conn) ping(deadline time.Time) error {
 		return nil
 	}
 	c.link.n.idleChecks.Add(1)
+	began := time.Now()
 	err := c.exchange(deadline)
 	if err != nil {
 		c.link.n.idleDropped.Add(1)
@@ -349,6 +373,7 @@ func (c *conn) ping(deadline time.Time) error {
 		}
 		return err
 	}
+	c.link.measure(time.Since(began))
 	c.last.Store(c.link.clock.Load())
 	c.link.heard.Store(true)
 	return nil
@@ -396,6 +421,9 @@ func (k *poolCheck) Read(peek func(fd uintptr) (done bool)) error {
 	c := (*conn)(k)
 	if err := c.retirement(); err != nil {
 		return err
+	}
+	if !c.greeted.Load() {
+		return nil // what a server says first is for the handshake to read
 	}
 	if c.rc != nil {
 		return c.rc.Read(peek)

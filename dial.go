@@ -48,6 +48,7 @@ func baseDialer(opt *redis.Options, budget time.Duration) dialFunc {
 
 // tune sets the options of a TCP socket that make the kernel find a dead peer:
 // by keep-alive when nothing is under way, by the user timeout when something is.
+// On Linux the latter ends the former too, at the second unanswered probe.
 func tune(nc net.Conn, budget time.Duration) {
 	tcp, ok := nc.(*net.TCPConn)
 	if !ok {
@@ -56,7 +57,7 @@ func tune(nc net.Conn, budget time.Duration) {
 	idle := max(budget/3, time.Second)
 	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: idle, Count: 2})
 	if rc, err := tcp.SyscallConn(); err == nil {
-		setUserTimeout(rc, max(budget*5/6, time.Second))
+		setUserTimeout(rc, max(budget*2/3, time.Second))
 	}
 }
 

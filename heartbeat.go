@@ -32,6 +32,8 @@ type prober struct {
 	link   *link
 	cur    atomic.Pointer[probeConn] // the connection in use, nil before the first
 	heard  atomic.Bool               // a byte came back since the probe began
+	hurry  atomic.Bool               // a connection must be made quickly or not at all
+	plain  bool                      // dialing is one round trip, so it can be quick
 }
 
 // probeConn notes that bytes arrive.
@@ -49,7 +51,7 @@ func (c *probeConn) Read(p []byte) (int, error) {
 }
 
 func newProber(l *link, opt *redis.Options) *prober {
-	p := &prober{link: l}
+	p := &prober{link: l, plain: opt.Dialer == nil && opt.TLSConfig == nil}
 	o := *opt
 	o.Dialer = p.dial
 	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
@@ -69,6 +71,13 @@ func newProber(l *link, opt *redis.Options) *prober {
 }
 
 func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if rtt := p.link.rtt.Load(); p.plain && rtt > 0 && p.hurry.Load() {
+		// While packets are dropped, waiting for the kernel to send its second
+		// SYN, a second later, would be time lost once they are not.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(quickDial, proofRoundTrips*time.Duration(rtt)))
+		defer cancel()
+	}
 	nc, err := p.link.dialNetwork(ctx, network, addr)
 	if err != nil {
 		return &standin{err}, nil
@@ -266,23 +275,32 @@ func (l *link) cutSilentSubscribers() {
 	})
 }
 
-// sweeper proves idle connections in the background, one after the other.
+// sweeper does what must delay neither heartbeats nor callers: it warms the pool
+// up when the link has come up, and proves idle connections, one after the other.
 func (l *link) sweeper() {
 	defer close(l.swept)
 	for {
 		select {
 		case <-l.ctx.Done():
 			return
-		case <-l.sweeps:
-		}
-		if l.idleAge == 0 {
-			continue
-		}
-		l.eachConn(func(c *conn) {
-			age := float64(max(sweepAge, l.cfg.idleCheck)) * (1 - sweepJitter*rand.Float64())
-			if l.ctx.Err() == nil && c.sweepable(int64(age)) {
-				c.sweep(int64(age))
+		case <-l.warmups:
+			if l.warm != nil {
+				l.warm(l.ctx)
 			}
-		})
+		case <-l.sweeps:
+			if l.idleAge > 0 {
+				l.sweep()
+			}
+		}
 	}
+}
+
+// sweep proves the connections that have been idle for about sweepAge.
+func (l *link) sweep() {
+	l.eachConn(func(c *conn) {
+		age := float64(max(sweepAge, l.cfg.idleCheck)) * (1 - sweepJitter*rand.Float64())
+		if l.ctx.Err() == nil && c.sweepable(int64(age)) {
+			c.sweep(int64(age))
+		}
+	})
 }

@@ -85,15 +85,15 @@ func unmark(cmds []redis.Cmder) {
 // get back their nil error, unread ones get err. It returns the commands that
 // were not answered, none when err is one of the answers.
 func unread(cmds []redis.Cmder, err error) []redis.Cmder {
-	if isReply(err) {
-		return nil
-	}
-	first := len(cmds) - 1 // whose reading failed
+	first := len(cmds) - 1 // the one whose reading failed
 	for i, cmd := range cmds {
 		if cmd.Err() == errUnread {
 			first = max(i-1, 0)
 			break
 		}
+	}
+	if first == len(cmds)-1 && cmds[first].Err() != errUnread && isReply(err) {
+		return nil
 	}
 	for i, cmd := range cmds {
 		switch e := cmd.Err(); {

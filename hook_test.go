@@ -392,17 +392,6 @@ func TestPubSub_SurvivesAnOutage(t *testing.T) {
 	})
 }
 
-func TestShutdownCommand_EndOfConnectionIsSuccess(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		f := inject(n)
-		c := NewClient(opt)
-		defer c.Close()
-		ready(t, c)
-		f.times("shutdown", 1, hangUp)
-		assert.NoError(t, c.ShutdownNoSave(t.Context()).Err())
-	})
-}
-
 func TestMayRepeat(t *testing.T) {
 	ctx := context.Background()
 	cfg, err := newConfig(nil)

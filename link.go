@@ -40,11 +40,13 @@ type link struct {
 	lanes      lanes
 	prober     *prober
 	events     *events
-	wake       chan struct{} // capacity 1: something the loop should look at
-	done       chan struct{} // closed when the loop has returned
-	sweeps     chan struct{} // capacity 1: asks the sweeper for a pass
-	swept      chan struct{} // closed when the sweeper has returned
-	closing    sync.Once
+	wake       chan struct{}         // capacity 1: something the loop should look at
+	done       chan struct{}         // closed when the loop has returned
+	sweeps     chan struct{}         // capacity 1: asks the sweeper for a pass
+	warmups    chan struct{}         // capacity 1: asks the sweeper to warm the pool up
+	warm       func(context.Context) // read-only after start; nil: nothing to warm
+	swept      chan struct{}         // closed when the sweeper has returned
+	joining    sync.Once
 
 	mu       sync.Mutex
 	state    State              // guarded by mu
@@ -95,8 +97,8 @@ func (o *outage) end() {
 	close(o.ended)
 }
 
-// newLink builds the link and starts its goroutines. opt holds the caller's
-// options; it is only read.
+// newLink builds the link; start must follow. opt holds the caller's options; it
+// is only read.
 func newLink(opt *redis.Options, cfg *config) *link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{
@@ -111,6 +113,7 @@ func newLink(opt *redis.Options, cfg *config) *link {
 		wake:     make(chan struct{}, 1),
 		done:     make(chan struct{}),
 		sweeps:   make(chan struct{}, 1),
+		warmups:  make(chan struct{}, 1),
 		swept:    make(chan struct{}),
 		state:    StateConnecting,
 		since:    time.Now(),
@@ -131,9 +134,15 @@ func newLink(opt *redis.Options, cfg *config) *link {
 	l.lanes.reset()
 	l.prober = newProber(l, opt)
 	l.events = newEvents(cfg, &l.n)
+	return l
+}
+
+// start begins supervision. warm, if not nil, fills the pool up when the link has
+// come up.
+func (l *link) start(warm func(context.Context)) {
+	l.warm = warm
 	go l.run()
 	go l.sweeper()
-	return l
 }
 
 // advance sets the clock to now and returns it. It never stands still, so that
@@ -334,18 +343,29 @@ func (l *link) rotate(why error) {
 	retireIdle(old, why)
 }
 
-// close ends supervision: waiters return, the goroutines are joined. Connections
-// and commands in flight are left to go-redis. It is idempotent; every call
-// returns when the first is done.
-func (l *link) close() {
-	l.closing.Do(func() {
-		l.transition(StateClosed, "closed by the caller", nil, 0)
+// shut ends supervision without waiting: the state is Closed, waiters return and
+// goroutines are told to stop. Connections and commands in flight are left to
+// go-redis. It is idempotent.
+func (l *link) shut() {
+	if l.transition(StateClosed, "closed by the caller", nil, 0) {
 		l.cancel()
 		l.prober.close()
-		<-l.done
-		<-l.swept
-		l.events.close()
-	})
+	}
+}
+
+// join waits until the goroutines of a link that was shut have returned.
+func (l *link) join() {
+	<-l.done
+	<-l.swept
+	l.joining.Do(l.events.close)
+}
+
+// abandon releases a link that was never started.
+func (l *link) abandon() {
+	l.transition(StateClosed, "the client could not be built", nil, 0)
+	l.cancel()
+	l.prober.close()
+	l.events.close()
 }
 
 // closeConns closes what go-redis has not closed.
@@ -355,7 +375,6 @@ func (l *link) closeConns() {
 	l.mu.Unlock()
 	for _, c := range left {
 		c.retire(ErrClosed)
-		l.forget(c)
 	}
 }
 
@@ -418,9 +437,12 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn,
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
 	l.n.dials.Add(1)
+	began := time.Now()
 	nc, err := l.base(ctx, network, addr)
 	if err != nil {
 		l.n.dialErrors.Add(1)
+	} else if l.rtt.Load() == 0 {
+		l.measure(time.Since(began)) // a first guess, rather too long than too short
 	}
 	return nc, err
 }

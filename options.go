@@ -55,6 +55,8 @@ const (
 	// round trip, within bounds. A false alarm costs one dial.
 	proofRoundTrips = 8
 	proofFloor      = 50 * time.Millisecond
+	// quickDial bounds the dial of an attempt to reach a server that was lost.
+	quickDial = 250 * time.Millisecond
 	// sweepAge is the age at which an idle connection is proved in the
 	// background; NAT and firewall entries live at least twice as long.
 	sweepAge    = 15 * time.Second

@@ -27,6 +27,8 @@ func (l *link) run() {
 // There is one attempt at a time. While commands wait, attempts are eager; when
 // nobody does they follow the backoff policy.
 func (l *link) reach(patient bool) bool {
+	l.prober.hurry.Store(true)
+	defer l.prober.hurry.Store(false)
 	began := time.Now()
 	policy := l.cfg.newBackOff()
 	policy.Reset()
@@ -42,7 +44,9 @@ func (l *link) reach(patient bool) bool {
 		if v == alive {
 			l.heard.Store(true)
 			l.advance()
-			return l.transition(StateConnected, "server answers", nil, attempt)
+			up := l.transition(StateConnected, "server answers", nil, attempt)
+			nudge(l.warmups)
+			return up
 		}
 		l.noteCause(err)
 	}

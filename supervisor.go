@@ -52,6 +52,7 @@ func (s *Supervisor) Stats() Stats { return s.link.stats() }
 // client; the clients' own Close methods do both. It waits 50ms at most for a
 // callback of [WithOnStateChange] to return. It is idempotent and never fails.
 func (s *Supervisor) Close() error {
-	s.link.close()
+	s.link.shut()
+	s.link.join()
 	return nil
 }

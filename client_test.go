@@ -1,0 +1,646 @@
+package redial_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(redialtest.LeaksMain(m)) }
+
+// backend is a server that the behaviour tests run on.
+type backend struct {
+	addr  string
+	kill  func()
+	start func()
+	real  *redialtest.Server // nil: miniredis
+}
+
+// onEach runs f on miniredis and on a real redis-server, behind a proxy.
+func onEach(t *testing.T, f func(t *testing.T, b backend, p *redialtest.Proxy)) {
+	t.Run("miniredis", func(t *testing.T) {
+		t.Parallel()
+		m := miniredis.RunT(t)
+		b := backend{addr: m.Addr(), kill: m.Close, start: func() { require.NoError(t, m.Restart()) }}
+		f(t, b, redialtest.NewProxy(t, b.addr))
+	})
+	onReal(t, f)
+}
+
+// onReal runs f on a real redis-server only.
+func onReal(t *testing.T, f func(t *testing.T, b backend, p *redialtest.Proxy)) {
+	t.Run("redis-server", func(t *testing.T) {
+		t.Parallel()
+		s := redialtest.StartServer(t)
+		b := backend{addr: s.Addr(), kill: s.Kill, start: s.Start, real: s}
+		f(t, b, redialtest.NewProxy(t, b.addr))
+	})
+}
+
+// connect returns a client that is Connected and closed with the test.
+func connect(t *testing.T, opt *redis.Options, opts ...redial.Option) *redial.Client {
+	t.Helper()
+	c := redial.NewClient(opt, opts...)
+	t.Cleanup(func() { _ = c.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, c.WaitReady(ctx))
+	return c
+}
+
+// load keeps goroutines busy with GET, SET and INCR until stop, and accounts for
+// every INCR.
+type load struct {
+	c                        *redial.Client
+	wg                       sync.WaitGroup
+	quit                     chan struct{}
+	done, acknowledged       atomic.Int64
+	unknown, unavailable     atomic.Int64
+	other                    atomic.Pointer[error]
+	lastSuccess, incrUnknown atomic.Int64
+}
+
+const counter = "counter"
+
+func startLoad(t *testing.T, c *redial.Client, goroutines int) *load {
+	l := &load{c: c, quit: make(chan struct{})}
+	for i := range goroutines {
+		l.wg.Go(func() {
+			for k := i; ; k++ {
+				select {
+				case <-l.quit:
+					return
+				default:
+				}
+				l.step(k)
+			}
+		})
+	}
+	t.Cleanup(l.stop)
+	return l
+}
+
+func (l *load) step(k int) {
+	ctx := context.Background()
+	var err error
+	incr := k%3 == 0
+	switch {
+	case incr:
+		err = l.c.Incr(ctx, counter).Err()
+	case k%3 == 1:
+		err = l.c.Set(ctx, "key", k, 0).Err()
+	default:
+		err = l.c.Get(ctx, "key").Err()
+	}
+	switch {
+	case err == nil, err == redis.Nil:
+		l.done.Add(1)
+		l.lastSuccess.Store(time.Now().UnixNano())
+		if incr {
+			l.acknowledged.Add(1)
+		}
+	case errors.Is(err, redial.ErrOutcomeUnknown):
+		l.unknown.Add(1)
+		if incr {
+			l.incrUnknown.Add(1)
+		}
+	case errors.Is(err, redial.ErrUnavailable):
+		l.unavailable.Add(1)
+	default:
+		l.other.CompareAndSwap(nil, &err)
+	}
+}
+
+func (l *load) stop() {
+	select {
+	case <-l.quit:
+	default:
+		close(l.quit)
+	}
+	l.wg.Wait()
+}
+
+// check stops the load and compares the counter with what was acknowledged: no
+// INCR was lost, and none ran twice.
+func (l *load) check(t *testing.T, addr string) {
+	t.Helper()
+	l.stop()
+	if err := l.other.Load(); err != nil {
+		t.Errorf("an error without an outcome: %v", *err)
+	}
+	assert.Positive(t, l.done.Load())
+	bare := redis.NewClient(&redis.Options{Addr: addr})
+	defer bare.Close()
+	ran, err := bare.Get(t.Context(), counter).Int64()
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, ran, l.acknowledged.Load(), "an acknowledged INCR is missing")
+	assert.LessOrEqual(t, ran, l.acknowledged.Load()+l.incrUnknown.Load(), "an INCR ran twice")
+	t.Logf("%d commands, %d unavailable, %d unknown; INCR: %d acknowledged, %d ran",
+		l.done.Load(), l.unavailable.Load(), l.unknown.Load(), l.acknowledged.Load(), ran)
+}
+
+// flows waits until commands succeed again.
+func (l *load) flows(t *testing.T, within time.Duration) {
+	t.Helper()
+	began := time.Now()
+	require.Eventually(t, func() bool { return l.lastSuccess.Load() > began.UnixNano() }, within, time.Millisecond)
+}
+
+func state(t *testing.T, c *redial.Client, want redial.State, within time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	require.NoError(t, c.WaitForState(ctx, want))
+}
+
+func TestClient_Restart(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr})
+		l := startLoad(t, c, 10)
+		for range 2 {
+			l.flows(t, time.Second)
+			b.kill()
+			state(t, c, redial.StateReconnecting, 4*time.Second)
+			time.Sleep(500 * time.Millisecond) // an outage of some length
+			b.start()
+			l.flows(t, 2*time.Second)
+		}
+		l.stop()
+		assert.Zero(t, l.unavailable.Load(), "the outages were shorter than the grace")
+		assert.Nil(t, l.other.Load())
+		assert.EqualValues(t, 2, c.Stats().Outages)
+	})
+}
+
+func TestClient_Refused(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()})
+		l := startLoad(t, c, 20)
+		for range 3 {
+			l.flows(t, time.Second)
+			p.Refuse()
+			state(t, c, redial.StateReconnecting, 4*time.Second)
+			time.Sleep(300 * time.Millisecond)
+			p.Restore()
+			l.flows(t, time.Second)
+		}
+		l.check(t, b.addr)
+		assert.Zero(t, l.unavailable.Load())
+	})
+}
+
+// Connections break again and again while the server is well: that is no outage.
+func TestClient_ConnectionsReset(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()})
+		l := startLoad(t, c, 20)
+		for i := range 20 {
+			l.flows(t, time.Second)
+			if i%2 == 0 {
+				p.Reset()
+			} else {
+				p.Cut()
+			}
+		}
+		l.flows(t, time.Second)
+		l.check(t, b.addr)
+		assert.Zero(t, l.unavailable.Load())
+		assert.Zero(t, c.Stats().Outages)
+	})
+}
+
+func TestClient_ClientKill(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr})
+		l := startLoad(t, c, 20)
+		for range 20 {
+			l.flows(t, time.Second)
+			b.real.Do("CLIENT", "KILL", "TYPE", "normal")
+		}
+		l.flows(t, time.Second)
+		l.check(t, b.addr)
+		assert.Zero(t, l.unavailable.Load())
+	})
+}
+
+// The reply is cut off after the server ran the command: nothing runs twice, and
+// the error says what is known.
+func TestClient_ReplyCutOff(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()})
+		p.Match("incr")
+		for range 40 {
+			p.CutAfterRequest(1)
+			err := c.Incr(t.Context(), counter).Err()
+			require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			require.False(t, redial.SafeToRetry(err))
+		}
+		p.CutAfterRequest(0)
+		got, err := c.Get(t.Context(), counter).Int()
+		require.NoError(t, err)
+		assert.Equal(t, 40, got)
+		assert.Zero(t, c.Stats().Outages)
+	})
+}
+
+// A server that merely pauses, for a fork or a slow script, causes no error.
+func TestClient_ServerPauses(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr})
+		l := startLoad(t, c, 20)
+		l.flows(t, time.Second)
+		b.real.Freeze()
+		time.Sleep(1500 * time.Millisecond)
+		b.real.Thaw()
+		l.flows(t, time.Second)
+		l.check(t, b.addr)
+		assert.Zero(t, l.unavailable.Load())
+		assert.Zero(t, l.unknown.Load())
+		assert.Zero(t, c.Stats().Outages)
+	})
+}
+
+func TestClient_ServerFrozen(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr})
+		l := startLoad(t, c, 20)
+		l.flows(t, time.Second)
+		began := time.Now()
+		b.real.Freeze()
+		state(t, c, redial.StateReconnecting, 5*time.Second)
+		t.Logf("noticed after %v", time.Since(began))
+		time.Sleep(time.Second)
+		b.real.Thaw()
+		l.flows(t, 2*time.Second)
+		l.check(t, b.addr)
+		assert.Zero(t, l.unavailable.Load())
+	})
+}
+
+// Everything goes silent, nothing is closed.
+func TestClient_BlackHole(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()})
+		require.NoError(t, c.Ping(t.Context()).Err()) // a connection for BLPOP
+		var blocked sync.WaitGroup
+		blocked.Go(func() {
+			err := c.BLPop(t.Context(), 0, "queue").Err()
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+		})
+		time.Sleep(100 * time.Millisecond)
+		l := startLoad(t, c, 10)
+		l.flows(t, time.Second)
+		began := time.Now()
+		p.Hang()
+		state(t, c, redial.StateReconnecting, 5*time.Second)
+		blocked.Wait()
+		t.Logf("noticed and released after %v", time.Since(began))
+		p.Restore()
+		l.flows(t, 3*time.Second)
+		l.check(t, b.addr)
+	})
+}
+
+func TestClient_IdleConnectionsDropped(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr(), PoolSize: 50})
+		fillPool(t, c, 20)
+		require.GreaterOrEqual(t, p.DropIdle(), 20)
+		time.Sleep(3 * time.Second)
+		var slowest atomic.Int64
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				began := time.Now()
+				assert.NoError(t, c.Incr(t.Context(), counter).Err())
+				if took := int64(time.Since(began)); took > slowest.Load() {
+					slowest.Store(took)
+				}
+			})
+		}
+		wg.Wait()
+		t.Logf("slowest of 50 calls: %v", time.Duration(slowest.Load()))
+		assert.Equal(t, "50", c.Get(t.Context(), counter).Val())
+	})
+}
+
+// fillPool makes the pool hold k connections.
+func fillPool(t *testing.T, c *redial.Client, k int) {
+	t.Helper()
+	var held []*redis.Conn
+	for range k {
+		cn := c.Client.Conn()
+		require.NoError(t, cn.Ping(t.Context()).Err())
+		held = append(held, cn)
+	}
+	for _, cn := range held {
+		require.NoError(t, cn.Close())
+	}
+}
+
+func TestClient_ServerNotThereAtStart(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		for name, fault := range map[string]func(){
+			"refused":            p.Refuse,
+			"accepts and hangs":  p.AcceptAndHang,
+			"accepts and closes": p.AcceptAndClose,
+		} {
+			t.Run(name, func(t *testing.T) {
+				p.Restore()
+				fault()
+				c := redial.NewClient(&redis.Options{Addr: p.Addr()}, redial.WithHeartbeat(300*time.Millisecond, 300*time.Millisecond))
+				defer c.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+				defer cancel()
+				err := c.Set(ctx, "k", "v", 0).Err()
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.ErrorIs(t, err, redial.ErrUnavailable)
+				assert.Equal(t, redial.StateConnecting, c.State())
+				time.AfterFunc(500*time.Millisecond, p.Restore)
+				assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+			})
+		}
+	})
+}
+
+// While the server loads its dataset after a restart, commands wait.
+func TestClient_Loading(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+	var pairs []any
+	for i := range 2000 {
+		pairs = append(pairs, "key:"+strconv.Itoa(i), "value")
+	}
+	s.Do(append([]any{"MSET"}, pairs...)...)
+	s.Do("SAVE")
+	c := connect(t, &redis.Options{Addr: s.Addr()})
+	require.NoError(t, c.Ping(t.Context()).Err())
+	s.Kill()
+	s.LaunchOnly()
+	began := time.Now()
+	sawLoading := false
+	bare := redis.NewClient(&redis.Options{Addr: s.Addr(), MaxRetries: -1})
+	defer bare.Close()
+	for !sawLoading && time.Since(began) < 3*time.Second {
+		sawLoading = redis.IsLoadingError(bare.Get(t.Context(), "key:1").Err())
+	}
+	require.True(t, sawLoading, "the server did not load")
+	got, err := c.Get(t.Context(), "key:1999").Result()
+	require.NoError(t, err)
+	assert.Equal(t, "value", got)
+	t.Logf("answered after %v, %v", time.Since(began), c.Stats())
+}
+
+func TestClient_MaxClients(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	c := connect(t, &redis.Options{Addr: s.Addr()})
+	s.Do("CONFIG", "SET", "maxclients", "10")
+	var crowd []net.Conn
+	free := func() {
+		for _, nc := range crowd {
+			_ = nc.Close()
+		}
+	}
+	defer free()
+	for turnedAway := 0; turnedAway < 5; { // one slot may free up late
+		nc, err := net.Dial("tcp", s.Addr())
+		require.NoError(t, err)
+		crowd = append(crowd, nc)
+		_, _ = fmt.Fprint(nc, "PING\r\n")
+		line, _ := bufio.NewReader(nc).ReadString('\n')
+		if turnedAway++; line == "+PONG\r\n" {
+			turnedAway = 0
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var err error
+	for range 3 { // the first may get the place that the heartbeat gave up
+		cn := c.Conn()
+		defer cn.Close()
+		if err = cn.Ping(ctx).Err(); err != nil {
+			break
+		}
+	}
+	assert.ErrorIs(t, err, redial.ErrUnavailable)
+	assert.ErrorContains(t, err, "max number of clients")
+	time.AfterFunc(300*time.Millisecond, free)
+	assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+	assert.Zero(t, c.Stats().Outages, "a server that is full is not down")
+}
+
+// A wrong password is an answer: it comes at once and unchanged.
+func TestClient_WrongPassword(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	s.Do("CONFIG", "SET", "requirepass", "right")
+	for _, opt := range []*redis.Options{
+		{Addr: s.Addr(), Password: "wrong-secret"},
+		{Addr: s.Addr()},
+	} {
+		c := redial.NewClient(opt)
+		began := time.Now()
+		err := c.Set(t.Context(), "k", "v", 0).Err()
+		require.Error(t, err)
+		assert.True(t, redis.IsAuthError(err), "%v", err)
+		assert.NotContains(t, err.Error(), "secret")
+		assert.Less(t, time.Since(began), time.Second)
+		assert.NoError(t, c.Close())
+	}
+	c := connect(t, &redis.Options{Addr: s.Addr(), Password: "right"})
+	assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+}
+
+func TestClient_TLS(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartTLSServer(t)
+	c := connect(t, &redis.Options{Addr: s.Addr(), TLSConfig: s.TLSConfig(), PoolSize: 50})
+	for range 3 {
+		fillPool(t, c, 20)
+		s.Do("CLIENT", "KILL", "TYPE", "normal") // closes the idle connections
+		time.Sleep(50 * time.Millisecond)        // for the news to arrive
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), counter).Err()) })
+		}
+		wg.Wait()
+	}
+	assert.Equal(t, "150", c.Get(t.Context(), counter).Val())
+	s.Kill()
+	state(t, c, redial.StateReconnecting, 4*time.Second)
+	time.AfterFunc(200*time.Millisecond, s.Start)
+	assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+}
+
+// What works with go-redis works under supervision, before and after an outage.
+func TestClient_KeepsFeaturesOfGoRedis(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "redis.sock")
+	s := redialtest.StartServer(t, "--unixsocket", socket)
+	acl := func() {
+		s.Do("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
+	}
+	acl()
+	connects := new(atomic.Int64)
+	dials := new(atomic.Int64)
+	for name, opt := range map[string]*redis.Options{
+		"RESP2":       {Addr: s.Addr(), Protocol: 2},
+		"RESP3":       {Addr: s.Addr(), Protocol: 3},
+		"unix socket": {Addr: socket},
+		"unix, named": {Network: "unix", Addr: socket},
+		"ACL user":    {Addr: s.Addr(), Username: "app", Password: "secret"},
+		"provider":    {Addr: s.Addr(), CredentialsProvider: func() (string, string) { return "app", "secret" }},
+		"provider, context": {Addr: s.Addr(), CredentialsProviderContext: func(context.Context) (string, string, error) {
+			return "app", "secret", nil
+		}},
+		"own dialer": {Addr: s.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}},
+		"OnConnect": {Addr: s.Addr(), OnConnect: func(ctx context.Context, cn *redis.Conn) error {
+			connects.Add(1)
+			return cn.Ping(ctx).Err()
+		}},
+		"MinIdleConns":        {Addr: s.Addr(), MinIdleConns: 5},
+		"database":            {Addr: s.Addr(), DB: 3, ClientName: "redial-test"},
+		"client-side caching": {Addr: s.Addr(), ClientSideCacheConfig: &redis.ClientSideCacheConfig{}},
+		"no pipeline pool":    {Addr: s.Addr(), PipelinePoolSize: -1},
+		"no maintenance notifications": {Addr: s.Addr(),
+			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}},
+		"context timeouts": {Addr: s.Addr(), ContextTimeoutEnabled: true},
+		"no dial timeout":  {Addr: s.Addr(), DialTimeout: -1},
+		"no timeouts":      {Addr: s.Addr(), ReadTimeout: -1, WriteTimeout: -1},
+		"no deadlines":     {Addr: s.Addr(), ReadTimeout: -2, WriteTimeout: -2},
+		"lifetimes":        {Addr: s.Addr(), ConnMaxIdleTime: time.Millisecond, ConnMaxLifetime: 10 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := connect(t, opt)
+			ctx := t.Context()
+			round := func() {
+				t.Helper()
+				require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+				for range 3 {
+					require.Equal(t, "v", c.Get(ctx, "k").Val())
+				}
+				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Incr(ctx, "n"); return nil })
+				require.NoError(t, err)
+				_, err = c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				require.NoError(t, err)
+				require.NoError(t, c.Watch(ctx, func(tx *redis.Tx) error {
+					_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+					return err
+				}, "n"))
+				cn := c.Conn()
+				require.NoError(t, cn.ClientSetName(ctx, "held").Err())
+				require.NoError(t, cn.Close())
+				sub := c.Subscribe(ctx, "news")
+				_, err = sub.Receive(ctx)
+				require.NoError(t, err)
+				require.NoError(t, c.Publish(ctx, "news", "hello").Err())
+				m, err := sub.ReceiveMessage(ctx)
+				require.NoError(t, err)
+				require.Equal(t, "hello", m.Payload)
+				_, err = sub.ReceiveTimeout(ctx, 10*time.Millisecond)
+				var ne net.Error
+				require.True(t, errors.As(err, &ne) && ne.Timeout(), "%v", err)
+				require.NoError(t, sub.Close())
+			}
+			round()
+			c.Reconnect("test")
+			round()
+			s.Kill()
+			state(t, c, redial.StateReconnecting, 4*time.Second)
+			s.Start()
+			acl()
+			round()
+		})
+	}
+	assert.Positive(t, connects.Load())
+	assert.Positive(t, dials.Load())
+}
+
+// Interfaces of go-redis that applications are written against.
+var (
+	_ redis.Cmdable         = (*redial.Client)(nil)
+	_ redis.UniversalClient = (*redial.Client)(nil)
+	_ redis.Scripter        = (*redial.Client)(nil)
+)
+
+func TestClient_MinIdleConns_AreWarm(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr, MinIdleConns: 5})
+		require.Eventually(t, func() bool { return c.Stats().Connections >= 5 }, time.Second, time.Millisecond)
+		b.kill()
+		state(t, c, redial.StateReconnecting, 4*time.Second)
+		b.start()
+		state(t, c, redial.StateConnected, 4*time.Second)
+		require.Eventually(t, func() bool { return c.Stats().Connections >= 5 }, 2*time.Second, time.Millisecond,
+			"nobody has asked for a connection, and yet the pool must be warm again")
+	})
+}
+
+func TestClient_Shutdown_OfTheServer(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr})
+		assert.NoError(t, c.ShutdownNoSave(t.Context()).Err(), "the server goes away, as it was told")
+	})
+}
+
+func TestClient_Close_LeavesNothing(t *testing.T) {
+	redialtest.Leaks(t)
+	s := redialtest.StartServer(t)
+	p := redialtest.NewProxy(t, s.Addr())
+	for name, prepare := range map[string]func(c *redial.Client){
+		"connected": func(c *redial.Client) { _ = c.Ping(t.Context()).Err() },
+		"refused":   func(c *redial.Client) { p.Refuse(); state(t, c, redial.StateReconnecting, 4*time.Second) },
+		"silent":    func(c *redial.Client) { p.Hang(); time.Sleep(200 * time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.Restore()
+			c := connect(t, &redis.Options{Addr: p.Addr()})
+			prepare(c)
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() { _ = c.Incr(t.Context(), counter).Err() })
+				wg.Go(func() { _ = c.BLPop(t.Context(), 0, "queue").Err() })
+			}
+			time.Sleep(50 * time.Millisecond)
+			began := time.Now()
+			require.NoError(t, c.Close())
+			wg.Wait()
+			assert.Less(t, time.Since(began), 500*time.Millisecond)
+		})
+	}
+}

@@ -1,0 +1,307 @@
+package redial_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/cenkalti/backoff/v4"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial"
+)
+
+// The samples of README.md are taken from this file; readme_test.go compares.
+
+// startServer starts an embedded server, so that the examples run anywhere.
+func startServer() *miniredis.Miniredis {
+	server := miniredis.NewMiniRedis()
+	if err := server.Start(); err != nil {
+		log.Fatal(err)
+	}
+	return server
+}
+
+func ExampleNewClient() {
+	server := startServer()
+	defer server.Close()
+	ctx, addr := context.Background(), server.Addr()
+
+	rdb := redial.NewClient(&redis.Options{Addr: addr})
+	defer rdb.Close()
+
+	if err := rdb.Set(ctx, "greeting", "hello", 0).Err(); err != nil {
+		log.Fatal(err)
+	}
+	greeting, err := rdb.Get(ctx, "greeting").Result()
+	fmt.Println(greeting, err, rdb.State())
+	// Output: hello <nil> connected
+}
+
+// Functions that take a *redis.Client or a go-redis interface need no change.
+func ExampleNewClient_dropIn() {
+	server := startServer()
+	defer server.Close()
+	ctx := context.Background()
+	countInterface := func(rdb redis.UniversalClient) (int64, error) { return rdb.Incr(ctx, "hits").Result() }
+	countPointer := func(rdb *redis.Client) (int64, error) { return rdb.Incr(ctx, "hits").Result() }
+
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+	fmt.Println(countInterface(rdb))
+	fmt.Println(countPointer(rdb.Client))
+	// Output:
+	// 1 <nil>
+	// 2 <nil>
+}
+
+func ExampleNewClient_options() {
+	server := startServer()
+	defer server.Close()
+	addr, logger := server.Addr(), slog.New(slog.DiscardHandler)
+
+	rdb := redial.NewClient(&redis.Options{Addr: addr},
+		redial.WithHeartbeat(500*time.Millisecond, 500*time.Millisecond),
+		redial.WithGrace(2*time.Second),
+		redial.WithLogger(logger),
+	)
+	defer rdb.Close()
+	fmt.Println(rdb.Ping(context.Background()))
+	// Output: ping: PONG
+}
+
+// Connect waits for the server and reports what is wrong as an error.
+func ExampleConnect() {
+	server := startServer()
+	defer server.Close()
+	server.RequireAuth("s3cret")
+	addr := server.Addr()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	rdb, err := redial.Connect(ctx, &redis.Options{Addr: addr, Password: "wrong"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer rdb.Close()
+	// Output: WRONGPASS invalid username-password pair
+}
+
+func ExampleSafeToRetry() {
+	server := startServer()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}, redial.WithGrace(0))
+	defer rdb.Close()
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
+	server.Close()
+
+	n, err := rdb.Incr(ctx, "orders").Result()
+	switch {
+	case err == nil:
+		fmt.Println("order", n)
+	case errors.Is(err, redial.ErrOutcomeUnknown):
+		fmt.Println("it may have run once: look before you repeat it")
+	case redial.SafeToRetry(err):
+		fmt.Println("nothing ran: try again later")
+	default:
+		fmt.Println("the server says", err)
+	}
+	// Output: nothing ran: try again later
+}
+
+// An Error says which command failed where, and in which state of the link.
+func ExampleError() {
+	server := startServer()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}, redial.WithGrace(0))
+	defer rdb.Close()
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
+	server.Close()
+
+	err := rdb.Incr(ctx, "orders").Err()
+	if e, ok := errors.AsType[*redial.Error](err); ok {
+		fmt.Println(e.Cmd, e.State, redial.IsConnectionError(e.Err))
+	}
+	// Output: incr reconnecting true
+}
+
+func ExampleFailFast() {
+	server := startServer()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}) // with a grace of 5s
+	defer rdb.Close()
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
+	server.Close()
+
+	price, err := rdb.Get(redial.FailFast(ctx), "price").Result()
+	if errors.Is(err, redial.ErrUnavailable) {
+		price = "unknown today" // a cache is not worth waiting for
+	}
+	fmt.Println(price)
+	// Output: unknown today
+}
+
+func ExampleWaitFor() {
+	server := startServer()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}, redial.WithGrace(0))
+	defer rdb.Close()
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
+	server.Close()
+	restarted := make(chan error)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		restarted <- server.Restart()
+	}()
+
+	err := rdb.Set(redial.WaitFor(ctx, time.Minute), "invoice", "paid", 0).Err()
+	fmt.Println(err, <-restarted)
+	server.Close()
+	// Output: <nil> <nil>
+}
+
+func ExampleIdempotent() {
+	server := startServer()
+	defer server.Close()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+
+	// Deleting a session twice is deleting it once.
+	err := rdb.Del(redial.Idempotent(ctx), "session").Err()
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleWithOnStateChange() {
+	server := startServer()
+	defer server.Close()
+	ctx, addr := context.Background(), server.Addr()
+	done := make(chan struct{}, 3)
+
+	rdb := redial.NewClient(&redis.Options{Addr: addr}, redial.WithOnStateChange(func(e redial.Event) {
+		fmt.Printf("%s -> %s: %s\n", e.From, e.To, e.Reason)
+		done <- struct{}{}
+	}))
+	<-done
+
+	rdb.Reconnect("the DNS record was changed")
+	<-done
+	<-done
+	fmt.Println(rdb.Get(ctx, "key").Err())
+	if err := rdb.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// connecting -> connected: server answers
+	// connected -> reconnecting: the DNS record was changed
+	// reconnecting -> connected: server answers
+	// redis: nil
+	// connected -> closed: closed by the caller
+}
+
+func ExampleWithLogger() {
+	server := startServer()
+	defer server.Close()
+	short := &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		switch a.Key {
+		case slog.TimeKey, "addr", "after":
+			return slog.Attr{} // they differ from run to run
+		}
+		return a
+	}}
+	logger := slog.New(slog.NewTextHandler(os.Stdout, short))
+
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}, redial.WithLogger(logger))
+	if err := rdb.WaitReady(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	if err := rdb.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// level=INFO msg="redis connected" from=connecting to=connected reason="server answers" attempts=1
+	// level=INFO msg="redis closed" from=connected to=closed reason="closed by the caller"
+}
+
+// Reconnect every second, without jitter.
+func ExampleWithBackoff() {
+	server := startServer()
+	defer server.Close()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()},
+		redial.WithBackoff(func() backoff.BackOff { return backoff.NewConstantBackOff(time.Second) }))
+	defer rdb.Close()
+	fmt.Println(rdb.Ping(context.Background()))
+	// Output: ping: PONG
+}
+
+// Allow repeats of SET, which gives the same result twice unless others write
+// the key as well.
+func ExampleWithRetry() {
+	server := startServer()
+	defer server.Close()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()},
+		redial.WithRetry(func(cmd redis.Cmder) bool {
+			return cmd.Name() == "set" || redial.RetryReadOnly(cmd)
+		}))
+	defer rdb.Close()
+	fmt.Println(rdb.Set(context.Background(), "key", "value", 0))
+	// Output: set key value: OK
+}
+
+func ExampleSupervisor_WaitReady() {
+	server := startServer()
+	defer server.Close()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+
+	ready := func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		return rdb.WaitReady(ctx)
+	}
+	fmt.Println(ready(ctx))
+	// Output: <nil>
+}
+
+func ExampleSupervisor_Stats() {
+	server := startServer()
+	defer server.Close()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+	if err := rdb.WaitReady(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	s := rdb.Stats()
+	fmt.Println(s.State, s.Reason, s.Outages, s.Dials)
+	// Output: connected server answers 0 1
+}
+
+func ExampleClient_Drain() {
+	server := startServer()
+	defer server.Close()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+
+	end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := rdb.Drain(end); err != nil {
+		log.Print(err) // it says how many commands were cut short
+	}
+	fmt.Println(rdb.State())
+	// Output: closed
+}

@@ -1,0 +1,172 @@
+package redial_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
+)
+
+const inNamespace = "REDIAL_TEST_IN_NETWORK_NAMESPACE"
+
+// TestNetwork_PacketsDropped drops packets, as a dead host or a firewall does: no
+// proxy can, for the kernel at its end would go on acknowledging. It runs itself
+// again in a network namespace of its own.
+func TestNetwork_PacketsDropped(t *testing.T) {
+	if os.Getenv(inNamespace) == "1" {
+		require.NoError(t, sh("ip link set lo up"))
+		t.Run("everything", testBlackHole)
+		t.Run("one subscriber", testHalfOpenSubscriber)
+		t.Run("one blocked command", testHalfOpenBLPop)
+		return
+	}
+	t.Parallel()
+	unshare := []string{"unshare", "-n"}
+	if os.Getuid() != 0 {
+		unshare = []string{"unshare", "-rn"}
+	}
+	probe := exec.Command(unshare[0], append(unshare[1:], "iptables", "-w", "-L")...)
+	if out, err := probe.CombinedOutput(); err != nil {
+		msg := fmt.Sprintf("skipped, needs a network namespace with iptables: %v: %s", err, out)
+		if os.Getenv("REDIAL_REQUIRE_REDIS") == "1" {
+			t.Fatal(msg)
+		}
+		t.Skip(msg)
+	}
+	cmd := exec.CommandContext(t.Context(), unshare[0],
+		append(unshare[1:], os.Args[0], "-test.run=^TestNetwork_PacketsDropped$", "-test.v")...)
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+}
+
+// sh runs a command in the namespace of this process.
+func sh(line string) error {
+	words := strings.Fields(line)
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", line, err, out)
+	}
+	return nil
+}
+
+// drop has the packets of a port dropped, in both directions, until the returned
+// function is called.
+func drop(t *testing.T, port string) (heal func()) {
+	t.Helper()
+	rules := []string{"INPUT -p tcp --dport " + port, "INPUT -p tcp --sport " + port}
+	for _, rule := range rules {
+		require.NoError(t, sh("iptables -w -A "+rule+" -j DROP"))
+	}
+	return func() {
+		for _, rule := range rules {
+			require.NoError(t, sh("iptables -w -D "+rule+" -j DROP"))
+		}
+	}
+}
+
+func portOf(t *testing.T, addr string) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	require.NoError(t, err)
+	return port
+}
+
+func testBlackHole(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := connect(t, &redis.Options{Addr: s.Addr()})
+	require.NoError(t, c.Ping(t.Context()).Err())
+	released := make(chan time.Duration, 1)
+	began := time.Now()
+	go func() {
+		err := c.BLPop(context.Background(), 0, "queue").Err()
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+		released <- time.Since(began)
+	}()
+	l := startLoad(t, c, 10)
+	l.flows(t, time.Second)
+	time.Sleep(200 * time.Millisecond)
+	began = time.Now()
+	heal := drop(t, portOf(t, s.Addr()))
+	state(t, c, redial.StateReconnecting, 3500*time.Millisecond)
+	t.Logf("noticed after %v, blocked command released after %v", time.Since(began), <-released)
+	time.Sleep(500 * time.Millisecond)
+	heal()
+	healed := time.Now()
+	l.flows(t, 3*time.Second)
+	t.Logf("first success %v after the network healed", time.Since(healed))
+	l.check(t, s.Addr())
+}
+
+// remember returns options whose dialer notes the local ports it was given.
+func remember(s *redialtest.Server, ports *[]string) *redis.Options {
+	return &redis.Options{Addr: s.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			_, port, _ := net.SplitHostPort(nc.LocalAddr().String())
+			*ports = append(*ports, port)
+		}
+		return nc, err
+	}}
+}
+
+// The connection of a subscriber is half-open, everything else is well.
+func testHalfOpenSubscriber(t *testing.T) {
+	s := redialtest.StartServer(t)
+	var ports []string
+	c := connect(t, remember(s, &ports))
+	sub := c.Subscribe(t.Context(), "news")
+	defer sub.Close()
+	_, err := sub.Receive(t.Context())
+	require.NoError(t, err)
+	messages := sub.Channel()
+	began := time.Now()
+	defer drop(t, ports[len(ports)-1])()
+	for {
+		s.Do("PUBLISH", "news", "hello")
+		select {
+		case <-messages:
+		case <-time.After(20 * time.Millisecond):
+			require.Less(t, time.Since(began), 10*time.Second, "never resubscribed")
+			continue
+		}
+		break
+	}
+	t.Logf("a message arrived %v after the connection went silent", time.Since(began))
+	assert.Less(t, time.Since(began), 4*time.Second)
+	assert.Zero(t, c.Stats().Outages)
+}
+
+// A worker waits in BLPOP on a connection that is half-open.
+func testHalfOpenBLPop(t *testing.T) {
+	s := redialtest.StartServer(t)
+	var ports []string
+	c := connect(t, remember(s, &ports))
+	require.NoError(t, c.Ping(t.Context()).Err())
+	blocked := make(chan error, 1)
+	go func() { blocked <- c.BLPop(context.Background(), 0, "queue").Err() }()
+	time.Sleep(200 * time.Millisecond)
+	began := time.Now()
+	defer drop(t, ports[len(ports)-1])()
+	select {
+	case err := <-blocked:
+		assert.True(t, errors.Is(err, redial.ErrOutcomeUnknown), "%v", err)
+		t.Logf("released %v after the connection went silent: %v", time.Since(began), err)
+		assert.Less(t, time.Since(began), 4*time.Second)
+	case <-time.After(10 * time.Second):
+		t.Fatal("still blocked")
+	}
+	assert.Zero(t, c.Stats().Outages)
+}
