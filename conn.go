@@ -205,7 +205,7 @@ func (c *conn) NetConn() net.Conn { return c.Conn }
 func (c *conn) enter() {
 	if c.users.Add(1) < 0 {
 		c.claim.Lock() // until the PING under way is answered
-		c.claim.Unlock()
+		defer c.claim.Unlock()
 	}
 }
 
@@ -264,6 +264,8 @@ func (c *conn) observe(p []byte) {
 		if len(p) == len("*1\r\n$5\r\nmulti\r\n") {
 			c.role.Store(roleHeld)
 		}
+	case "watch":
+		c.link.watches.Store(true)
 	case "monitor":
 		c.role.Store(roleHeld)
 	}

@@ -84,6 +84,9 @@ func SafeToRetry(err error) bool {
 	if errors.As(err, &e) {
 		return e.reads || e.kind != ErrOutcomeUnknown
 	}
+	if redis.IsExecAbortError(err) {
+		return true
+	}
 	switch outcomeOf(err) {
 	case notSent, notSentForGood, refused:
 		return true

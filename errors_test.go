@@ -59,6 +59,7 @@ func TestOutcomeOf(t *testing.T) {
 	}{
 		{"nothing", nil, answered, false},
 		{"nil reply", redis.Nil, answered, false},
+		{"aborted", redisError("EXECABORT Transaction discarded because of previous errors."), answered, true},
 		{"reply", redisError("WRONGTYPE Operation against a key"), answered, false},
 		{"loading", redisError("LOADING Redis is loading the dataset in memory"), refused, true},
 		{"read only", redisError("READONLY You can't write against a read only replica."), refused, true},

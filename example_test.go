@@ -191,26 +191,31 @@ func ExampleWithOnStateChange() {
 	server := startServer()
 	defer server.Close()
 	ctx, addr := context.Background(), server.Addr()
-	done := make(chan struct{}, 3)
 
 	rdb := redial.NewClient(&redis.Options{Addr: addr}, redial.WithOnStateChange(func(e redial.Event) {
 		fmt.Printf("%s -> %s: %s\n", e.From, e.To, e.Reason)
-		done <- struct{}{}
 	}))
-	<-done
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
 
-	rdb.Reconnect("the DNS record was changed")
-	<-done
-	<-done
-	fmt.Println(rdb.Get(ctx, "key").Err())
+	server.Close()
+	if err := rdb.Ping(redial.FailFast(ctx)).Err(); err == nil {
+		log.Fatal("PING succeeded without a server")
+	}
+	if err := server.Restart(); err != nil {
+		log.Fatal(err)
+	}
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
 	if err := rdb.Close(); err != nil {
 		log.Fatal(err)
 	}
 	// Output:
 	// connecting -> connected: server answers
-	// connected -> reconnecting: the DNS record was changed
+	// connected -> reconnecting: connection lost
 	// reconnecting -> connected: server answers
-	// redis: nil
 	// connected -> closed: closed by the caller
 }
 

@@ -262,12 +262,7 @@ func (c *call) settle(o outcome, err error) error {
 		}
 		return c.fail(ErrUnavailable, c.withCtx(err))
 	case refused:
-		if isNotReady(err) {
-			l.suspect(err)
-		}
-		if redis.IsReadOnlyError(err) {
-			l.rotate(err)
-		}
+		l.heed(err)
 	}
 	if c.began.IsZero() {
 		c.began = time.Now()
@@ -345,14 +340,18 @@ func (c *call) fail(kind, err error) error {
 }
 
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
-// it was aborted because a command in it was refused, the error is that refusal.
+// it was aborted because a command in it was refused, the error is that refusal;
+// but EXEC has then ended any WATCH, and without it the block must not run again.
 func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 	o := outcomeOf(err)
 	switch {
 	case redis.IsExecAbortError(err):
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil && isRefusal(e) {
-				return refused, e
+				c.link.heed(e)
+				if !c.link.watches.Load() {
+					return refused, e
+				}
 			}
 		}
 	case o == partly:

@@ -201,6 +201,39 @@ func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 	}
 }
 
+// A transaction that was aborted because a command in it was refused is sent
+// again, but not once WATCH is in play: EXEC has ended it, and a second run would
+// be unguarded.
+func TestTransaction_AbortedByRefusal(t *testing.T) {
+	for _, watch := range []bool{false, true} {
+		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+			f := inject(n)
+			c := NewClient(opt)
+			defer c.Close()
+			ready(t, c)
+			ctx := t.Context()
+			f.times("exec", 1, func(p *server.Peer) {
+				p.WriteError("EXECABORT Transaction discarded because of previous errors.")
+				hangUp(p) // this server would still be inside MULTI
+			})
+			f.times("incr", 1, reply("TRYAGAIN Multiple keys request during rehashing of slot"))
+			if watch {
+				err := c.Watch(ctx, func(tx *redis.Tx) error {
+					_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+					return err
+				}, "n")
+				assert.True(t, redis.IsExecAbortError(err), "%v", err)
+				assert.True(t, SafeToRetry(err))
+				assert.Equal(t, 1, f.count("exec"))
+				return
+			}
+			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+			require.NoError(t, err)
+			assert.Equal(t, 2, f.count("exec"))
+		})
+	}
+}
+
 // While the server loads its dataset, commands wait; nobody dials.
 func TestRetry_Loading_ShutsTheGate(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {

@@ -36,6 +36,7 @@ type link struct {
 	suspectAt  atomic.Int64 // connections not heard since must prove themselves
 	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
 	refusedOne atomic.Bool  // a command was refused since the last look
+	watches    atomic.Bool  // a WATCH was sent, ever
 	n          counters
 	lanes      lanes
 	prober     *prober
@@ -325,6 +326,16 @@ func (l *link) takeAsked() string {
 	reason := l.asked
 	l.asked = ""
 	return reason
+}
+
+// heed does what a refusal asks for beyond waiting.
+func (l *link) heed(refusal error) {
+	if isNotReady(refusal) {
+		l.suspect(refusal)
+	}
+	if redis.IsReadOnlyError(refusal) {
+		l.rotate(refusal)
+	}
 }
 
 // rotate retires every connection after a READONLY reply, so that new ones
