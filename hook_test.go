@@ -429,17 +429,8 @@ func TestMayRepeat(t *testing.T) {
 	ctx := context.Background()
 	cfg, err := newConfig(nil)
 	require.NoError(t, err)
-	for line, want := range map[string]bool{
-		"get k": true, "GET k": true, "mget a b": true, "xinfo stream s": true, "object FREQ k": true,
-		"object help": false, "object": false, "set k v": false, "incr n": false, "eval x 0": false,
-		"eval_ro x 0": true, "blpop q 0": false, "xreadgroup g": false, "whatever": false,
-	} {
-		var args []any
-		for _, a := range strings.Fields(line) {
-			args = append(args, a)
-		}
-		assert.Equal(t, want, cfg.mayRepeat(ctx, redis.NewCmd(ctx, args...)), line)
-	}
-	assert.True(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "set", "k", "v")))
-	assert.False(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "blpop", "q", 0)))
+	assert.True(t, cfg.mayRepeat(ctx, redis.NewCmd(ctx, "get", "k")))
+	assert.False(t, cfg.mayRepeat(ctx, redis.NewCmd(ctx, "set", "k", "v")))
+	assert.True(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "incr", "n")))
+	assert.False(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "blpop", "q", 0)), "what it took would be lost")
 }

@@ -2,7 +2,6 @@ package redial
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -17,6 +16,15 @@ type RetryPolicy func(cmd redis.Cmder) bool
 // RetryReadOnly retries commands that only read, so running one twice changes
 // nothing. It is the default.
 func RetryReadOnly(cmd redis.Cmder) bool { return isReadOnly(cmd) }
+
+// RetryIdempotent retries, besides, writes that leave the same data and give the
+// same reply when they run twice: SET without NX or GET, MSET, EXPIRE without a
+// condition, LSET, commands that store a result under a key they do not read, and
+// a few more. Whatever another client wrote between the two runs is overwritten.
+func RetryIdempotent(cmd redis.Cmder) bool {
+	c := classOf(cmd)
+	return c == reads || c == inert || c == repeats
+}
 
 // RetryNever retries no command whose outcome is unknown.
 func RetryNever(redis.Cmder) bool { return false }
@@ -65,7 +73,7 @@ func patienceOf(ctx context.Context) patience {
 
 // mayRepeat reports whether cmd may be sent again after an unknown outcome.
 func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
-	if isBlockingTake(cmd) {
+	if classOf(cmd) == takes {
 		return false
 	}
 	if ok, _ := ctx.Value(ctxIdempotent).(bool); ok {
@@ -83,65 +91,4 @@ func isHandshake(cmd redis.Cmder) bool {
 		return true
 	}
 	return false
-}
-
-// isBlockingTake reports whether cmd may take an element away and hand it to a
-// connection that is gone by then.
-func isBlockingTake(cmd redis.Cmder) bool {
-	switch cmd.Name() {
-	case "blpop", "brpop", "blmpop", "bzpopmin", "bzpopmax", "bzmpop",
-		"brpoplpush", "blmove", "xreadgroup":
-		return true
-	}
-	return false
-}
-
-func isReadOnly(cmd redis.Cmder) bool {
-	name := cmd.Name()
-	if _, ok := readOnly[name]; ok {
-		return true
-	}
-	if subs, ok := readOnlySub[name]; ok {
-		args := cmd.Args()
-		if len(args) < 2 {
-			return false
-		}
-		sub, _ := args[1].(string)
-		_, ok := subs[strings.ToLower(sub)]
-		return ok
-	}
-	return false
-}
-
-// set builds a lookup table from words separated by blanks.
-func set(words string) map[string]struct{} {
-	m := make(map[string]struct{})
-	for _, w := range strings.Fields(words) {
-		m[w] = struct{}{}
-	}
-	return m
-}
-
-// readOnly holds the commands that change nothing on the server, whatever their
-// arguments. Commands that are missing are treated as changing something.
-var readOnly = set(`
-	bitcount bitfield_ro bitpos dbsize dump echo eval_ro evalsha_ro exists
-	expiretime fcall_ro geodist geohash geopos georadius_ro georadiusbymember_ro
-	geosearch get getbit getrange hexists hexpiretime hget hgetall hkeys hlen
-	hmget hpexpiretime hpttl hrandfield hscan hstrlen httl hvals keys lastsave lcs
-	lindex llen lolwut lpos lrange mget pexpiretime pfcount ping pttl randomkey
-	scan scard sdiff sinter sintercard sismember smembers smismember sort_ro
-	srandmember sscan strlen substr sunion time ttl type xlen xpending xrange
-	xrevrange zcard zcount zdiff zinter zintercard zlexcount zmscore zrandmember
-	zrange zrangebylex zrangebyscore zrank zrevrange zrevrangebylex
-	zrevrangebyscore zrevrank zscan zscore zunion
-`)
-
-// readOnlySub holds the subcommands that only read, by command.
-var readOnlySub = map[string]map[string]struct{}{
-	"object": set("encoding freq idletime refcount"),
-	"memory": set("usage"),
-	"xinfo":  set("stream groups consumers"),
-	"script": set("exists"),
-	"pubsub": set("channels numpat numsub shardchannels shardnumsub"),
 }

@@ -1,0 +1,274 @@
+package redial
+
+import (
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// class says what happens when a command runs a second time.
+type class uint8
+
+const (
+	// changes: a second run changes the data or the reply. Commands that are not
+	// in the table, those of modules and of newer servers, are treated so.
+	changes class = iota
+	// reads: it only reads the dataset.
+	reads
+	// inert: it touches neither the dataset nor the configuration.
+	inert
+	// repeats: a write that leaves the same data and gives the same reply when it
+	// runs twice. SADD is none: it leaves the same data, but answers 1, then 0.
+	repeats
+	// takes: it may wait, and hands out what is then gone, or skipped. The answer
+	// of a first run that was lost cannot be had again.
+	takes
+	// admin: it concerns the connection, the configuration or other clients.
+	admin
+)
+
+// classOf looks cmd up in the table.
+func classOf(cmd redis.Cmder) class {
+	name := cmd.Name()
+	if byArgs, ok := classesByArgs[name]; ok {
+		return byArgs(cmd.Args())
+	}
+	return classes[name]
+}
+
+func isReadOnly(cmd redis.Cmder) bool {
+	c := classOf(cmd)
+	return c == reads || c == inert
+}
+
+// classes holds the commands whose class does not depend on their arguments.
+var classes = table(map[class]string{
+	reads: `
+		arcount arget argetrange argrep arinfo arlastitems arlen armget arnext
+		arop arscan bf.card bf.exists bf.info bf.mexists bf.scandump bitcount
+		bitfield_ro bitpos cf.count cf.exists cf.info cf.mexists cf.scandump
+		cms.info cms.query dbsize digest dump eval_ro evalsha_ro exists expiretime
+		fcall_ro ft._list ft.aggregate ft.aliaslist ft.dictdump ft.explain ft.hybrid ft.info
+		ft.search ft.spellcheck ft.syndump ft.tagvals geodist geohash geopos
+		georadius_ro georadiusbymember_ro geosearch get getbit getrange hexists
+		hexpiretime hget hgetall hkeys hlen hmget hpexpiretime hpttl hrandfield
+		hscan hstrlen httl hvals json.arrindex json.arrlen json.get json.mget
+		json.objkeys json.objlen json.resp json.strlen json.type keys lcs lindex
+		llen lpos lrange mget pexpiretime pfcount pttl randomkey scan scard sdiff
+		sdiffcard sinter sintercard sismember smembers smismember sort_ro
+		srandmember sscan strlen substr sunion sunioncard tdigest.byrank
+		tdigest.byrevrank tdigest.cdf tdigest.info tdigest.max tdigest.min
+		tdigest.quantile tdigest.rank tdigest.revrank tdigest.trimmed_mean
+		topk.count topk.info topk.list topk.query touch ts.get ts.info ts.mget
+		ts.mrange ts.mrevrange ts.nrange ts.nrevrange ts.queryindex
+		ts.querylabels ts.range ts.revrange ttl type vcard vdim vemb vgetattr
+		vinfo vismember vlinks vrandmember vrange vsim xlen xpending xrange
+		xrevrange zcard zcount zdiff zinter zintercard zlexcount zmscore
+		zrandmember zrange zrangebylex zrangebyscore zrank zrevrange
+		zrevrangebylex zrevrangebyscore zrevrank zscan zscore zunion`,
+	inert: `
+		command echo info lastsave lolwut ping role time`,
+	repeats: `
+		getex hgetex hmset json.merge json.mset lset mset pfmerge psetex
+		setex setrange`,
+	changes: `
+		append ardel ardelrange arinsert armset arring arseek arset bf.add bf.insert
+		bf.loadchunk bf.madd bf.reserve cf.add cf.addnx cf.del cf.insert
+		cf.insertnx cf.loadchunk cf.reserve cms.incrby cms.initbydim
+		cms.initbyprob cms.merge decr decrby del delex eval evalsha fcall
+		flushall flushdb ft.aliasadd ft.aliasdel ft.aliasupdate ft.alter ft.create
+		ft.cursor ft.dictadd ft.dictdel ft.dropindex ft.synupdate geoadd georadius
+		georadiusbymember getdel getset hdel hgetdel himport hincrby hincrbyfloat
+		hpersist hset hsetnx incr incrby incrbyfloat increx json.arrappend
+		json.arrinsert json.arrpop json.arrtrim json.clear json.debug json.del
+		json.forget json.numincrby json.strappend json.toggle linsert lmove lmovem
+		lmpop lpop lpush lpushx lrem ltrim move msetnx persist pfadd publish
+		rename renamenx rpop rpoplpush rpush rpushx sadd setbit setnx smove spop
+		spublish srem tdigest.add tdigest.create tdigest.merge tdigest.reset
+		topk.add topk.incrby topk.reserve ts.add ts.alter ts.create ts.createrule
+		ts.decrby ts.del ts.deleterule ts.incrby ts.madd ts.read unlink vadd vrem
+		vsetattr xack xackdel xadd xautoclaim xcfgset xclaim xdel xdelex xnack
+		xtrim zadd zincrby zmpop zpopmax zpopmin zrem zremrangebylex
+		zremrangebyrank zremrangebyscore`,
+	takes: `
+		blmove blmovem blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin
+		xreadgroup`,
+	admin: `
+		asking auth bgrewriteaof bgsave client debug discard exec failover
+		ft.config hello migrate module monitor multi psubscribe psync
+		punsubscribe quit readonly readwrite replicaof reset save select shutdown
+		slaveof ssubscribe subscribe sunsubscribe swapdb sync unsubscribe unwatch
+		wait waitaof watch`,
+})
+
+func table(m map[class]string) map[string]class {
+	t := make(map[string]class)
+	for c, words := range m {
+		for _, w := range strings.Fields(words) {
+			t[w] = c
+		}
+	}
+	return t
+}
+
+// classesByArgs holds the commands whose class depends on their arguments.
+var classesByArgs = map[string]func(args []any) class{
+	// SET key value [NX | XX | IFEQ ... | IFNE ...] [GET] [EX ... | KEEPTTL]
+	"set": unless(3, "nx", "get", "ifeq", "ifne", "ifdeq", "ifdne"),
+	// MSETEX numkeys key value ... [NX | XX] [EX ... | KEEPTTL]; a value may look
+	// like an option, which errs on the safe side.
+	"msetex": unless(2, "nx"),
+	// HSETEX key [FNX | FXX] [EX ... | KEEPTTL] FIELDS n field value ...
+	"hsetex": unless(2, "fnx"),
+	// JSON.SET key path value [NX | XX]
+	"json.set": unless(4, "nx"),
+	// EXPIRE key n [NX | XX | GT | LT]
+	"expire": unless(3, "nx", "gt", "lt"), "pexpire": unless(3, "nx", "gt", "lt"),
+	"expireat": unless(3, "nx", "gt", "lt"), "pexpireat": unless(3, "nx", "gt", "lt"),
+	"hexpire": unless(3, "nx", "gt", "lt"), "hpexpire": unless(3, "nx", "gt", "lt"),
+	"hexpireat": unless(3, "nx", "gt", "lt"), "hpexpireat": unless(3, "nx", "gt", "lt"),
+	// COPY source destination [DB n] [REPLACE], RESTORE key ttl data [REPLACE] ...
+	"copy": given(3, "replace"), "restore": given(4, "replace"),
+
+	// Writes of a result to a key: repeatable unless that key is also read.
+	"bitop": stores(2), "geosearchstore": stores(1),
+	"sdiffstore": stores(1), "sinterstore": stores(1), "sunionstore": stores(1),
+	"zdiffstore": stores(1), "zinterstore": stores(1), "zunionstore": stores(1),
+	"zrangestore": stores(1),
+	// SORT key ... [STORE destination]
+	"sort": func(args []any) class {
+		for i := 2; i+1 < len(args); i++ {
+			if word(args, i) == "store" {
+				if same(args[i+1], args[1]) {
+					return changes
+				}
+				return repeats
+			}
+		}
+		return reads
+	},
+
+	// BITFIELD key [GET ...] [SET ...] [INCRBY ...]
+	"bitfield": func(args []any) class {
+		if has(args, 2, "set", "incrby") {
+			return changes
+		}
+		return reads
+	},
+	// XREAD [COUNT n] [BLOCK ms] STREAMS key ... id ...: from "$" or "+" on, what
+	// a lost answer held is skipped by the next.
+	"xread": func(args []any) class {
+		if has(args, 1, "$", "+") {
+			return takes
+		}
+		return reads
+	},
+
+	"acl":      subcommands(inert, "cat dryrun genpass getuser help list users whoami"),
+	"cluster":  subcommands(inert, "countkeysinslot getkeysinslot help info keyslot links myid myshardid nodes replicas shards slaves slots"),
+	"config":   subcommands(inert, "get help"),
+	"function": subcommands(inert, "dump help list stats"),
+	"latency":  subcommands(inert, "doctor graph help histogram history latest"),
+	"memory":   subcommands(reads, "usage", inert, "doctor help malloc-stats stats"),
+	"object":   subcommands(reads, "encoding freq idletime refcount", inert, "help"),
+	"pubsub":   subcommands(inert, "channels help numpat numsub shardchannels shardnumsub"),
+	"script":   subcommands(inert, "exists help", repeats, "load"),
+	"slowlog":  subcommands(inert, "get help len"),
+	"xgroup":   subcommands(inert, "help", repeats, "setid", changes, "create createconsumer delconsumer destroy"),
+	"xinfo":    subcommands(reads, "consumers groups stream", inert, "help"),
+}
+
+// unless returns a class function: repeats, or changes when one of the words is
+// among the arguments from the given one on.
+func unless(from int, words ...string) func([]any) class {
+	return func(args []any) class {
+		if has(args, from, words...) {
+			return changes
+		}
+		return repeats
+	}
+}
+
+// given is the opposite: repeats only when one of the words is there.
+func given(from int, words ...string) func([]any) class {
+	return func(args []any) class {
+		if has(args, from, words...) {
+			return repeats
+		}
+		return changes
+	}
+}
+
+// stores returns the class function of a command that overwrites the key in the
+// given position: repeats, or changes when any later argument is equal to it.
+func stores(at int) func([]any) class {
+	return func(args []any) class {
+		for i := at + 1; i < len(args); i++ {
+			if same(args[i], args[at]) {
+				return changes
+			}
+		}
+		return repeats
+	}
+}
+
+// subcommands returns a class function that goes by the subcommand; pairs are a
+// class and its subcommands. All others are admin.
+func subcommands(pairs ...any) func([]any) class {
+	t := make(map[string]class)
+	for i := 0; i < len(pairs); i += 2 {
+		for _, w := range strings.Fields(pairs[i+1].(string)) {
+			t[w] = pairs[i].(class)
+		}
+	}
+	return func(args []any) class {
+		if c, ok := t[word(args, 1)]; ok {
+			return c
+		}
+		return admin
+	}
+}
+
+// has reports whether one of the words is among args, from the given one on.
+func has(args []any, from int, words ...string) bool {
+	for i := from; i < len(args); i++ {
+		w := word(args, i)
+		for _, want := range words {
+			if w == want {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// word returns an argument in lower case, "" for one that is no text.
+func word(args []any, i int) string {
+	if i >= len(args) {
+		return ""
+	}
+	switch a := args[i].(type) {
+	case string:
+		return strings.ToLower(a)
+	case []byte:
+		return strings.ToLower(string(a))
+	}
+	return ""
+}
+
+// same reports whether two arguments are or may be the same key.
+func same(a, b any) bool {
+	sa, oka := text(a)
+	sb, okb := text(b)
+	return oka && okb && sa == sb
+}
+
+func text(a any) (string, bool) {
+	switch a := a.(type) {
+	case string:
+		return a, true
+	case []byte:
+		return string(a), true
+	}
+	return "", false
+}

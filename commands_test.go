@@ -1,0 +1,227 @@
+package redial
+
+import (
+	"context"
+	"net"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/redialtest"
+)
+
+// collector notes the names of commands and sends none.
+type collector struct{ names map[string]bool }
+
+func (c *collector) DialHook(redis.DialHook) redis.DialHook {
+	return func(context.Context, string, string) (net.Conn, error) { return nil, errTest }
+}
+
+func (c *collector) ProcessHook(redis.ProcessHook) redis.ProcessHook {
+	return func(_ context.Context, cmd redis.Cmder) error {
+		c.names[cmd.Name()] = true
+		return nil
+	}
+}
+
+func (c *collector) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(context.Context, []redis.Cmder) error { return nil }
+}
+
+// Methods that send nothing when called with made-up arguments, and why.
+var sendNothing = map[string]string{
+	"Pipeline": "sends when executed", "Pipelined": "sends when executed",
+	"TxPipeline": "sends when executed", "TxPipelined": "sends when executed",
+	"BitFieldRO": "wants pairs", "JSONSetMode": "wants a mode",
+	"GeoRadiusStore": "wants a destination", "GeoRadiusByMemberStore": "wants a destination",
+	"FTCreate": "wants a schema", "FTHybrid": "wants two queries",
+	"JSONDebugMemory": "not implemented by go-redis", "Quit": "not implemented by go-redis",
+	"VAdd": "wants a vector", "VAddWithArgs": "wants a vector", "VSim": "wants a vector",
+	"VSimWithArgs": "wants a vector", "VSimWithScores": "wants a vector",
+	"VSimWithArgsWithAttribs": "wants a vector", "VSimWithArgsWithScores": "wants a vector",
+	"VSimWithArgsWithScoresWithAttribs": "wants a vector",
+}
+
+// Every command that a method of redis.Cmdable can send is in the table.
+func TestCommands_CoverAllOfCmdable(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer rdb.Close()
+	var cmdable redis.Cmdable = rdb
+	methods := reflect.TypeOf(&cmdable).Elem()
+	require.Greater(t, methods.NumMethod(), 400)
+	for i := range methods.NumMethod() {
+		name := methods.Method(i).Name
+		c := &collector{names: make(map[string]bool)}
+		rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+		rdb.AddHook(c)
+		invoke(reflect.ValueOf(rdb).MethodByName(name))
+		require.NoError(t, rdb.Close())
+		if len(c.names) == 0 {
+			assert.Contains(t, sendNothing, name, "this method was not seen to send anything")
+			continue
+		}
+		assert.NotContains(t, sendNothing, name)
+		for cmd := range c.names {
+			_, plain := classes[cmd]
+			_, byArgs := classesByArgs[cmd]
+			assert.True(t, plain != byArgs, "%s, sent by %s, must be in one of the tables", cmd, name)
+		}
+	}
+}
+
+// invoke calls f with made-up arguments.
+func invoke(f reflect.Value) {
+	defer func() { _ = recover() }() // go-redis panics on some of them
+	var in []reflect.Value
+	for i := range f.Type().NumIn() {
+		arg := f.Type().In(i)
+		if f.Type().IsVariadic() && i == f.Type().NumIn()-1 {
+			arg = arg.Elem()
+		}
+		in = append(in, madeUp(arg))
+	}
+	f.Call(in)
+}
+
+func madeUp(t reflect.Type) reflect.Value {
+	switch {
+	case t == reflect.TypeFor[context.Context]():
+		return reflect.ValueOf(context.Background())
+	case t == reflect.TypeFor[time.Duration]():
+		return reflect.ValueOf(time.Second)
+	case t.Kind() == reflect.Pointer:
+		return reflect.New(t.Elem())
+	case t.Kind() == reflect.String:
+		return reflect.ValueOf("x").Convert(t)
+	case t.Kind() == reflect.Interface && t.NumMethod() == 0:
+		return reflect.ValueOf("x")
+	case t.Kind() == reflect.Slice:
+		s := reflect.MakeSlice(t, 1, 1)
+		s.Index(0).Set(madeUp(t.Elem()))
+		return s
+	}
+	return reflect.Zero(t)
+}
+
+// What we take for a read, the server must too.
+func TestCommands_AgreeWithTheServer(t *testing.T) {
+	s := redialtest.StartServer(t)
+	known := make(map[string][]string) // flags by name
+	list, ok := s.Do("COMMAND").([]any)
+	require.True(t, ok)
+	for _, entry := range list {
+		var flags []string
+		for _, f := range entry.([]any)[2].([]any) {
+			flags = append(flags, f.(string))
+		}
+		known[entry.([]any)[0].(string)] = flags
+	}
+	require.Greater(t, len(known), 200)
+	checked := 0
+	for name, c := range classes {
+		flags, ok := known[name]
+		if !ok {
+			continue // of a module or a newer server
+		}
+		checked++
+		switch c {
+		case reads:
+			assert.Contains(t, flags, "readonly", name)
+		case inert:
+			assert.NotContains(t, flags, "write", name)
+		case repeats, takes:
+			assert.Contains(t, flags, "write", name)
+			assert.Equal(t, c == takes, slices.Contains(flags, "blocking") || name == "xreadgroup", name)
+		case changes:
+			assert.NotContains(t, flags, "readonly", name)
+		}
+	}
+	for name := range known {
+		_, plain := classes[name]
+		_, byArgs := classesByArgs[name]
+		if !plain && !byArgs && !slices.Contains(known[name], "admin") {
+			t.Logf("%s is not in the table and counts as changing something", name)
+		}
+	}
+	require.Greater(t, checked, 150)
+}
+
+// Commands in class repeats are run twice on a real server: the data and the
+// reply must be the same.
+func TestCommands_RepeatsReallyRepeat(t *testing.T) {
+	s := redialtest.StartServer(t, "--enable-debug-command", "yes")
+	prepare := [][]any{
+		{"FLUSHALL"}, {"MSET", "a", "1", "b", "2"}, {"SADD", "s1", "x", "y"}, {"SADD", "s2", "y", "z"},
+		{"ZADD", "z1", "1", "x", "2", "y"}, {"ZADD", "z2", "3", "y"}, {"RPUSH", "l", "3", "1", "2"},
+		{"HSET", "h", "f", "v"}, {"GEOADD", "g", "13.4", "52.5", "berlin"}, {"PFADD", "p1", "x"}, {"XADD", "x", "5-1", "f", "v"},
+		{"XGROUP", "CREATE", "x", "grp", "0"},
+	}
+	for _, line := range []string{
+		"SET a v", "SET a v XX", "SET a v KEEPTTL", "SET n v EX 100", "MSET a 5 c 6", "SETEX a 100 v", "PSETEX a 100000 v", "SETRANGE a 2 xyz",
+		"GETEX a", "GETEX a EX 100", "GETEX a PERSIST", "EXPIRE a 100", "EXPIRE a 100 XX", "PEXPIRE a 100000", "EXPIREAT a 99999999999", "PEXPIREAT a 99999999999999",
+		"LSET l 0 9", "HMSET h f w g x", "PFMERGE p2 p1", "COPY a d REPLACE", "BITOP AND d a b",
+		"SDIFFSTORE d s1 s2", "SINTERSTORE d s1 s2", "SUNIONSTORE d s1 s2", "ZDIFFSTORE d 2 z1 z2", "ZINTERSTORE d 2 z1 z2",
+		"ZUNIONSTORE d 2 z1 z2", "ZRANGESTORE d z1 0 -1", "SORT l STORE d", "GEOSEARCHSTORE d g FROMLONLAT 13 52 BYRADIUS 500 km ASC",
+		"SCRIPT LOAD return", "XGROUP SETID x grp 0",
+	} {
+		t.Run(line, func(t *testing.T) {
+			var args []any
+			for _, w := range strings.Fields(line) {
+				args = append(args, w)
+			}
+			require.Equal(t, repeats, classOf(redis.NewCmd(context.Background(), args...)))
+			for _, p := range prepare {
+				s.Do(p...)
+			}
+			first, data := s.Do(args...), s.Do("DEBUG", "DIGEST")
+			assert.Equal(t, first, s.Do(args...))
+			assert.Equal(t, data, s.Do("DEBUG", "DIGEST"))
+		})
+	}
+}
+
+func TestCommands_Classes(t *testing.T) {
+	for line, want := range map[string]class{
+		"get k": reads, "GET k": reads, "ping": inert, "incr n": changes, "module.do": changes,
+		"set k v": repeats, "set k v nx": changes, "set k v NX EX 5": changes, "set k v xx get": changes, "set k v ifeq w": changes,
+		"set nx get": repeats, // the options come after the value
+		"expire k 5": repeats, "expire k 5 NX": changes, "expire k 5 gt": changes,
+		"sadd s m": changes, "zadd z 1 m": changes, "zadd z incr 1 m": changes, "xadd s * f v": changes, "xadd s 1-1 f v": changes,
+		"sort l": reads, "sort l by w limit 0 1": reads, "sort l store d": repeats, "sort l store l": changes, "sort l STORE l": changes,
+		"zunionstore d 2 a b": repeats, "zunionstore a 2 a b": changes, "bitop xor a a b": changes, "bitop xor d a b": repeats,
+		"copy a b": changes, "copy a b replace": repeats, "restore k 0 x": changes, "restore k 0 x REPLACE": repeats,
+		"bitfield k get u8 0": reads, "bitfield k set u8 0 1": changes, "bitfield k incrby u8 0 1": changes,
+		"eval x 0": changes, "eval_ro x 0": reads, "evalsha_ro x 0": reads, "fcall_ro f 0": reads, "getex k ex 5": repeats, "getdel k": changes,
+		"blpop q 0": takes, "blmove a b left right 0": takes, "xreadgroup group g c streams s >": takes,
+		"xread streams s 0": reads, "xread block 0 streams s $": takes, "xread streams s +": takes,
+		"object freq k": reads, "OBJECT HELP": inert, "object": admin, "config get x": inert, "config set x y": admin,
+		"script load x": repeats, "script flush": admin, "memory usage k": reads, "client list": admin, "publish c m": changes,
+		"hsetex k fnx fields 1 f v": changes, "hsetex k fields 1 f v": repeats, "json.set k $ 1 nx": changes, "json.set k $ 1": repeats,
+	} {
+		var args []any
+		for _, w := range strings.Fields(line) {
+			args = append(args, w)
+		}
+		assert.Equal(t, want, classOf(redis.NewCmd(context.Background(), args...)), line)
+	}
+	assert.Equal(t, changes, classOf(redis.NewCmd(context.Background(), "set", "k", "v", []byte("NX"))))
+	assert.Equal(t, repeats, classOf(redis.NewCmd(context.Background(), "set", "k", 5)))
+}
+
+func TestPolicies(t *testing.T) {
+	ctx := context.Background()
+	cmd := func(args ...any) redis.Cmder { return redis.NewCmd(ctx, args...) }
+	assert.True(t, RetryReadOnly(cmd("get", "k")))
+	assert.True(t, RetryReadOnly(cmd("ping")))
+	assert.False(t, RetryReadOnly(cmd("set", "k", "v")))
+	assert.True(t, RetryIdempotent(cmd("get", "k")))
+	assert.True(t, RetryIdempotent(cmd("set", "k", "v")))
+	assert.False(t, RetryIdempotent(cmd("incr", "k")))
+	assert.False(t, RetryNever(cmd("get", "k")))
+}
