@@ -39,7 +39,8 @@ const proxyGarbage = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 // (CutAfterRequest, CutBeforeForward, CutMidReply, Garbage), which end by
 // themselves. A connection is live from when the proxy has accepted it until one
 // side ends it; one that went silent by [Proxy.DropIdle] is not live any more.
-// When the target cannot be dialed, the accepted connection is reset.
+// When the target cannot be dialed, the accepted connection is reset; the client
+// may see that as a failed dial or as a failed read.
 //
 // The proxy judges chunks, that is, what one read from a socket returned, and
 // does not parse RESP. With a client that has one request outstanding on a

@@ -1,0 +1,470 @@
+package redialtest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+const (
+	serverBinary      = "redis-server"
+	requireRedis      = "REDIAL_REQUIRE_REDIS"
+	serverReadyWithin = 10 * time.Second       // from exec to the first PONG
+	serverPoll        = 5 * time.Millisecond   // between two attempts to reach a starting server
+	serverPingWithin  = 500 * time.Millisecond // for one such attempt
+	serverDoWithin    = 5 * time.Second        // for one Do
+	serverPorts       = 5                      // ports tried before a start fails
+	serverLogKept     = 8 << 10
+)
+
+// Server is a real redis-server process on a loopback port of its own, without
+// persistence: what it holds is lost by Kill. Make one with [StartServer],
+// [StartTLSServer] or, outside tests, [LaunchServer].
+//
+// A Server is safe for concurrent use. Its methods fail the test, or panic when it
+// came from LaunchServer, if the process does not do what they promise.
+type Server struct {
+	tb       testing.TB // nil when made by LaunchServer; read-only
+	binary   string     // read-only
+	args     []string   // as given by the caller; read-only
+	dir      string     // removed by Close; read-only
+	port     int        // read-only once started
+	password string     // from --requirepass in args; read-only
+	cert     *certificate
+
+	mu     sync.Mutex // guards the fields below; held while the process is replaced
+	proc   *process   // the latest one; never nil once started
+	closed bool
+}
+
+// process is one run of redis-server.
+type process struct {
+	os     *os.Process
+	exited chan struct{} // closed when the process has been reaped
+	log    *tailBuffer
+}
+
+func (p *process) running() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// errNoTLS is reported when redis-server was built without TLS.
+var errNoTLS = errors.New(serverBinary + " was built without TLS")
+
+// StartServer starts a redis-server for one test and returns once it answers PING.
+// It listens on a free port of 127.0.0.1, works in a directory of its own and does
+// not persist. args are appended to the command line and win, for example
+// "--requirepass", "secret" or "--maxclients", "10". tb.Cleanup kills it, frozen
+// or not.
+//
+// Without redis-server in PATH the test is skipped, or fails if the environment
+// has REDIAL_REQUIRE_REDIS=1.
+func StartServer(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	return startServer(tb, false, args)
+}
+
+// StartTLSServer is [StartServer] with TLS only, using a new self-signed
+// certificate for 127.0.0.1 and localhost; see [Server.TLSConfig]. Clients need no
+// certificate unless args ask for one. A redis-server built without TLS counts as
+// missing.
+func StartTLSServer(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	return startServer(tb, true, args)
+}
+
+func startServer(tb testing.TB, useTLS bool, args []string) *Server {
+	tb.Helper()
+	s, err := launchServer(tb, useTLS, args)
+	if err == nil {
+		tb.Cleanup(func() { _ = s.Close() })
+		return s
+	}
+	missing := errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTLS)
+	if missing && os.Getenv(requireRedis) != "1" {
+		tb.Skipf("redialtest: skipped, needs a real server: %v (set %s=1 to fail instead)", err, requireRedis)
+	}
+	tb.Fatal(err)
+	return nil
+}
+
+// LaunchServer is [StartServer] for a program: the caller must Close the server.
+// The error matches exec.ErrNotFound if redis-server is not in PATH.
+func LaunchServer(args ...string) (*Server, error) {
+	return launchServer(nil, false, args)
+}
+
+func launchServer(tb testing.TB, useTLS bool, args []string) (_ *Server, err error) {
+	binary, err := exec.LookPath(serverBinary)
+	if err != nil {
+		return nil, fmt.Errorf("redialtest: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "redialtest-")
+	if err != nil {
+		return nil, fmt.Errorf("redialtest: %w", err)
+	}
+	s := &Server{tb: tb, binary: binary, args: args, dir: dir}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	for i, arg := range args {
+		if arg == "--requirepass" && i+1 < len(args) {
+			s.password = args[i+1]
+		}
+	}
+	if useTLS {
+		if s.cert, err = newCertificate(dir); err != nil {
+			return nil, fmt.Errorf("redialtest: certificate: %w", err)
+		}
+	}
+	// Between choosing a port and the server's bind another process may take it.
+	for range serverPorts {
+		if s.port, err = freePort(); err != nil {
+			return nil, fmt.Errorf("redialtest: %w", err)
+		}
+		if err = s.exec(); err != nil {
+			return nil, err
+		}
+		if err = s.waitReady(s.proc); err == nil {
+			return s, nil
+		}
+		s.proc.kill()
+		log := s.proc.log.String()
+		if s.cert != nil && strings.Contains(log, "Bad directive") && strings.Contains(log, "tls-") {
+			return nil, fmt.Errorf("redialtest: %w", errNoTLS)
+		}
+		if !strings.Contains(log, "in use") { // "Address already in use", bind failed
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// freePort returns a loopback port that nobody listens on at the moment.
+func freePort() (int, error) {
+	ln, err := listenTCP("127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = ln.Close() }()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Addr returns the server's "host:port". It stays the same over Kill and Start.
+func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+
+// TLSConfig returns a new client configuration that trusts this server, or nil if
+// the server is a plain one.
+func (s *Server) TLSConfig() *tls.Config {
+	if s.cert == nil {
+		return nil
+	}
+	return s.cert.client.Clone()
+}
+
+// PID returns the process ID of the latest run of the server.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc.os.Pid
+}
+
+// Kill sends SIGKILL and returns when the process is gone: its sockets are closed
+// by the kernel and new dials are refused. A frozen server dies too. Killing a
+// dead server does nothing.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proc.kill()
+}
+
+// Start starts the server again, empty, on the same port and returns once it
+// answers PING. A server that still runs is left as it is.
+func (s *Server) Start() {
+	s.helper()
+	s.restart(true)
+}
+
+// LaunchOnly is [Server.Start] without the wait: it returns right after exec, when
+// the server still refuses dials.
+func (s *Server) LaunchOnly() {
+	s.helper()
+	s.restart(false)
+}
+
+func (s *Server) restart(wait bool) {
+	s.helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	giveUp := time.Now().Add(serverReadyWithin)
+	for {
+		var err error
+		if !s.proc.running() {
+			err = s.exec()
+		}
+		if err == nil && wait {
+			err = s.waitReady(s.proc)
+		}
+		if err == nil {
+			return
+		}
+		// The port may be taken for a moment; anything else is fatal.
+		if s.proc.running() || !strings.Contains(s.proc.log.String(), "in use") || time.Now().After(giveUp) {
+			s.fatal(err)
+			return
+		}
+	}
+}
+
+// Freeze stops the process by SIGSTOP: the kernel goes on accepting connections
+// and bytes, nobody answers. It returns when the process has stopped. On systems
+// without SIGSTOP it skips the test.
+func (s *Server) Freeze() {
+	s.helper()
+	s.signal("Freeze", stopProcess)
+}
+
+// Thaw continues a frozen process by SIGCONT: it executes what arrived meanwhile.
+func (s *Server) Thaw() {
+	s.helper()
+	s.signal("Thaw", continueProcess)
+}
+
+func (s *Server) signal(name string, send func(pid int) error) {
+	s.helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.proc.running() {
+		s.fatal(fmt.Errorf("redialtest: %s: %s is not running", name, serverBinary))
+		return
+	}
+	err := send(s.proc.os.Pid)
+	if errors.Is(err, errors.ErrUnsupported) && s.tb != nil {
+		s.tb.Skipf("redialtest: skipped, %s has no SIGSTOP", runtime.GOOS)
+	}
+	if err != nil {
+		s.fatal(fmt.Errorf("redialtest: %s: %w", name, err))
+	}
+}
+
+// Do runs one command on a connection of its own, past any proxy and without
+// retries, and returns the reply: nil for a null, otherwise what go-redis makes of
+// it (int64, string, []any, map[any]any, ...). Any other error, or no answer in 5 s,
+// is fatal.
+func (s *Server) Do(args ...any) any {
+	s.helper()
+	rdb := redis.NewClient(&redis.Options{
+		Addr:                     s.Addr(),
+		Password:                 s.password,
+		TLSConfig:                s.TLSConfig(),
+		MaxRetries:               -1,
+		PoolSize:                 1,
+		DialerRetries:            1,
+		ContextTimeoutEnabled:    true,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	defer func() { _ = rdb.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), serverDoWithin)
+	defer cancel()
+	reply, err := rdb.Do(ctx, args...).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		name := ""
+		if len(args) > 0 {
+			name = fmt.Sprint(args[0])
+		}
+		s.fatal(fmt.Errorf("redialtest: Do(%s): %w", name, err))
+	}
+	return reply
+}
+
+// Close kills the process and removes its directory. It is idempotent. Servers of
+// a test are closed by its Cleanup.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.proc != nil {
+		s.proc.kill()
+	}
+	return os.RemoveAll(s.dir)
+}
+
+func (s *Server) helper() {
+	if s.tb != nil {
+		s.tb.Helper()
+	}
+}
+
+func (s *Server) fatal(err error) {
+	if s.tb == nil {
+		panic(err)
+	}
+	s.tb.Helper()
+	s.tb.Fatal(err)
+}
+
+// exec starts a process and makes it the latest. Caller holds mu or owns s alone.
+func (s *Server) exec() error {
+	args := []string{
+		"--bind", "127.0.0.1",
+		"--protected-mode", "no",
+		"--save", "",
+		"--appendonly", "no",
+		"--dir", s.dir,
+	}
+	port := strconv.Itoa(s.port)
+	if s.cert == nil {
+		args = append(args, "--port", port)
+	} else {
+		args = append(args, "--port", "0", "--tls-port", port,
+			"--tls-cert-file", s.cert.certFile, "--tls-key-file", s.cert.keyFile,
+			"--tls-ca-cert-file", s.cert.certFile, "--tls-auth-clients", "no")
+	}
+	log := &tailBuffer{limit: serverLogKept}
+	cmd := exec.Command(s.binary, append(args, s.args...)...)
+	cmd.Dir = s.dir
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = childAttr()
+	cmd.WaitDelay = time.Second // a forked child of the server may hold its output open
+
+	p := &process{exited: make(chan struct{}), log: log}
+	started := make(chan error, 1)
+	go func() {
+		defer close(p.exited)
+		// Where the kernel can kill the child with its parent, "parent" means the
+		// thread that started it: keep that thread alive until the child is dead.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		p.os = cmd.Process
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("redialtest: %w", err)
+	}
+	s.proc = p
+	return nil
+}
+
+func (p *process) kill() {
+	_ = p.os.Kill() // fails only if it is dead already
+	<-p.exited
+}
+
+// waitReady returns when p answers PING, and with an error that quotes its log if
+// it exits first or does not answer in time.
+func (s *Server) waitReady(p *process) error {
+	timeout := time.NewTimer(serverReadyWithin)
+	defer timeout.Stop()
+	for {
+		err := s.ping(p.os.Pid)
+		if err == nil && p.running() {
+			return nil
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("redialtest: %s exited at start: %s", serverBinary, p.log)
+		case <-timeout.C:
+			return fmt.Errorf("redialtest: %s on %s does not answer PING within %v: %w: %s",
+				serverBinary, s.Addr(), serverReadyWithin, err, p.log)
+		case <-time.After(serverPoll):
+		}
+	}
+}
+
+// ping succeeds if the server at Addr is the process pid and answers PING.
+func (s *Server) ping(pid int) error {
+	var conn net.Conn
+	var err error
+	dialer := &net.Dialer{Timeout: serverPingWithin}
+	if s.cert == nil {
+		conn, err = dialer.Dial("tcp", s.Addr())
+	} else {
+		conn, err = tls.DialWithDialer(dialer, "tcp", s.Addr(), s.TLSConfig())
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(serverPingWithin))
+	if s.password != "" {
+		_, err = fmt.Fprintf(conn, "*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n", len(s.password), s.password)
+		if err != nil {
+			return err
+		}
+	}
+	// INFO tells whose answer it is: another process may have taken the port.
+	if _, err = io.WriteString(conn, "INFO server\r\nPING\r\n"); err != nil {
+		return err
+	}
+	replies := bufio.NewScanner(conn)
+	for replies.Scan() {
+		line := strings.TrimSpace(replies.Text())
+		if id, ok := strings.CutPrefix(line, "process_id:"); ok && id != strconv.Itoa(pid) {
+			return fmt.Errorf("another server listens on %s", s.Addr())
+		}
+		if line == "+PONG" || strings.HasPrefix(line, "-NOAUTH") {
+			return nil
+		}
+		if strings.HasPrefix(line, "-LOADING") {
+			return errors.New(line)
+		}
+	}
+	if err := replies.Err(); err != nil {
+		return err
+	}
+	return io.ErrUnexpectedEOF
+}
+
+// tailBuffer keeps the last bytes written to it.
+type tailBuffer struct {
+	limit int
+	mu    sync.Mutex
+	buf   []byte // guarded by mu
+}
+
+func (b *tailBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf = append(b.buf, p...)
+	if extra := len(b.buf) - b.limit; extra > 0 {
+		b.buf = b.buf[extra:]
+	}
+	return len(p), nil
+}
+
+func (b *tailBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(bytes.TrimSpace(b.buf))
+}

@@ -1,0 +1,14 @@
+package redialtest
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// errRefused is what a refused dial returns. syscall.ECONNREFUSED is an invented
+// number on Windows; the network stack returns WSAECONNREFUSED.
+var errRefused = os.NewSyscallError("connectex", syscall.Errno(10061))
+
+func stopProcess(int) error     { return errors.ErrUnsupported }
+func continueProcess(int) error { return errors.ErrUnsupported }
