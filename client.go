@@ -31,6 +31,7 @@ var _ redis.UniversalClient = (*Client)(nil)
 //
 // opt is copied. MaxRetries, MinRetryBackoff, MaxRetryBackoff and the
 // DialerRetry options have no effect: redial retries by itself, see [WithRetry].
+// ContextTimeoutEnabled is always on.
 //
 // NewClient panics, as redis.NewClient does, when opt is nil or an option is
 // invalid, and when opt names neither an Addr nor a Dialer. [Connect] returns
@@ -75,6 +76,7 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 	own := *opt
 	own.MaxRetries = -1
 	own.DialerRetries = 1
+	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
 	if own.OnConnect != nil {
 		onConnect := own.OnConnect
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {

@@ -610,6 +610,51 @@ func TestClient_MinIdleConns_AreWarm(t *testing.T) {
 	})
 }
 
+// An exhausted pool says nothing about the server, and nothing was sent.
+func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond},
+			redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond))
+		held := c.Conn()
+		defer held.Close()
+		require.NoError(t, held.Ping(t.Context()).Err())
+		for range 20 {
+			err := c.Incr(t.Context(), counter).Err()
+			require.ErrorIs(t, err, redis.ErrPoolTimeout)
+			require.ErrorIs(t, err, redial.ErrUnavailable)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			err = c.Incr(ctx, counter).Err()
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorIs(t, err, redial.ErrUnavailable)
+			require.True(t, redial.SafeToRetry(err))
+		}
+		assert.Equal(t, redial.StateConnected, c.State())
+		assert.Zero(t, c.Stats().Outages)
+	})
+}
+
+// Ten thousand commands wait; when the server is back each runs exactly once.
+func TestClient_TenThousandWaiters(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		const waiters = redial.DefaultMaxWaiting
+		c := connect(t, &redis.Options{Addr: p.Addr(), PoolTimeout: time.Minute}, redial.WithGrace(time.Minute))
+		p.Refuse()
+		state(t, c, redial.StateReconnecting, 4*time.Second)
+		var wg sync.WaitGroup
+		for range waiters {
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), counter).Err()) })
+		}
+		require.Eventually(t, func() bool { return c.Stats().Waiting == waiters }, time.Minute, time.Millisecond)
+		p.Restore()
+		wg.Wait()
+		assert.Equal(t, strconv.Itoa(waiters), c.Get(t.Context(), counter).Val())
+		assert.Zero(t, c.Stats().Refused)
+	})
+}
+
 func TestClient_Shutdown_OfTheServer(t *testing.T) {
 	t.Parallel()
 	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {

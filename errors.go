@@ -235,10 +235,14 @@ func isNotReady(err error) bool {
 	return redis.IsLoadingError(err) || redis.IsMasterDownError(err)
 }
 
-// ended returns the error of a context that is over, or nil.
+// ended returns the error of a context that is over, or nil. A deadline counts
+// from the moment it passes: the socket may learn of it before the context does.
 func ended(ctx context.Context) error {
-	if ctx.Err() == nil {
-		return nil
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	return context.Cause(ctx)
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }

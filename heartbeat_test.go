@@ -135,28 +135,6 @@ func TestHeartbeat_TrafficOverrulesProbe(t *testing.T) {
 	})
 }
 
-// An exhausted pool says nothing about the server.
-func TestHeartbeat_PoolExhausted_IsNotDead(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		opt.PoolSize = 1
-		opt.PoolTimeout = 100 * time.Millisecond
-		c := NewClient(opt)
-		defer c.Close()
-		ready(t, c)
-		held := c.Conn()
-		defer held.Close()
-		require.NoError(t, held.Ping(t.Context()).Err())
-		for range 20 {
-			err := c.Get(t.Context(), "k").Err()
-			require.ErrorIs(t, err, redis.ErrPoolTimeout)
-			require.ErrorIs(t, err, ErrUnavailable)
-			time.Sleep(time.Second)
-		}
-		assert.Equal(t, StateConnected, c.State())
-		assert.Zero(t, c.Stats().Outages)
-	})
-}
-
 func TestHeartbeat_DoesNotShowInHooks(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -19,6 +22,7 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	next = innermostCall(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		l := h.link
 		if !l.enter() {
@@ -32,6 +36,24 @@ func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
+// innermostCall labels what go-redis itself returns when a context ends: its
+// sockets are ours and label their own failures, so a bare context error means
+// that the call was still waiting for a connection. Behind a hook of the caller
+// that proof does not hold, and next is left as it is.
+func innermostCall[T any, F ~func(context.Context, T) error](next F) F {
+	f := runtime.FuncForPC(reflect.ValueOf(next).Pointer())
+	if f == nil || !strings.HasPrefix(f.Name(), "github.com/redis/go-redis/v9.") {
+		return next
+	}
+	return func(ctx context.Context, what T) error {
+		err := next(ctx, what)
+		if err == context.DeadlineExceeded || err == context.Canceled {
+			return &connError{phaseDial, err}
+		}
+		return err
+	}
+}
+
 // run hands a command that was admitted to go-redis.
 func run[T any](l *link, ctx context.Context, what T, next func(context.Context, T) error) error {
 	defer l.leave()
@@ -40,6 +62,7 @@ func run[T any](l *link, ctx context.Context, what T, next func(context.Context,
 
 // ProcessPipelineHook guards pipelines and transactions.
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	next = innermostCall(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
 		if !l.enter() {

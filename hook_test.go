@@ -302,6 +302,40 @@ func TestReplies_AreNeverWrapped(t *testing.T) {
 	})
 }
 
+// The deadline of a context is kept by the socket, whatever go-redis was told.
+func TestDeadline_IsKept(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		opt.ContextTimeoutEnabled = false
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		n.Silence(true)
+		for _, run := range []func(context.Context) error{
+			func(ctx context.Context) error { return c.Incr(ctx, "n").Err() },
+			func(ctx context.Context) error { return c.Get(ctx, "n").Err() },
+			func(ctx context.Context) error { return c.BLPop(ctx, 0, "q").Err() },
+			func(ctx context.Context) error {
+				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				return err
+			},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			began := time.Now()
+			err := run(ctx)
+			cancel()
+			assert.Equal(t, 100*time.Millisecond, time.Since(began))
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+			var e *Error
+			assert.ErrorAs(t, err, &e, "it must say whether the command ran")
+		}
+	})
+}
+
 // A connection that a caller holds stays broken, says so at once and truly.
 func TestHeldConnection_Broken_FailsAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {

@@ -116,25 +116,6 @@ func TestGate_MaxWaiting(t *testing.T) {
 	})
 }
 
-// Ten thousand commands wait; when the server is back each runs exactly once.
-func TestGate_TenThousandWaiters(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		c := down(t, n, opt)
-		defer c.Close()
-		var wg sync.WaitGroup
-		for range DefaultMaxWaiting {
-			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), "n").Err()) })
-		}
-		synctest.Wait()
-		assert.Equal(t, DefaultMaxWaiting, c.Stats().Waiting)
-		time.Sleep(time.Second)
-		n.Start()
-		wg.Wait()
-		assert.Equal(t, "10000", c.Get(t.Context(), "n").Val())
-		assert.Zero(t, c.Stats().Refused)
-	})
-}
-
 func TestGate_ZeroGrace_NobodyWaits(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := down(t, n, opt, WithGrace(0))

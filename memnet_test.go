@@ -211,13 +211,15 @@ func (n *memNet) close() {
 }
 
 // bubble runs f in a synctest bubble with a network and the options of a client
-// on it.
+// on it. The pool is large because waiting for a connection must be tested
+// outside: go-redis shares the timers for that between all clients, and a bubble
+// does not let its timers go.
 func bubble(t *testing.T, f func(t *testing.T, n *memNet, opt *redis.Options)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := newMemNet()
 		defer n.close()
-		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true})
+		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500})
 	})
 }
 

@@ -1,0 +1,176 @@
+// Http is a small service on redial, in a shape to copy: health and readiness,
+// errors mapped to HTTP statuses, and a shutdown that cuts no request short.
+//
+//	go run ./examples/http
+//	curl -i 'localhost:8080/hits?key=home'
+//
+// uses an embedded server unless REDIS_ADDR names one. LISTEN_ADDR overrides
+// the listen address, 127.0.0.1:8080. Stop your Redis while you curl: requests
+// wait for it for up to two seconds, then they are answered with 503, and with
+// 503 at once when it has been away for longer than the grace of five seconds.
+// /readyz turns red, /healthz stays green. SIGTERM or Ctrl-C ends the service.
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial"
+)
+
+const (
+	requestBudget  = 2 * time.Second // of one request, waiting for Redis included
+	probeBudget    = 200 * time.Millisecond
+	shutdownBudget = 10 * time.Second
+)
+
+func main() {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills
+	if err := run(ctx, logger); err != nil {
+		logger.Error("service failed", "error", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends, then shuts down gracefully.
+func run(ctx context.Context, logger *slog.Logger) error {
+	addr := os.Getenv("REDIS_ADDR")
+	if addr == "" {
+		server := miniredis.NewMiniRedis()
+		if err := server.Start(); err != nil {
+			return err
+		}
+		defer server.Close()
+		addr = server.Addr()
+	}
+
+	// The service starts whether Redis is up or not, and is ready once it is.
+	rdb := redial.NewClient(&redis.Options{
+		Addr:                  addr,
+		ContextTimeoutEnabled: true, // a request's deadline bounds the socket too
+	}, redial.WithLogger(logger))
+
+	listener, err := net.Listen("tcp", cmp.Or(os.Getenv("LISTEN_ADDR"), "127.0.0.1:8080"))
+	if err != nil {
+		return errors.Join(err, rdb.Close())
+	}
+	web := &http.Server{
+		Handler:           handler(rdb, logger),
+		ReadHeaderTimeout: 5 * time.Second,
+	}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(listener) }()
+	logger.Info("listening", "addr", listener.Addr().String(), "redis", addr)
+
+	select {
+	case err := <-served:
+		return errors.Join(err, rdb.Close())
+	case <-ctx.Done():
+	}
+	// In this order: no new requests, the last answers, then the client.
+	logger.Info("shutting down")
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownBudget)
+	defer cancel()
+	return errors.Join(web.Shutdown(end), rdb.Drain(end))
+}
+
+// handler routes requests.
+func handler(rdb *redial.Client, logger *slog.Logger) http.Handler {
+	s := &service{rdb: rdb, logger: logger}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /stats", s.stats)
+	mux.HandleFunc("GET /hits", s.hits)
+	return mux
+}
+
+type service struct {
+	rdb    *redial.Client
+	logger *slog.Logger
+}
+
+// healthz says that the process lives. It must not depend on Redis: restarting
+// the service does not mend the server.
+func (s *service) healthz(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") }
+
+// readyz says whether requests can be served now.
+func (s *service) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), probeBudget)
+	defer cancel()
+	if err := s.rdb.WaitReady(ctx); err != nil {
+		text(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	text(w, http.StatusOK, "ready")
+}
+
+// stats shows the client's condition.
+func (s *service) stats(w http.ResponseWriter, _ *http.Request) {
+	body, err := json.MarshalIndent(s.rdb.Stats(), "", "  ")
+	if err != nil {
+		s.fail(w, "stats", err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n')) // fails only when the client is gone
+}
+
+// hits counts a hit of the page named by key.
+func (s *service) hits(w http.ResponseWriter, r *http.Request) {
+	key := r.URL.Query().Get("key")
+	if key == "" {
+		text(w, http.StatusBadRequest, "key is missing")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), requestBudget)
+	defer cancel()
+	n, err := s.rdb.Incr(ctx, "hits:"+key).Result()
+	if err != nil {
+		s.fail(w, "hits", err)
+		return
+	}
+	text(w, http.StatusOK, fmt.Sprint(n))
+}
+
+// fail answers with the status that tells the caller what may be done now.
+func (s *service) fail(w http.ResponseWriter, what string, err error) {
+	switch {
+	case errors.Is(err, redial.ErrOutcomeUnknown):
+		// The command may have run. Only the caller knows whether repeating it
+		// does harm.
+		s.logger.Warn("outcome unknown", "request", what, "error", err)
+		text(w, http.StatusBadGateway, "it is not known whether the hit was counted; repeating the request may count it twice")
+	case redial.SafeToRetry(err):
+		// Nothing ran: Redis is down, loading, or this service is closing.
+		s.logger.Warn("unavailable", "request", what, "error", err)
+		w.Header().Set("Retry-After", "1")
+		text(w, http.StatusServiceUnavailable, "nothing was counted; try again")
+	default:
+		// An answer of the server, such as WRONGTYPE: a bug, not an outage.
+		s.logger.Error("request failed", "request", what, "error", err)
+		text(w, http.StatusInternalServerError, "internal error")
+	}
+}
+
+// text answers with one line.
+func text(w http.ResponseWriter, status int, line string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintln(w, line) // fails only when the client is gone
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial"
+)
+
+func newService(t *testing.T) (*miniredis.Miniredis, http.Handler) {
+	t.Helper()
+	m := miniredis.RunT(t)
+	rdb := redial.NewClient(&redis.Options{Addr: m.Addr()}, redial.WithGrace(0))
+	t.Cleanup(func() { _ = rdb.Close() })
+	if err := rdb.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return m, handler(rdb, slog.New(slog.DiscardHandler))
+}
+
+func get(h http.Handler, url string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, url, nil))
+	return w
+}
+
+func want(t *testing.T, w *httptest.ResponseRecorder, status int, body string) {
+	t.Helper()
+	if w.Code != status || !strings.Contains(w.Body.String(), body) {
+		t.Errorf("%d %q, want %d %q", w.Code, w.Body, status, body)
+	}
+}
+
+func TestHandler_Healthy(t *testing.T) {
+	m, h := newService(t)
+	want(t, get(h, "/hits?key=home"), 200, "1\n")
+	want(t, get(h, "/hits?key=home"), 200, "2\n")
+	want(t, get(h, "/hits"), 400, "key is missing")
+	want(t, get(h, "/healthz"), 200, "ok")
+	want(t, get(h, "/readyz"), 200, "ready")
+	want(t, get(h, "/stats"), 200, `"state": "connected"`)
+
+	if err := m.Set("hits:bad", "not a number"); err != nil {
+		t.Fatal(err)
+	}
+	want(t, get(h, "/hits?key=bad"), 500, "internal error")
+}
+
+func TestHandler_ServerGone_503NothingCounted(t *testing.T) {
+	m, h := newService(t)
+	m.Close()
+	w := get(h, "/hits?key=home")
+	want(t, w, 503, "nothing was counted")
+	if got := w.Header().Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q, want 1", got)
+	}
+	want(t, get(h, "/readyz"), 503, "reconnecting")
+	want(t, get(h, "/healthz"), 200, "ok")
+}
+
+func TestHandler_ReplyLost_502(t *testing.T) {
+	m, h := newService(t)
+	m.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+		if cmd == "INCR" {
+			p.Close()
+			return true
+		}
+		return false
+	})
+	want(t, get(h, "/hits?key=home"), 502, "not known whether")
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial"
+)
+
+// producer adds jobs. Its fields belong to one goroutine.
+type producer struct {
+	rdb    *redial.Client
+	logger *slog.Logger
+	run    string
+	added  int
+}
+
+// produce adds a job at a time until ctx ends. A job that may have been added is
+// added again: the worker does not mind to see it twice.
+func (p *producer) produce(ctx context.Context) {
+	for pause(ctx, every) {
+		err := p.rdb.XAdd(redial.Idempotent(ctx), &redis.XAddArgs{
+			Stream: stream, Values: []any{"run", p.run, "number", p.added},
+		}).Err()
+		if err != nil {
+			p.logger.Warn("job not added yet", "number", p.added, "error", err)
+			retrySoon(ctx, p.rdb)
+			continue
+		}
+		p.added++
+	}
+}

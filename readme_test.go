@@ -1,0 +1,271 @@
+package redial_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redial-go/redial"
+)
+
+// The README is checked against the code, so that it cannot drift.
+
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// optionDefaults says which constants of options.go the row of an option in the
+// README must state.
+var optionDefaults = map[string][]string{
+	"WithHeartbeat":       {"DefaultHeartbeatInterval", "DefaultHeartbeatTimeout"},
+	"WithHeartbeatMisses": {"DefaultHeartbeatMisses"},
+	"WithBackoff":         {"backoffInitial", "backoffMultiplier", "backoffCap", "backoffJitter", "eagerDelay", "eagerDivisor"},
+	"WithGrace":           {"DefaultGrace"},
+	"WithMaxWaiting":      {"DefaultMaxWaiting"},
+	"WithRetry":           nil,
+	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
+	"WithLogger":          nil,
+	"WithOnStateChange":   {"eventQueue"},
+}
+
+func TestREADME_OptionTable_MatchesCode(t *testing.T) {
+	options, constants := parseOptions(t)
+	rows := make(map[string]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| `(With\\w+)\\(.*$").FindAllStringSubmatch(readme(t), -1) {
+		if _, twice := rows[m[1]]; twice {
+			t.Errorf("%s has two rows", m[1])
+		}
+		rows[m[1]] = m[0]
+	}
+
+	for _, name := range options {
+		if _, ok := optionDefaults[name]; !ok {
+			t.Errorf("%s is not in optionDefaults: which defaults must the README state?", name)
+		}
+		if rows[name] == "" {
+			t.Errorf("%s has no row in the README", name)
+		}
+	}
+	for name := range rows {
+		if !slices.Contains(options, name) {
+			t.Errorf("the README lists %s, which is no option", name)
+		}
+	}
+	stated := make(map[string]bool)
+	for name, consts := range optionDefaults {
+		row := rows[name]
+		for _, c := range consts {
+			stated[c] = true
+			value, ok := constants[c]
+			if !ok {
+				t.Errorf("options.go has no constant %s", c)
+				continue
+			}
+			quoted := "`" + value + "`"
+			if n := strings.Count(row, quoted); n < same(consts, constants, value) {
+				t.Errorf("the row of %s does not state %s = %s:\n%s", name, c, quoted, row)
+			}
+		}
+	}
+	for c := range constants {
+		if strings.HasPrefix(c, "Default") && !stated[c] {
+			t.Errorf("no row of the README is meant to state %s", c)
+		}
+	}
+}
+
+// same counts the constants among names that have the value.
+func same(names []string, constants map[string]string, value string) (n int) {
+	for _, c := range names {
+		if constants[c] == value {
+			n++
+		}
+	}
+	return n
+}
+
+// parseOptions returns the exported functions of options.go that return an
+// Option, and its constants, durations as they print.
+func parseOptions(t *testing.T) (options []string, constants map[string]string) {
+	t.Helper()
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, "options.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, decl := range file.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Recv != nil || !fn.Name.IsExported() || fn.Type.Results.NumFields() != 1 {
+			continue
+		}
+		if id, ok := fn.Type.Results.List[0].Type.(*ast.Ident); ok && id.Name == "Option" {
+			options = append(options, fn.Name.Name)
+		}
+	}
+
+	// Constant expressions need the type checker, but only package time of all
+	// imports. What else it complains about does not matter here.
+	conf := types.Config{Importer: onlyTime{}, Error: func(error) {}}
+	pkg, _ := conf.Check("redial", fset, []*ast.File{file}, nil)
+	constants = make(map[string]string)
+	for _, name := range pkg.Scope().Names() {
+		c, ok := pkg.Scope().Lookup(name).(*types.Const)
+		if !ok {
+			continue
+		}
+		constants[name] = c.Val().String()
+		if c.Type().String() == "time.Duration" {
+			d, err := time.ParseDuration(c.Val().ExactString() + "ns")
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			constants[name] = d.String()
+		}
+	}
+	if len(options) == 0 || len(constants) == 0 {
+		t.Fatalf("options.go: found %d options and %d constants", len(options), len(constants))
+	}
+	return options, constants
+}
+
+// onlyTime imports the durations of package time and nothing else.
+type onlyTime struct{}
+
+func (onlyTime) Import(path string) (*types.Package, error) {
+	if path != "time" {
+		return nil, errors.New("not needed")
+	}
+	const src = `package time
+		type Duration int64
+		const (
+			Nanosecond Duration = 1
+			Microsecond = 1000 * Nanosecond
+			Millisecond = 1000 * Microsecond
+			Second = 1000 * Millisecond
+			Minute = 60 * Second
+			Hour = 60 * Minute
+		)`
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, "time.go", src, 0)
+	if err != nil {
+		return nil, err
+	}
+	return new(types.Config).Check("time", fset, []*ast.File{file}, nil)
+}
+
+// Every Go sample of the README is a part of a compiled file.
+func TestREADME_GoSamples_AreCompiled(t *testing.T) {
+	files, err := filepath.Glob("examples/*/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compiled strings.Builder
+	for _, name := range append(files, "example_test.go") {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled.WriteString(trimLines(string(b)))
+	}
+	samples := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
+	if len(samples) == 0 {
+		t.Fatal("no samples")
+	}
+	for _, m := range samples {
+		if !strings.Contains(compiled.String(), trimLines(m[1])) {
+			t.Errorf("not in example_test.go, nor in examples:\n%s", m[1])
+		}
+	}
+}
+
+// trimLines removes indentation.
+func trimLines(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		fmt.Fprintln(&b, strings.TrimSpace(line))
+	}
+	return b.String()
+}
+
+// The JSON sample of the README has exactly the fields of Stats.
+func TestREADME_StatsSample_HasEveryField(t *testing.T) {
+	sample := regexp.MustCompile("(?s)```json\n(.*?)```").FindStringSubmatch(readme(t))
+	if sample == nil {
+		t.Fatal("no JSON sample")
+	}
+	var got map[string]any
+	if err := json.Unmarshal([]byte(sample[1]), &got); err != nil {
+		t.Fatal(err)
+	}
+	for field := range reflect.TypeFor[redial.Stats]().Fields() {
+		key, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if _, ok := got[key]; !ok {
+			t.Errorf("no %q in the sample", key)
+		}
+		delete(got, key)
+	}
+	for key := range got {
+		t.Errorf("%q of the sample is not in Stats", key)
+	}
+}
+
+// What the documents link to and tell the reader to run is there.
+func TestDocs_PathsExist(t *testing.T) {
+	for _, doc := range []string{"README.md", "CONTRIBUTING.md"} {
+		b, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(b)
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)|(?:go run|go test) (\./[\w/]+)`).FindAllStringSubmatch(text, -1) {
+			if path := m[1] + m[2]; path != "" {
+				if _, err := os.Stat(path); err != nil {
+					t.Errorf("%s: %v", doc, err)
+				}
+			}
+		}
+		// Files named at the start of a table row.
+		for _, row := range regexp.MustCompile("(?m)^\\| ((?:`[\\w./*]+`,? ?)+)\\|").FindAllStringSubmatch(text, -1) {
+			for _, m := range regexp.MustCompile("`([\\w./*]+(?:\\.go|/))`").FindAllStringSubmatch(row[1], -1) {
+				if found, err := filepath.Glob(m[1]); err != nil || len(found) == 0 {
+					t.Errorf("%s: there is no %s", doc, m[1])
+				}
+			}
+		}
+		if strings.Contains(text, "](#") {
+			anchors := anchorsOf(text)
+			for _, m := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(text, -1) {
+				if !anchors[m[1]] {
+					t.Errorf("%s: no heading for #%s", doc, m[1])
+				}
+			}
+		}
+	}
+}
+
+// anchorsOf returns the anchors that GitHub gives to the headings of text.
+func anchorsOf(text string) map[string]bool {
+	anchors := make(map[string]bool)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		a := strings.ReplaceAll(strings.ToLower(m[1]), " ", "-")
+		anchors[regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(a, "")] = true
+	}
+	return anchors
+}
