@@ -635,6 +635,34 @@ func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 	})
 }
 
+// Subscriptions made before an outage deliver after it, and do not dial during it.
+func TestClient_PubSub_SurvivesAnOutage(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()})
+		sub := c.Subscribe(t.Context(), "news")
+		defer sub.Close()
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		messages := sub.Channel()
+		p.Refuse()
+		state(t, c, redial.StateReconnecting, 4*time.Second)
+		before := c.Stats().Dials
+		time.Sleep(2 * time.Second)
+		assert.Less(t, c.Stats().Dials-before, uint64(15), "without demand the schedule is slow")
+		p.Restore()
+		state(t, c, redial.StateConnected, 4*time.Second)
+		back := time.Now()
+		for n := int64(0); n == 0; {
+			n, err = c.Publish(t.Context(), "news", "hello").Result()
+			require.NoError(t, err)
+			require.Less(t, time.Since(back), time.Second, "never resubscribed")
+		}
+		t.Logf("resubscribed %v after the link was up", time.Since(back))
+		assert.Equal(t, "hello", (<-messages).Payload)
+	})
+}
+
 // Ten thousand commands wait; when the server is back each runs exactly once.
 func TestClient_TenThousandWaiters(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
@@ -430,32 +429,6 @@ func TestAutoPipeline_PassesTheGate(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Equal(t, "41", c.Get(t.Context(), "n").Val())
-	})
-}
-
-// Subscriptions made before an outage deliver after it.
-func TestPubSub_SurvivesAnOutage(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		c := NewClient(opt)
-		defer c.Close()
-		ready(t, c)
-		sub := c.Subscribe(t.Context(), "news")
-		defer sub.Close()
-		messages := sub.Channel()
-		synctest.Wait()
-		n.Kill()
-		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
-		before := n.Dials()
-		time.Sleep(10 * time.Second)
-		assert.LessOrEqual(t, n.Dials()-before, 40, "the subscription does not dial while the link is down")
-		n.Start()
-		ready(t, c)
-		began := time.Now()
-		for n.srv.Publish("news", "hello") == 0 {
-			time.Sleep(time.Millisecond)
-			require.Less(t, time.Since(began), time.Second)
-		}
-		assert.True(t, received(messages))
 	})
 }
 

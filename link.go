@@ -166,8 +166,11 @@ func (l *link) lastCause() error {
 }
 
 func (l *link) causeLocked() error {
-	if l.cause != nil {
+	switch {
+	case l.cause != nil:
 		return l.cause
+	case l.state == StateReconnecting:
+		return errors.New(l.reason)
 	}
 	return errors.New("no connection yet")
 }
@@ -401,9 +404,9 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 		}
 		return pooled{c}, nil
 	}
-	if _, ok := ctx.Deadline(); !ok && l.deadline {
-		// A subscription: it tries again on its own, and does so without the
-		// buffers that a stand-in would cost.
+	if l.subscription(ctx) {
+		// It tries again on its own, and does so without the buffers that a
+		// stand-in would cost.
 		if l.ctx.Err() != nil {
 			return nil, redis.ErrClosed
 		}
@@ -459,33 +462,40 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn,
 }
 
 // mayDial lets a dial go ahead, or says why there is no point. While the link is
-// Connecting or under suspicion it waits for the outcome.
+// Connecting or under suspicion it waits for the outcome. So do, for a moment,
+// the dials of subscriptions: their caller has no gate to wait at.
 func (l *link) mayDial(ctx context.Context) error {
+	if l.subscription(ctx) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
+		defer cancel()
+	} else if state, _ := l.current(); state == StateReconnecting {
+		return l.lastCause()
+	}
 	for {
 		l.mu.Lock()
 		state, verdict, changed := l.state, l.verdict, l.changed
-		cause := l.causeLocked()
 		l.mu.Unlock()
 		switch {
 		case state == StateClosed:
 			return redis.ErrClosed
-		case state == StateReconnecting:
-			return cause
-		case state == StateConnecting:
-			verdict = nil
-			if _, ok := ctx.Deadline(); !ok {
-				return cause
-			}
-		case verdict == nil:
+		case state == StateConnected && verdict == nil:
 			return nil
 		}
 		select {
 		case <-verdict:
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w while the server is being verified after: %w", context.Cause(ctx), cause)
+			return l.lastCause()
 		}
 	}
+}
+
+// subscription reports whether a dial with ctx is for a subscription: those carry
+// the caller's context, those of the pools have the DialTimeout for a deadline.
+func (l *link) subscription(ctx context.Context) bool {
+	_, ok := ctx.Deadline()
+	return !ok && l.deadline
 }
 
 // forget drops a closed connection from the register.

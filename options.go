@@ -62,6 +62,10 @@ const (
 	sweepAge    = 15 * time.Second
 	sweepJitter = 0.25
 
+	// subscriberWait is how long the dial of a subscription waits for the link.
+	// Closing that subscription has to wait for it, too.
+	subscriberWait = 250 * time.Millisecond
+
 	// firstLanes is how many dials may run at once when the link comes up. Each
 	// success adds a lane, so the number doubles with every round.
 	firstLanes = 4
