@@ -37,6 +37,9 @@ type conn struct {
 	// see sweepable.
 	uses atomic.Int32
 	role atomic.Int32
+	// waits is set while the request under way is one that the server may keep
+	// waiting, like BLPOP.
+	waits atomic.Bool
 
 	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
 	broken atomic.Pointer[connError]    // the first failure to read
@@ -250,7 +253,11 @@ func (c *conn) blame(err error) error {
 // observe notes from the head of a request what kind of connection this is.
 func (c *conn) observe(p []byte) {
 	var buf [16]byte
-	switch string(head(p, &buf)) {
+	name := head(p, &buf)
+	if waits := mayWait(name); waits != c.waits.Load() {
+		c.waits.Store(waits)
+	}
+	switch string(name) {
 	case "hello", "auth", "select", "readonly":
 		return // handshake
 	case "client":
@@ -270,6 +277,15 @@ func (c *conn) observe(p []byte) {
 		c.role.Store(roleHeld)
 	}
 	c.uses.Add(1)
+}
+
+// mayWait reports whether the server may let a command wait for others.
+func mayWait(name []byte) bool {
+	switch string(name) {
+	case "xread", "wait", "waitaof":
+		return true
+	}
+	return classes[string(name)] == takes
 }
 
 // head copies the name of the first command in p, a request as go-redis writes

@@ -183,6 +183,37 @@ func fill(t *testing.T, c *Client, k int) {
 	}
 }
 
+// The same while requests are under way: the heartbeat's connection was dropped
+// with them, and the server answers on a new one. Whoever waits in BLPOP may.
+func TestDroppedConnections_InFlight_AreCut(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		fill(t, c, 20)
+		waiting := make(chan error, 1)
+		go func() { waiting <- c.BLPop(t.Context(), 0, "queue").Err() }()
+		time.Sleep(100 * time.Millisecond)
+		n.Drop()
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				began := time.Now()
+				if i%2 == 0 {
+					assert.ErrorIs(t, c.Incr(t.Context(), "n").Err(), ErrOutcomeUnknown)
+				} else {
+					assert.ErrorIs(t, c.Get(t.Context(), "nothing").Err(), redis.Nil)
+				}
+				assert.LessOrEqual(t, time.Since(began), 3*time.Second)
+			})
+		}
+		wg.Wait()
+		assert.Zero(t, c.Stats().Outages)
+		assert.EqualValues(t, 10, c.Stats().SilentCut)
+		assert.Empty(t, waiting)
+	})
+}
+
 func TestIdleCheck_Off(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt, WithIdleCheck(0))

@@ -232,15 +232,22 @@ func early(d time.Duration) time.Duration {
 // one probe was refused or reset, or as many as allowed went unanswered, while
 // no connection of the pools received a byte.
 func (l *link) verify(fresh bool) (reason string, cause error) {
+	began := l.advance()
 	for misses := 0; ; {
 		l.heard.Store(false)
 		l.n.beats.Add(1)
 		v, err := l.prober.ping(fresh)
+		l.advance() // it may have taken a while
 		if v != alive && l.heard.Load() {
 			return "", nil // a byte on any connection overrules the probe
 		}
 		switch v {
-		case alive, unsure:
+		case alive:
+			if misses > 0 {
+				l.cutSilent(began)
+			}
+			return "", nil
+		case unsure:
 			return "", nil
 		case notReady:
 			return "server is not ready", err
@@ -258,6 +265,26 @@ func (l *link) verify(fresh bool) (reason string, cause error) {
 	}
 }
 
+// cutSilent is called when the server answers on a new connection after the old
+// one of the heartbeat went silent: whatever swallows its bytes, a flushed NAT
+// table perhaps, may swallow those of the pools. Redis runs one command after the
+// other, so a request that was sent before the heartbeat began and is still
+// unanswered, once replies have had time to arrive, never will be; unless it is
+// one that waits.
+func (l *link) cutSilent(began int64) {
+	l.pause(l.cfg.timeout / 2)
+	l.suspectAt.Store(began)
+	l.advance()
+	l.eachConn(func(c *conn) {
+		if last := c.last.Load(); last < 0 && -last < began && c.role.Load() == roleRegular && !c.waits.Load() {
+			l.n.cut.Add(1)
+			c.retire(errSilent)
+		}
+	})
+}
+
+var errSilent = errors.New("no reply, although the server answers on a new connection")
+
 // cutSilentSubscribers closes the subscriptions that have owed an answer for
 // longer than heartbeats may: go-redis PINGs them and does not wait for the
 // PONG. They subscribe anew on their own.
@@ -265,10 +292,7 @@ func (l *link) cutSilentSubscribers() {
 	limit := int64(time.Duration(l.cfg.misses) * l.cfg.timeout)
 	now := l.clock.Load()
 	l.eachConn(func(c *conn) {
-		if c.role.Load() != roleSubscriber {
-			return
-		}
-		if last := c.last.Load(); last < 0 && now+last > limit {
+		if last := c.last.Load(); last < 0 && now+last > limit && c.role.Load() == roleSubscriber {
 			l.n.cut.Add(1)
 			c.retire(errors.New("subscriber's PING went unanswered"))
 		}

@@ -233,7 +233,7 @@ func TestWatchdog_SilentSubscriber_Resubscribes(t *testing.T) {
 		}
 		// go-redis sends its PING after 3s without a message.
 		assert.LessOrEqual(t, time.Since(began), 3*time.Second+2*time.Second+time.Second)
-		assert.EqualValues(t, 1, c.Stats().SubscribersCut)
+		assert.EqualValues(t, 1, c.Stats().SilentCut)
 		assert.Zero(t, c.Stats().Outages)
 	})
 }

@@ -713,7 +713,7 @@ func (l *link) stats() Stats {
 		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
 		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
 		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(), Retries: l.n.retries.Load(),
-		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SubscribersCut: l.n.cut.Load(),
+		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SilentCut: l.n.cut.Load(),
 		EventsDropped: l.n.lost.Load(),
 	}
 	if l.outage != nil && l.state != StateClosed {

@@ -42,7 +42,7 @@ const (
 	// While callers wait, the delay is the outage's age divided by eagerDivisor,
 	// at least eagerDelay: what recovery adds to an outage stays near 1 %.
 	eagerDelay   = 25 * time.Millisecond
-	eagerDivisor = 80
+	eagerDivisor = 120
 	eagerJitter  = 0.2
 
 	// A heartbeat is sent this much of the interval early, at random.
@@ -189,7 +189,7 @@ func WithHeartbeatMisses(n int) Option {
 // concurrent use. A delay below 5ms counts as 5ms. A policy that returns
 // [backoff.Stop] is reset: reconnecting never gives up. While commands are
 // waiting or being refused, attempts follow the shorter of this schedule and
-// the eager one (25ms, or 1/80 of the outage's age).
+// the eager one (25ms, or 1/120 of the outage's age).
 //
 // newBackOff must not be nil and must not return nil.
 func WithBackoff(newBackOff func() backoff.BackOff) Option {

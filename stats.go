@@ -107,10 +107,12 @@ type Stats struct {
 
 	// IdleChecks counts the PINGs sent on idle connections, before a command or
 	// by the background sweep, IdleDropped the connections that failed one,
-	// SubscribersCut the subscriptions cut because their PING went unanswered.
-	IdleChecks     uint64 `json:"idle_checks"`
-	IdleDropped    uint64 `json:"idle_dropped"`
-	SubscribersCut uint64 `json:"subscribers_cut"`
+	// SilentCut the connections cut because they owed an answer that they
+	// could no longer give: subscriptions whose PING went unanswered, and requests
+	// left unanswered while the server answered on a new connection.
+	IdleChecks  uint64 `json:"idle_checks"`
+	IdleDropped uint64 `json:"idle_dropped"`
+	SilentCut   uint64 `json:"silent_cut"`
 
 	// EventsDropped counts the events a slow callback never saw.
 	EventsDropped uint64 `json:"events_dropped"`
