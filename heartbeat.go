@@ -228,11 +228,12 @@ func early(d time.Duration) time.Duration {
 	return d - time.Duration(heartbeatJitter*rand.Float64()*float64(d))
 }
 
-// verify finds out whether the server lives. A reason means that it does not:
-// one probe was refused or reset, or as many as allowed went unanswered, while
-// no connection of the pools received a byte.
+// verify finds out whether the server lives. A reason means that it does not: a
+// dial was refused, two new connections in a row broke, or as many probes as
+// allowed went unanswered, while no connection of the pools received a byte.
 func (l *link) verify(fresh bool) (reason string, cause error) {
 	began := l.advance()
+	broke := false
 	for misses := 0; ; {
 		l.heard.Store(false)
 		l.n.beats.Add(1)
@@ -252,9 +253,11 @@ func (l *link) verify(fresh bool) (reason string, cause error) {
 		case notReady:
 			return "server is not ready", err
 		case dead:
-			if fresh {
+			var ce *connError
+			if fresh && (broke || errors.As(err, &ce) && ce.phase == phaseDial) {
 				return "connection lost", err
 			}
+			broke = fresh // what broke the others may have met this one too
 		case missed:
 			l.n.missed.Add(1)
 			if misses++; misses >= l.cfg.misses {
