@@ -90,10 +90,10 @@ func innermost(nc net.Conn) net.Conn {
 func (c *conn) Write(p []byte) (int, error) {
 	c.enter()
 	defer c.leave()
-	if err := c.retirement(); err != nil {
-		return 0, &connError{phaseWrite, err}
-	}
 	last := c.last.Load()
+	if err := c.retirement(); err != nil {
+		return 0, &connError{writePhase(0, last), err}
+	}
 	if last > 0 {
 		if c.stale(last) {
 			if err := c.prove(); err != nil {
@@ -105,13 +105,18 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	if err != nil {
-		ph := phaseWrite
-		if n > 0 || last < 0 {
-			ph = phasePartial
-		}
-		return n, c.fail(ph, err)
+		return n, c.fail(writePhase(n, last), err)
 	}
 	return n, nil
+}
+
+// writePhase says how far a request had come when n bytes of its next part were
+// written; last is the connection's before that.
+func writePhase(n int, last int64) phase {
+	if n > 0 || last < 0 {
+		return phasePartial
+	}
+	return phaseWrite
 }
 
 // Read receives a reply, or a part of one.

@@ -108,6 +108,18 @@ func TestConn_Retired_RefusesBeforeTheFirstByte(t *testing.T) {
 	assert.Nil(t, l.verdict, "a retired connection is no evidence")
 }
 
+// The first part of a large batch was delivered when the connection was retired:
+// nobody may claim that nothing was sent.
+func TestConn_RetiredBetweenTwoWrites_IsPartial(t *testing.T) {
+	l := still(0)
+	c := newConn(&scriptConn{write: func(p []byte) (int, error) { return len(p), nil }}, l, 1)
+	_, err := c.Write([]byte("x"))
+	require.NoError(t, err)
+	l.gen.Store(2)
+	_, err = c.Write([]byte("y"))
+	assert.Equal(t, partly, outcomeOf(err))
+}
+
 func TestConn_ReadTimeout_WithNothingOutstanding_IsNoNews(t *testing.T) {
 	l := still(0)
 	c := newConn(&scriptConn{read: func([]byte) (int, error) { return 0, context.DeadlineExceeded }}, l, 1)

@@ -3,8 +3,8 @@ package redial
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
-	"sync"
 	"syscall"
 	"time"
 
@@ -30,7 +30,7 @@ func baseDialer(opt *redis.Options, budget time.Duration) dialFunc {
 	}
 	timeout := opt.DialTimeout
 	if timeout == 0 {
-		timeout = 5 * time.Second // go-redis's default
+		timeout = defaultDialTimeout
 	}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if timeout > 0 {
@@ -63,76 +63,107 @@ func tune(nc net.Conn, budget time.Duration) {
 
 var _ syscall.RawConn = (*poolCheck)(nil)
 
-// lanes bounds how many dials run at once after the link came up. The limit
-// starts low and grows by one with every success, so it doubles with every
-// round: a pool warms up fast, yet a server that has just come back is not
-// stormed.
-type lanes struct {
-	mu    sync.Mutex
-	limit int             // guarded by mu
-	busy  int             // guarded by mu
-	queue []chan struct{} // guarded by mu; one is closed for each lane that frees
+// dial makes the connections of go-redis's pools and subscriptions. It fails
+// only where nobody counts failures; see standin.
+func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := l.connect(ctx, network, addr)
+	if err == nil {
+		if l.csc && c.rc == nil {
+			return c, nil
+		}
+		return pooled{c}, nil
+	}
+	if l.subscription(ctx) {
+		// It tries again on its own, and does so without the buffers that a
+		// stand-in would cost.
+		if l.ctx.Err() != nil {
+			return nil, redis.ErrClosed
+		}
+		return nil, &connError{phaseDial, err}
+	}
+	return &standin{err}, nil
 }
 
-// reset starts over with few lanes.
-func (l *lanes) reset() {
+func (l *link) connect(ctx context.Context, network, addr string) (*conn, error) {
+	if err := l.mayDial(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.lanes.enter(ctx); err != nil {
+		return nil, err
+	}
+	gen := l.gen.Load()
+	nc, err := l.dialNetwork(ctx, network, addr)
+	l.lanes.leave(err == nil)
+	if err != nil {
+		if l.ctx.Err() == nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+			l.suspect(err)
+		}
+		return nil, err
+	}
+	c := newConn(nc, l, gen)
 	l.mu.Lock()
-	l.limit = firstLanes
+	stale := l.state == StateClosed || gen != l.gen.Load()
+	if !stale {
+		l.conns[c] = struct{}{}
+	}
 	l.mu.Unlock()
+	if stale {
+		_ = c.raw.Close()
+		return nil, &retiredError{l.lastCause()}
+	}
+	return c, nil
 }
 
-// enter waits for a lane or the end of ctx.
-func (l *lanes) enter(ctx context.Context) error {
+// dialNetwork dials and counts. Closing the link ends it.
+func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
+	l.n.dials.Add(1)
+	began := time.Now()
+	nc, err := l.base(ctx, network, addr)
+	if err != nil {
+		l.n.dialErrors.Add(1)
+	} else if l.rtt.Load() == 0 {
+		l.measure(time.Since(began)) // a first guess, rather too long than too short
+	}
+	return nc, err
+}
+
+// mayDial lets a dial go ahead, or says why there is no point. While the link is
+// Connecting or under suspicion it waits for the outcome. So do, for a moment,
+// the dials of subscriptions: their caller has no gate to wait at.
+func (l *link) mayDial(ctx context.Context) error {
+	patient := l.subscription(ctx)
+	if patient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
+		defer cancel()
+	}
 	for {
 		l.mu.Lock()
-		if l.busy < l.limit {
-			l.busy++
-			l.mu.Unlock()
-			return nil
-		}
-		turn := make(chan struct{})
-		l.queue = append(l.queue, turn)
+		state, verdict, changed := l.state, l.verdict, l.changed
 		l.mu.Unlock()
+		switch {
+		case state == StateClosed:
+			return redis.ErrClosed
+		case state == StateConnected && verdict == nil:
+			return nil
+		case state == StateReconnecting && !patient:
+			return l.lastCause()
+		}
 		select {
-		case <-turn:
+		case <-verdict:
+		case <-changed:
 		case <-ctx.Done():
-			l.leaveQueue(turn)
-			return context.Cause(ctx)
+			return l.lastCause()
 		}
 	}
 }
 
-// leaveQueue takes back a place in the queue; a turn that came in the same
-// moment goes to the next in line.
-func (l *lanes) leaveQueue(turn chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for i, q := range l.queue {
-		if q == turn {
-			l.queue = append(l.queue[:i], l.queue[i+1:]...)
-			return
-		}
-	}
-	l.wake(1)
-}
-
-// leave frees the lane; ok says whether the dial succeeded.
-func (l *lanes) leave(ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.busy--
-	free := 1
-	if ok {
-		l.limit++
-		free++
-	}
-	l.wake(free)
-}
-
-// wake lets the first n of the queue try. The caller holds mu.
-func (l *lanes) wake(n int) {
-	for ; n > 0 && len(l.queue) > 0; n-- {
-		close(l.queue[0])
-		l.queue = l.queue[1:]
-	}
+// subscription reports whether a dial with ctx is for a subscription: those carry
+// the caller's context, those of the pools have the DialTimeout for a deadline.
+func (l *link) subscription(ctx context.Context) bool {
+	_, ok := ctx.Deadline()
+	return !ok && l.deadline
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,36 +65,6 @@ type link struct {
 
 	refusing chan struct{} // closed when shutting
 	idle     chan struct{} // closed when shutting and the last command is out
-}
-
-const (
-	gateShut = iota
-	gateOpen
-)
-
-// outage is one stretch of time outside Connected.
-type outage struct {
-	began    time.Time
-	ended    chan struct{} // closed when the link is Connected or Closed
-	hopeless chan struct{} // closed when the grace has passed
-	timer    *time.Timer   // closes hopeless; nil without grace
-}
-
-func newOutage(grace time.Duration) *outage {
-	o := &outage{began: time.Now(), ended: make(chan struct{}), hopeless: make(chan struct{})}
-	if grace <= 0 {
-		close(o.hopeless)
-		return o
-	}
-	o.timer = time.AfterFunc(grace, func() { close(o.hopeless) })
-	return o
-}
-
-func (o *outage) end() {
-	if o.timer != nil {
-		o.timer.Stop()
-	}
-	close(o.ended)
 }
 
 // newLink builds the link; start must follow. opt holds the caller's options; it
@@ -189,8 +158,6 @@ func nudge(ch chan struct{}) {
 	default:
 	}
 }
-
-// ---- transitions ----
 
 // transition is the only writer of the state. It reports false when there is
 // nothing to change: StateClosed is terminal and no state follows itself. On the
@@ -392,289 +359,6 @@ func (l *link) closeConns() {
 	}
 }
 
-// ---- connections ----
-
-// dial makes the connections of go-redis's pools and subscriptions. It fails
-// only where nobody counts failures; see standin.
-func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := l.connect(ctx, network, addr)
-	if err == nil {
-		if l.csc && c.rc == nil {
-			return c, nil
-		}
-		return pooled{c}, nil
-	}
-	if l.subscription(ctx) {
-		// It tries again on its own, and does so without the buffers that a
-		// stand-in would cost.
-		if l.ctx.Err() != nil {
-			return nil, redis.ErrClosed
-		}
-		return nil, &connError{phaseDial, err}
-	}
-	return &standin{err}, nil
-}
-
-func (l *link) connect(ctx context.Context, network, addr string) (*conn, error) {
-	if err := l.mayDial(ctx); err != nil {
-		return nil, err
-	}
-	if err := l.lanes.enter(ctx); err != nil {
-		return nil, err
-	}
-	gen := l.gen.Load()
-	nc, err := l.dialNetwork(ctx, network, addr)
-	l.lanes.leave(err == nil)
-	if err != nil {
-		if l.ctx.Err() == nil && !errors.Is(context.Cause(ctx), context.Canceled) {
-			l.suspect(err)
-		}
-		return nil, err
-	}
-	c := newConn(nc, l, gen)
-	l.mu.Lock()
-	stale := l.state == StateClosed || gen != l.gen.Load()
-	if !stale {
-		l.conns[c] = struct{}{}
-	}
-	l.mu.Unlock()
-	if stale {
-		_ = c.raw.Close()
-		return nil, &retiredError{l.lastCause()}
-	}
-	return c, nil
-}
-
-// dialNetwork dials and counts. Closing the link ends it.
-func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
-	l.n.dials.Add(1)
-	began := time.Now()
-	nc, err := l.base(ctx, network, addr)
-	if err != nil {
-		l.n.dialErrors.Add(1)
-	} else if l.rtt.Load() == 0 {
-		l.measure(time.Since(began)) // a first guess, rather too long than too short
-	}
-	return nc, err
-}
-
-// mayDial lets a dial go ahead, or says why there is no point. While the link is
-// Connecting or under suspicion it waits for the outcome. So do, for a moment,
-// the dials of subscriptions: their caller has no gate to wait at.
-func (l *link) mayDial(ctx context.Context) error {
-	if l.subscription(ctx) {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
-		defer cancel()
-	} else if state, _ := l.current(); state == StateReconnecting {
-		return l.lastCause()
-	}
-	for {
-		l.mu.Lock()
-		state, verdict, changed := l.state, l.verdict, l.changed
-		l.mu.Unlock()
-		switch {
-		case state == StateClosed:
-			return redis.ErrClosed
-		case state == StateConnected && verdict == nil:
-			return nil
-		}
-		select {
-		case <-verdict:
-		case <-changed:
-		case <-ctx.Done():
-			return l.lastCause()
-		}
-	}
-}
-
-// subscription reports whether a dial with ctx is for a subscription: those carry
-// the caller's context, those of the pools have the DialTimeout for a deadline.
-func (l *link) subscription(ctx context.Context) bool {
-	_, ok := ctx.Deadline()
-	return !ok && l.deadline
-}
-
-// forget drops a closed connection from the register.
-func (l *link) forget(c *conn) {
-	l.mu.Lock()
-	delete(l.conns, c)
-	l.mu.Unlock()
-}
-
-// eachConn calls f for every registered connection, without the lock.
-func (l *link) eachConn(f func(*conn)) {
-	l.mu.Lock()
-	all := make([]*conn, 0, len(l.conns))
-	for c := range l.conns {
-		all = append(all, c)
-	}
-	l.mu.Unlock()
-	for _, c := range all {
-		f(c)
-	}
-}
-
-// proofTimeout is how long an idle connection may take to answer a PING.
-func (l *link) proofTimeout() time.Duration {
-	d := proofRoundTrips * time.Duration(l.rtt.Load())
-	return min(max(d, proofFloor), max(l.cfg.timeout, time.Millisecond))
-}
-
-// ---- gate ----
-
-// enter admits a command while the link is Connected. The caller must leave.
-func (l *link) enter() bool {
-	l.inflight.Add(1)
-	if l.gate.Load() == gateOpen {
-		return true
-	}
-	l.leave()
-	return false
-}
-
-// leave is called when a command admitted by enter has returned.
-func (l *link) leave() {
-	if l.inflight.Add(-1) == 0 && l.gate.Load() != gateOpen {
-		l.drained()
-	}
-}
-
-// wait blocks a command until the link is Connected, or says why it must not
-// wait any longer: ErrClosed, the end of ctx, or else the last transport error.
-// began is when the command first waited.
-func (l *link) wait(ctx context.Context, began time.Time) error {
-	p := patienceOf(ctx)
-	l.mu.Lock()
-	if l.state == StateClosed || l.shutting {
-		l.mu.Unlock()
-		return ErrClosed
-	}
-	o := l.outage
-	if o == nil {
-		l.mu.Unlock()
-		return nil
-	}
-	limit := l.cfg.grace
-	if p.own > 0 {
-		limit = p.own
-	}
-	left := limit - time.Since(began)
-	if p.failFast || left <= 0 || l.waiting >= l.cfg.maxWaiting || (p.own == 0 && isClosed(o.hopeless)) {
-		cause := l.causeLocked()
-		full := !p.failFast && left > 0 && l.waiting >= l.cfg.maxWaiting
-		l.mu.Unlock()
-		if full {
-			cause = fmt.Errorf("%d commands are waiting already: %w", l.cfg.maxWaiting, cause)
-		}
-		if !l.refusedOne.Load() {
-			l.refusedOne.Store(true)
-			nudge(l.wake)
-		}
-		return cause
-	}
-	l.waiting++
-	first := l.waiting == 1
-	l.mu.Unlock()
-	l.n.waited.Add(1)
-	if first {
-		nudge(l.wake)
-	}
-
-	hopeless := o.hopeless
-	if p.own > 0 {
-		own := make(chan struct{})
-		timer := time.AfterFunc(left, func() { close(own) })
-		defer timer.Stop()
-		hopeless = own
-	}
-	var err error
-	select {
-	case <-o.ended:
-	case <-l.refusing:
-	case <-hopeless:
-		err = errHopeless
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-
-	l.mu.Lock()
-	l.waiting--
-	cause, closed := l.causeLocked(), l.state == StateClosed || l.shutting
-	l.mu.Unlock()
-	switch {
-	case closed:
-		return ErrClosed
-	case err == errHopeless:
-		return cause
-	case err != nil:
-		return &cutShort{ctx: err, cause: cause}
-	}
-	return nil
-}
-
-var errHopeless = errors.New("grace has passed")
-
-// cutShort is the error of a wait that the context ended: it is both errors.
-type cutShort struct{ ctx, cause error }
-
-func (e *cutShort) Error() string   { return e.ctx.Error() + " while waiting after: " + e.cause.Error() }
-func (e *cutShort) Unwrap() []error { return []error{e.ctx, e.cause} }
-
-func isClosed(ch chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
-}
-
-// demand says whether commands are waiting, or were refused since the last call.
-func (l *link) demand() bool {
-	l.mu.Lock()
-	waiting := l.waiting
-	l.mu.Unlock()
-	return l.refusedOne.Swap(false) || waiting > 0
-}
-
-// drain shuts the gate for good and waits until every admitted command has
-// returned or ctx ends. Waiters are refused.
-func (l *link) drain(ctx context.Context) error {
-	l.mu.Lock()
-	if l.state == StateClosed {
-		l.mu.Unlock()
-		return nil
-	}
-	if !l.shutting {
-		l.shutting = true
-		l.gate.Store(gateShut)
-		close(l.refusing)
-	}
-	l.mu.Unlock()
-	l.drained()
-	select {
-	case <-l.idle:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("redial: %d commands were cut short: %w", l.inflight.Load(), context.Cause(ctx))
-	}
-}
-
-// drained tells drain that the last command is out.
-func (l *link) drained() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.shutting && l.inflight.Load() == 0 && !isClosed(l.idle) {
-		close(l.idle)
-	}
-}
-
-// ---- views ----
-
 func (l *link) current() (State, time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -723,4 +407,30 @@ func (l *link) stats() Stats {
 		s.LastError = l.cause.Error()
 	}
 	return s
+}
+
+// forget drops a closed connection from the register.
+func (l *link) forget(c *conn) {
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.mu.Unlock()
+}
+
+// eachConn calls f for every registered connection, without the lock.
+func (l *link) eachConn(f func(*conn)) {
+	l.mu.Lock()
+	all := make([]*conn, 0, len(l.conns))
+	for c := range l.conns {
+		all = append(all, c)
+	}
+	l.mu.Unlock()
+	for _, c := range all {
+		f(c)
+	}
+}
+
+// proofTimeout is how long an idle connection may take to answer a PING.
+func (l *link) proofTimeout() time.Duration {
+	d := proofRoundTrips * time.Duration(l.rtt.Load())
+	return min(max(d, proofFloor), max(l.cfg.timeout, time.Millisecond))
 }

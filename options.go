@@ -82,6 +82,9 @@ const (
 	// callbackPatience is how long Close waits for a callback to return.
 	callbackPatience = 50 * time.Millisecond
 
+	// defaultDialTimeout is go-redis's.
+	defaultDialTimeout = 5 * time.Second
+
 	maxHeartbeat = time.Hour
 	maxMisses    = 100
 	maxWait      = 24 * time.Hour

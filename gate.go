@@ -1,0 +1,185 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	gateShut = iota
+	gateOpen
+)
+
+// outage is one stretch of time outside Connected.
+type outage struct {
+	began    time.Time
+	ended    chan struct{} // closed when the link is Connected or Closed
+	hopeless chan struct{} // closed when the grace has passed
+	timer    *time.Timer   // closes hopeless; nil without grace
+}
+
+func newOutage(grace time.Duration) *outage {
+	o := &outage{began: time.Now(), ended: make(chan struct{}), hopeless: make(chan struct{})}
+	if grace <= 0 {
+		close(o.hopeless)
+		return o
+	}
+	o.timer = time.AfterFunc(grace, func() { close(o.hopeless) })
+	return o
+}
+
+func (o *outage) end() {
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	close(o.ended)
+}
+
+// enter admits a command while the link is Connected. The caller must leave.
+func (l *link) enter() bool {
+	l.inflight.Add(1)
+	if l.gate.Load() == gateOpen {
+		return true
+	}
+	l.leave()
+	return false
+}
+
+// leave is called when a command admitted by enter has returned.
+func (l *link) leave() {
+	if l.inflight.Add(-1) == 0 && l.gate.Load() != gateOpen {
+		l.drained()
+	}
+}
+
+// wait blocks a command until the link is Connected, or says why it must not
+// wait any longer: ErrClosed, the end of ctx, or else the last transport error.
+// began is when the command first waited.
+func (l *link) wait(ctx context.Context, began time.Time) error {
+	p := patienceOf(ctx)
+	l.mu.Lock()
+	if l.state == StateClosed || l.shutting {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	o := l.outage
+	if o == nil {
+		l.mu.Unlock()
+		return nil
+	}
+	limit := l.cfg.grace
+	if p.own > 0 {
+		limit = p.own
+	}
+	left := limit - time.Since(began)
+	if p.failFast || left <= 0 || l.waiting >= l.cfg.maxWaiting || (p.own == 0 && isClosed(o.hopeless)) {
+		cause := l.causeLocked()
+		full := !p.failFast && left > 0 && l.waiting >= l.cfg.maxWaiting
+		l.mu.Unlock()
+		if full {
+			cause = fmt.Errorf("%d commands are waiting already: %w", l.cfg.maxWaiting, cause)
+		}
+		if !l.refusedOne.Load() {
+			l.refusedOne.Store(true)
+			nudge(l.wake)
+		}
+		return cause
+	}
+	l.waiting++
+	first := l.waiting == 1
+	l.mu.Unlock()
+	l.n.waited.Add(1)
+	if first {
+		nudge(l.wake)
+	}
+
+	hopeless := o.hopeless
+	if p.own > 0 {
+		own := make(chan struct{})
+		timer := time.AfterFunc(left, func() { close(own) })
+		defer timer.Stop()
+		hopeless = own
+	}
+	var err error
+	select {
+	case <-o.ended:
+	case <-l.refusing:
+	case <-hopeless:
+		err = errHopeless
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+
+	l.mu.Lock()
+	l.waiting--
+	cause, closed := l.causeLocked(), l.state == StateClosed || l.shutting
+	l.mu.Unlock()
+	switch {
+	case closed:
+		return ErrClosed
+	case err == errHopeless:
+		return cause
+	case err != nil:
+		return &cutShort{ctx: err, cause: cause}
+	}
+	return nil
+}
+
+var errHopeless = errors.New("grace has passed")
+
+// cutShort is the error of a wait that the context ended: it is both errors.
+type cutShort struct{ ctx, cause error }
+
+func (e *cutShort) Error() string   { return e.ctx.Error() + " while waiting after: " + e.cause.Error() }
+func (e *cutShort) Unwrap() []error { return []error{e.ctx, e.cause} }
+
+func isClosed(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// demand says whether commands are waiting, or were refused since the last call.
+func (l *link) demand() bool {
+	l.mu.Lock()
+	waiting := l.waiting
+	l.mu.Unlock()
+	return l.refusedOne.Swap(false) || waiting > 0
+}
+
+// drain shuts the gate for good and waits until every admitted command has
+// returned or ctx ends. Waiters are refused.
+func (l *link) drain(ctx context.Context) error {
+	l.mu.Lock()
+	if l.state == StateClosed {
+		l.mu.Unlock()
+		return nil
+	}
+	if !l.shutting {
+		l.shutting = true
+		l.gate.Store(gateShut)
+		close(l.refusing)
+	}
+	l.mu.Unlock()
+	l.drained()
+	select {
+	case <-l.idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("redial: %d commands were cut short: %w", l.inflight.Load(), context.Cause(ctx))
+	}
+}
+
+// drained tells drain that the last command is out.
+func (l *link) drained() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shutting && l.inflight.Load() == 0 && !isClosed(l.idle) {
+		close(l.idle)
+	}
+}
