@@ -192,7 +192,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.writeDeadline = t
 	if err := c.Conn.SetWriteDeadline(t); err != nil {
-		return c.fail(phaseWrite, err)
+		return c.fail(writePhase(0, c.last.Load()), err)
 	}
 	return nil
 }

@@ -22,27 +22,49 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	next = innermostCall(next)
+	from := originOf(next)
+	next = labelWait(next, from)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		l := h.link
 		if !l.enter() {
-			return h.process(ctx, cmd, next, 0, nil)
+			return h.process(ctx, cmd, next, from, 0, nil)
 		}
 		err := run(l, ctx, cmd, next)
 		if err == nil || err == redis.Nil {
 			return err
 		}
-		return h.process(ctx, cmd, next, 1, err)
+		return h.process(ctx, cmd, next, from, 1, err)
 	}
 }
 
-// innermostCall labels what go-redis itself returns when a context ends: its
-// sockets are ours and label their own failures, so a bare context error means
-// that the call was still waiting for a connection. Behind a hook of the caller
-// that proof does not hold, and next is left as it is.
-func innermostCall[T any, F ~func(context.Context, T) error](next F) F {
+// origin says what stands between our hook and the connection.
+type origin uint8
+
+const (
+	foreignHook origin = iota // a hook of the caller, which may do anything
+	pooledCall                // go-redis, with a connection for this call alone
+	sharedCall                // go-redis's full-duplex engine: many calls on one
+)
+
+// originOf tells by the name of the function: ours is the outermost hook, so next
+// is go-redis's own unless the caller has added one.
+func originOf(next any) origin {
 	f := runtime.FuncForPC(reflect.ValueOf(next).Pointer())
-	if f == nil || !strings.HasPrefix(f.Name(), "github.com/redis/go-redis/v9.") {
+	switch {
+	case f == nil || !strings.HasPrefix(f.Name(), "github.com/redis/go-redis/v9."):
+		return foreignHook
+	case strings.Contains(f.Name(), "fdEngine"):
+		return sharedCall
+	}
+	return pooledCall
+}
+
+// labelWait labels what go-redis itself returns when a context ends: its sockets
+// are ours and label their own failures, so a bare context error means that the
+// call was still waiting for a connection. Behind a hook of the caller that proof
+// does not hold, and next is left as it is.
+func labelWait[T any, F ~func(context.Context, T) error](next F, from origin) F {
+	if from != pooledCall {
 		return next
 	}
 	return func(ctx context.Context, what T) error {
@@ -62,7 +84,7 @@ func run[T any](l *link, ctx context.Context, what T, next func(context.Context,
 
 // ProcessPipelineHook guards pipelines and transactions.
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	next = innermostCall(next)
+	next = labelWait(next, originOf(next))
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
 		if !l.enter() {
@@ -135,13 +157,13 @@ func isTransaction(cmds []redis.Cmder) bool {
 
 // process carries a command on after its first attempt failed with err, or
 // before there was one.
-func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, attempts int, err error) error {
+func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin, attempts int, err error) error {
 	c := call{link: h.link, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
 	for {
 		if err != nil {
 			o := outcomeOf(err)
-			if o == partly {
-				o = notSent // half a command cannot run
+			if o == partly && from == pooledCall {
+				o = notSent // half a command cannot run, and it was alone
 			}
 			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
 				o, c.mayHaveRun = notSent, true

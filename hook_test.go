@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -299,6 +302,83 @@ func TestReplies_AreNeverWrapped(t *testing.T) {
 		}, "s")
 		assert.True(t, err == redis.TxFailedErr)
 	})
+}
+
+// Full-duplex pipelining shares a connection between many commands, so a failure to
+// write says nothing of those that were written before. It cannot be retried, and
+// nothing may be claimed.
+func TestFullDuplex_OutcomesAreTrue(t *testing.T) {
+	assert.Equal(t, sharedCall, originOfFullDuplex(t))
+	srv := miniredis.RunT(t)
+	var ran atomic.Int64
+	srv.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+		if cmd == "INCR" && ran.Add(1)%50 == 0 {
+			p.Close() // once it has run
+		}
+		return false
+	})
+	c := NewClient(&redis.Options{Addr: srv.Addr()})
+	defer c.Close()
+	ap, err := c.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
+	require.NoError(t, err)
+	var acknowledged, unknown atomic.Int64
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			for range 50 {
+				err := ap.Incr(t.Context(), "n").Err()
+				switch {
+				case err == nil:
+					acknowledged.Add(1)
+				case errors.Is(err, ErrUnavailable):
+				default:
+					unknown.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got, err := srv.Get("n")
+	require.NoError(t, err)
+	n, err := strconv.ParseInt(got, 10, 64)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, n, acknowledged.Load())
+	assert.LessOrEqual(t, n, acknowledged.Load()+unknown.Load())
+	assert.NotZero(t, unknown.Load())
+	t.Logf("%d ran, %d acknowledged, %d unknown", n, acknowledged.Load(), unknown.Load())
+}
+
+// originOfFullDuplex returns what a hook of the full-duplex engine sees behind it.
+func originOfFullDuplex(t *testing.T) (from origin) {
+	srv := miniredis.RunT(t)
+	rdb := redis.NewClient(&redis.Options{Addr: srv.Addr()})
+	defer rdb.Close()
+	ap, err := rdb.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
+	require.NoError(t, err)
+	seen := make(chan origin, 10)
+	rdb.AddHook(originHook{seen})
+	for len(seen) > 0 {
+		<-seen
+	}
+	require.NoError(t, ap.Set(t.Context(), "k", "v", 0).Err())
+	for len(seen) > 0 {
+		from = max(from, <-seen)
+	}
+	return from
+}
+
+type originHook struct{ seen chan origin }
+
+func (h originHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h originHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	select {
+	case h.seen <- originOf(next):
+	default:
+	}
+	return next
+}
+func (h originHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
 // The deadline of a context is kept by the socket, whatever go-redis was told.
