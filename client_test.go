@@ -266,6 +266,107 @@ func TestClient_ReplyCutOff(t *testing.T) {
 	})
 }
 
+// Two hundred cuts during commands of every kind: what was acknowledged ran, and
+// nothing ran that was neither acknowledged nor said to be unknown.
+func TestClient_TwoHundredCuts(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()})
+		ctx := t.Context()
+		script := redis.NewScript("return redis.call('INCR', KEYS[1])")
+		kinds := map[string]func(note func(error)){
+			"incr":  func(note func(error)) { note(c.Incr(ctx, "incr").Err()) },
+			"lpush": func(note func(error)) { note(c.LPush(ctx, "lpush", "x").Err()) },
+			"xadd": func(note func(error)) {
+				note(c.XAdd(ctx, &redis.XAddArgs{Stream: "xadd", Values: []string{"k", "v"}}).Err())
+			},
+			"eval": func(note func(error)) { note(script.Eval(ctx, c, []string{"eval"}).Err()) },
+			"pipeline": func(note func(error)) {
+				cmds, _ := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+					for range 5 {
+						p.Incr(ctx, "pipeline")
+					}
+					return nil
+				})
+				for _, cmd := range cmds {
+					note(cmd.Err())
+				}
+			},
+			"exec": func(note func(error)) {
+				cmds, _ := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+					p.Incr(ctx, "exec")
+					p.Incr(ctx, "exec")
+					return nil
+				})
+				for _, cmd := range cmds {
+					note(cmd.Err())
+				}
+			},
+		}
+		type account struct{ acknowledged, unknown, not atomic.Int64 }
+		accounts := make(map[string]*account)
+		stop := make(chan struct{})
+		var flow atomic.Int64
+		var wg sync.WaitGroup
+		for kind, run := range kinds {
+			a := new(account)
+			accounts[kind] = a
+			for range 4 {
+				wg.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						run(func(err error) {
+							switch {
+							case err == nil:
+								a.acknowledged.Add(1)
+								flow.Add(1)
+							case errors.Is(err, redial.ErrOutcomeUnknown):
+								a.unknown.Add(1)
+							case redial.SafeToRetry(err):
+								a.not.Add(1)
+							default:
+								t.Errorf("%s failed without an outcome: %v", kind, err)
+							}
+						})
+					}
+				})
+			}
+		}
+		for i := range 200 {
+			before := flow.Load()
+			require.Eventually(t, func() bool { return flow.Load() > before+20 }, 5*time.Second, time.Millisecond)
+			if i%2 == 0 {
+				p.Reset()
+			} else {
+				p.Cut()
+			}
+		}
+		close(stop)
+		wg.Wait()
+		for kind, a := range accounts {
+			var ran int64
+			switch kind {
+			case "lpush":
+				ran = b.real.Do("LLEN", kind).(int64)
+			case "xadd":
+				ran = b.real.Do("XLEN", kind).(int64)
+			default:
+				var err error
+				ran, err = strconv.ParseInt(b.real.Do("GET", kind).(string), 10, 64)
+				require.NoError(t, err)
+			}
+			t.Logf("%-8s %5d acknowledged <= %5d ran <= %5d with %d unknown; %d did not run", kind,
+				a.acknowledged.Load(), ran, a.acknowledged.Load()+a.unknown.Load(), a.unknown.Load(), a.not.Load())
+			assert.LessOrEqual(t, a.acknowledged.Load(), ran, kind)
+			assert.LessOrEqual(t, ran, a.acknowledged.Load()+a.unknown.Load(), kind)
+		}
+	})
+}
+
 // A server that merely pauses, for a fork or a slow script, causes no error.
 func TestClient_ServerPauses(t *testing.T) {
 	t.Parallel()
