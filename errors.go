@@ -88,7 +88,7 @@ func SafeToRetry(err error) bool {
 		return true
 	}
 	switch outcomeOf(err) {
-	case notSent, notSentForGood, refused:
+	case notSent, notSentForGood, refused, denied:
 		return true
 	}
 	return false
@@ -160,6 +160,7 @@ type outcome uint8
 const (
 	answered       outcome = iota // the server replied
 	refused                       // the server said that it did not run, for now
+	denied                        // it did not run, for want of valid credentials
 	notSent                       // nothing can have run
 	notSentForGood                // the same, and trying again cannot help
 	partly                        // some bytes were delivered, not all
@@ -203,6 +204,8 @@ func outcomeOf(err error) outcome {
 	switch {
 	case isRefusal(err):
 		return refused
+	case redis.IsAuthError(err):
+		return denied
 	case isReply(err):
 		return answered
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted),

@@ -63,6 +63,8 @@ func TestOutcomeOf(t *testing.T) {
 		{"reply", redisError("WRONGTYPE Operation against a key"), answered, false},
 		{"loading", redisError("LOADING Redis is loading the dataset in memory"), refused, true},
 		{"read only", redisError("READONLY You can't write against a read only replica."), refused, true},
+		{"wrong password", redisError("WRONGPASS invalid username-password pair"), denied, true},
+		{"no password", redisError("NOAUTH Authentication required."), denied, true},
 		{"try again", redisError("TRYAGAIN Multiple keys request during rehashing of slot"), refused, true},
 		{"cluster down", redisError("CLUSTERDOWN The cluster is down"), refused, true},
 		{"master down", redisError("MASTERDOWN Link with MASTER is down"), refused, true},

@@ -202,7 +202,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 			var o outcome
 			if c.name == "transaction" {
 				o, err = c.transaction(cmds, err)
-			} else if o, rest = c.tail(rest, err); o == refused {
+			} else if o, rest = c.tail(rest, err); o == refused || o == denied {
 				err = rest[0].Err()
 			}
 			if final := c.settle(o, err); final != nil {
@@ -234,6 +234,7 @@ type call struct {
 	reads    bool // running it changes nothing
 	attempts int
 	admitted bool      // the next attempt was counted by enter
+	renewed  bool      // it was tried again with new credentials
 	began    time.Time // when it first failed or had to wait; zero: not yet
 	last     error     // of the attempt before
 
@@ -306,6 +307,13 @@ func (c *call) settle(o outcome, err error) error {
 			return err
 		}
 		return c.fail(ErrUnavailable, c.withCtx(err))
+	case denied:
+		if c.renewed || !l.renews || c.free() {
+			return err
+		}
+		c.renewed = true
+		l.rotate(err) // new connections ask the provider for new credentials
+		return nil
 	case refused:
 		l.heed(err)
 	}
@@ -412,13 +420,15 @@ func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 func (c *call) tail(cmds []redis.Cmder, err error) (outcome, []redis.Cmder) {
 	rest := unread(cmds, err)
 	if len(rest) == 0 { // every command was answered
-		for i := len(cmds); i > 0 && isRefusal(cmds[i-1].Err()); i-- {
-			rest = cmds[i-1:]
-		}
-		if len(rest) == 0 {
+		o := outcomeOf(cmds[len(cmds)-1].Err())
+		if o != refused && o != denied {
 			return answered, cmds
 		}
-		return refused, rest
+		first := len(cmds) - 1
+		for first > 0 && outcomeOf(cmds[first-1].Err()) == o {
+			first--
+		}
+		return o, cmds[first:]
 	}
 	o := outcomeOf(err)
 	if (o == unknown || o == partly) && c.repeatable(rest) {

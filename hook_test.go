@@ -274,7 +274,7 @@ func TestReadOnly_RetiresConnectionsAtMostOnceASecond(t *testing.T) {
 		_ = c.Set(t.Context(), "k", "v", 0).Err()
 		grown := c.Stats().Generation - before
 		assert.GreaterOrEqual(t, grown, uint64(2))
-		assert.LessOrEqual(t, grown, uint64(DefaultGrace/readOnlySpacing)+1)
+		assert.LessOrEqual(t, grown, uint64(DefaultGrace/rotateSpacing)+1)
 		assert.LessOrEqual(t, c.Stats().Connections, 2)
 	})
 }
@@ -301,6 +301,36 @@ func TestReplies_AreNeverWrapped(t *testing.T) {
 			return err
 		}, "s")
 		assert.True(t, err == redis.TxFailedErr)
+	})
+}
+
+// When credentials were rotated the provider is asked once more, and the command
+// is sent once more. If that does not help, the server's answer comes at once.
+func TestCredentials_AreRenewedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		n.srv.RequireAuth("new")
+		var password atomic.Value
+		password.Store("old")
+		var asked atomic.Int64
+		opt.CredentialsProvider = func() (string, string) {
+			asked.Add(1)
+			return "", password.Load().(string)
+		}
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		began := time.Now()
+		before := asked.Load()
+		err := c.Incr(t.Context(), "n").Err()
+		assert.True(t, redis.IsAuthError(err), "%v", err)
+		assert.True(t, SafeToRetry(err))
+		assert.EqualValues(t, 2, asked.Load()-before, "one more try")
+		assert.Zero(t, time.Since(began))
+
+		password.Store("new")
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		_, err = c.Pipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+		require.NoError(t, err)
 	})
 }
 

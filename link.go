@@ -21,6 +21,7 @@ type link struct {
 	idleAge  int64 // of the clock, 0: connections need not prove themselves
 	csc      bool  // client-side caching must see through opaque connections
 	deadline bool  // the pools' dials carry a deadline, subscriptions' do not
+	renews   bool  // credentials come from a provider, so they may change
 	ctx      context.Context
 	cancel   context.CancelFunc
 	began    time.Time
@@ -60,7 +61,7 @@ type link struct {
 	conns    map[*conn]struct{} // guarded by mu
 	verdict  chan struct{}      // guarded by mu; non-nil while the server is under suspicion
 	asked    string             // guarded by mu; reason of a Reconnect not yet served
-	rotated  time.Time          // guarded by mu; last retirement for READONLY
+	rotated  time.Time          // guarded by mu; last retirement by rotate
 	shutting bool               // guarded by mu; no new command is admitted any more
 
 	refusing chan struct{} // closed when shutting
@@ -77,6 +78,7 @@ func newLink(opt *redis.Options, cfg *config) *link {
 		base:     baseDialer(opt, cfg.detection()),
 		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
 		deadline: opt.DialTimeout >= 0,
+		renews:   opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil,
 		ctx:      ctx,
 		cancel:   cancel,
 		began:    time.Now(),
@@ -309,11 +311,11 @@ func (l *link) heed(refusal error) {
 }
 
 // rotate retires every connection after a READONLY reply, so that new ones
-// follow the name to where it points now; at most once in readOnlySpacing. What
-// is in flight is left to finish.
+// follow the name to where it points now, or after one that wants other
+// credentials; at most once in rotateSpacing. What is in flight is left to finish.
 func (l *link) rotate(why error) {
 	l.mu.Lock()
-	if l.state != StateConnected || time.Since(l.rotated) < readOnlySpacing {
+	if l.state != StateConnected || time.Since(l.rotated) < rotateSpacing {
 		l.mu.Unlock()
 		return
 	}

@@ -69,9 +69,9 @@ const (
 	// firstLanes is how many dials may run at once when the link comes up. Each
 	// success adds a lane, so the number doubles with every round.
 	firstLanes = 4
-	// readOnlySpacing is the least time between two retirements that READONLY
-	// replies ask for.
-	readOnlySpacing = time.Second
+	// rotateSpacing is the least time between two retirements that replies of the
+	// server ask for.
+	rotateSpacing = time.Second
 
 	// Pauses between two attempts of one command while the link is up.
 	retryPause    = 5 * time.Millisecond
