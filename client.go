@@ -167,6 +167,11 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 
 // AddHook adds a hook, as go-redis does. It runs inside redial's own, so it sees
 // every attempt of a command, and remains in clones made by WithTimeout.
+//
+// Like any hook of go-redis it should return what next returned, as it is or
+// wrapped. redial reads the outcome of the command off that error: a hook that
+// returns the error of a command of its own instead may have the one that it was
+// called for sent again.
 func (c *Client) AddHook(h redis.Hook) {
 	c.hooks.add(h)
 	c.Client.AddHook(h)

@@ -1,6 +1,8 @@
 package redial
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -69,7 +71,7 @@ var classes = table(map[class]string{
 	inert: `
 		command echo info lastsave lolwut ping role time`,
 	repeats: `
-		getex hgetex hmset json.merge json.mset lset mset pfmerge psetex
+		hmset json.merge json.mset lset mset pfmerge psetex
 		setex setrange`,
 	changes: `
 		append ardel ardelrange arinsert armset arring arseek arset bf.add bf.insert
@@ -122,11 +124,15 @@ var classesByArgs = map[string]func(args []any) class{
 	"hsetex": unless(2, "fnx"),
 	// JSON.SET key path value [NX | XX]
 	"json.set": unless(4, "nx"),
-	// EXPIRE key n [NX | XX | GT | LT]
-	"expire": unless(3, "nx", "gt", "lt"), "pexpire": unless(3, "nx", "gt", "lt"),
-	"expireat": unless(3, "nx", "gt", "lt"), "pexpireat": unless(3, "nx", "gt", "lt"),
-	"hexpire": unless(3, "nx", "gt", "lt"), "hpexpire": unless(3, "nx", "gt", "lt"),
-	"hexpireat": unless(3, "nx", "gt", "lt"), "hpexpireat": unless(3, "nx", "gt", "lt"),
+	// EXPIRE key n [NX | XX | GT | LT]; a time that has passed deletes the key, and
+	// whether an absolute one will have, nobody knows.
+	"expire": lasting, "pexpire": lasting, "hexpire": lasting, "hpexpire": lasting,
+	"expireat": always(changes), "pexpireat": always(changes),
+	"hexpireat": always(changes), "hpexpireat": always(changes),
+	// GETEX key [EX n | PX n | EXAT n | PXAT n | PERSIST]
+	"getex": unless(2, "exat", "pxat"),
+	// HGETEX key [EX n ... | PERSIST] FIELDS n field ...
+	"hgetex": unless(2, "exat", "pxat"),
 	// COPY source destination [DB n] [REPLACE], RESTORE key ttl data [REPLACE] ...
 	"copy": given(3, "replace"), "restore": given(4, "replace"),
 
@@ -187,6 +193,27 @@ func unless(from int, words ...string) func([]any) class {
 		}
 		return repeats
 	}
+}
+
+// always returns the class function of a command that is listed here for what its
+// arguments mean, not for what they change.
+func always(c class) func([]any) class { return func([]any) class { return c } }
+
+// lasting is the class function of EXPIRE and its like.
+func lasting(args []any) class {
+	if has(args, 3, "nx", "gt", "lt") || !positive(args, 2) {
+		return changes
+	}
+	return repeats
+}
+
+// isScript reports whether cmd runs code that may do several things.
+func isScript(cmd redis.Cmder) bool {
+	switch cmd.Name() {
+	case "eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro":
+		return true
+	}
+	return false
 }
 
 // given is the opposite: repeats only when one of the words is there.
@@ -254,6 +281,15 @@ func word(args []any, i int) string {
 		return strings.ToLower(string(a))
 	}
 	return ""
+}
+
+// positive reports whether an argument is a number above zero.
+func positive(args []any, i int) bool {
+	if i >= len(args) {
+		return false
+	}
+	n, err := strconv.ParseInt(fmt.Sprint(args[i]), 10, 64)
+	return err == nil && n > 0
 }
 
 // same reports whether two arguments are or may be the same key.

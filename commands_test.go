@@ -164,7 +164,7 @@ func TestCommands_RepeatsReallyRepeat(t *testing.T) {
 	}
 	for _, line := range []string{
 		"SET a v", "SET a v XX", "SET a v KEEPTTL", "SET n v EX 100", "MSET a 5 c 6", "SETEX a 100 v", "PSETEX a 100000 v", "SETRANGE a 2 xyz",
-		"GETEX a", "GETEX a EX 100", "GETEX a PERSIST", "EXPIRE a 100", "EXPIRE a 100 XX", "PEXPIRE a 100000", "EXPIREAT a 99999999999", "PEXPIREAT a 99999999999999",
+		"GETEX a", "GETEX a EX 100", "GETEX a PERSIST", "EXPIRE a 100", "EXPIRE a 100 XX", "PEXPIRE a 100000",
 		"LSET l 0 9", "HMSET h f w g x", "PFMERGE p2 p1", "COPY a d REPLACE", "BITOP AND d a b",
 		"SDIFFSTORE d s1 s2", "SINTERSTORE d s1 s2", "SUNIONSTORE d s1 s2", "ZDIFFSTORE d 2 z1 z2", "ZINTERSTORE d 2 z1 z2",
 		"ZUNIONSTORE d 2 z1 z2", "ZRANGESTORE d z1 0 -1", "SORT l STORE d", "GEOSEARCHSTORE d g FROMLONLAT 13 52 BYRADIUS 500 km ASC",
@@ -190,7 +190,8 @@ func TestCommands_Classes(t *testing.T) {
 	for line, want := range map[string]class{
 		"get k": reads, "GET k": reads, "ping": inert, "incr n": changes, "module.do": changes,
 		"set k v": repeats, "set k v nx": changes, "set k v NX EX 5": changes, "set k v xx get": changes, "set k v ifeq w": changes,
-		"set nx get": repeats, // the options come after the value
+		"set nx get":  repeats, // the options come after the value
+		"expire k -1": changes, "expire k 0": changes, "expireat k 99999999999": changes, "getex k exat 1": changes, "hexpire k 0 fields 1 f": changes,
 		"expire k 5": repeats, "expire k 5 NX": changes, "expire k 5 gt": changes,
 		"sadd s m": changes, "zadd z 1 m": changes, "zadd z incr 1 m": changes, "xadd s * f v": changes, "xadd s 1-1 f v": changes,
 		"sort l": reads, "sort l by w limit 0 1": reads, "sort l store d": repeats, "sort l store l": changes, "sort l STORE l": changes,

@@ -37,6 +37,8 @@ type conn struct {
 	// see sweepable.
 	uses atomic.Int32
 	role atomic.Int32
+	// duplex is set once a request is written while another caller reads.
+	duplex atomic.Bool
 	// waits is set while the request under way is one that the server may keep
 	// waiting, like BLPOP.
 	waits atomic.Bool
@@ -44,8 +46,10 @@ type conn struct {
 	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
 	broken atomic.Pointer[connError]    // the first failure to read
 
-	greeted       atomic.Bool // a first byte was read
-	writeDeadline time.Time   // as go-redis set it; only the writer looks
+	greeted atomic.Bool // a first byte was read
+	// Deadlines as go-redis set them; each is used by one side only, and by whoever
+	// holds the claim.
+	readDeadline, writeDeadline time.Time
 }
 
 // roles of a connection, known by what go-redis writes on it.
@@ -90,9 +94,12 @@ func innermost(nc net.Conn) net.Conn {
 func (c *conn) Write(p []byte) (int, error) {
 	c.enter()
 	defer c.leave()
+	if c.users.Load() > 1 && !c.duplex.Load() {
+		c.duplex.Store(true)
+	}
 	last := c.last.Load()
 	if err := c.retirement(); err != nil {
-		return 0, &connError{writePhase(0, last), err}
+		return 0, &connError{c.writePhase(0, last), err}
 	}
 	if last > 0 {
 		if c.stale(last) {
@@ -105,15 +112,16 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	if err != nil {
-		return n, c.fail(writePhase(n, last), err)
+		return n, c.fail(c.writePhase(n, last), err)
 	}
 	return n, nil
 }
 
 // writePhase says how far a request had come when n bytes of its next part were
-// written; last is the connection's before that.
-func writePhase(n int, last int64) phase {
-	if n > 0 || last < 0 {
+// written; last is the connection's before that. On a duplex connection that says
+// nothing of the requests that wait for their replies.
+func (c *conn) writePhase(n int, last int64) phase {
+	if n > 0 || last < 0 || c.duplex.Load() {
 		return phasePartial
 	}
 	return phaseWrite
@@ -139,7 +147,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		if isTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
-			return n, err // nobody owes us a reply: no news, not bad news
+			return n, &connError{phaseRead, err} // no news, not bad news
 		}
 		return n, c.broke(err)
 	}
@@ -180,26 +188,35 @@ func (c *conn) Close() error {
 // SetDeadline is what the pool calls, and go-redis nowhere else, right before it
 // hands the connection to a new caller.
 func (c *conn) SetDeadline(t time.Time) error {
+	c.enter()
+	defer c.leave()
 	c.uses.Store(0)
+	c.duplex.Store(false)
 	if c.role.Load() == roleHeld {
 		c.role.Store(roleRegular)
 	}
+	c.readDeadline, c.writeDeadline = t, t
 	return c.Conn.SetDeadline(t)
 }
 
 // SetWriteDeadline remembers the deadline, for a PING of our own replaces it. It
 // fails, before anything is written, on a connection that is closed.
 func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.enter()
+	defer c.leave()
 	c.writeDeadline = t
 	if err := c.Conn.SetWriteDeadline(t); err != nil {
-		return c.fail(writePhase(0, c.last.Load()), err)
+		return c.fail(c.writePhase(0, c.last.Load()), err)
 	}
 	return nil
 }
 
-// SetReadDeadline fails on a connection that was closed after the request was
-// written.
+// SetReadDeadline does the same for reading; it fails on a connection that was
+// closed after the request was written.
 func (c *conn) SetReadDeadline(t time.Time) error {
+	c.enter()
+	defer c.leave()
+	c.readDeadline = t
 	if err := c.Conn.SetReadDeadline(t); err != nil {
 		return c.fail(phaseRead, err)
 	}
@@ -322,7 +339,7 @@ func head(p []byte, buf *[16]byte) []byte {
 // request: it has been idle, or others broke since it was last heard.
 func (c *conn) stale(last int64) bool {
 	l := c.link
-	return l.idleAge > 0 && c.role.Load() == roleRegular &&
+	return l.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
 		(l.clock.Load()-last >= l.idleAge || last <= l.suspectAt.Load())
 }
 
@@ -342,7 +359,6 @@ func (c *conn) prove() error {
 	if err := c.ping(deadline); err != nil {
 		return &connError{phaseWrite, err}
 	}
-	_ = c.Conn.SetWriteDeadline(c.writeDeadline)
 	return nil
 }
 
@@ -416,7 +432,10 @@ func (c *conn) exchange(deadline time.Time) error {
 	if !bytes.Equal(reply[:], pongReply) {
 		return errors.New("the answer to PING is not PONG")
 	}
-	return c.Conn.SetDeadline(time.Time{})
+	if err := c.Conn.SetReadDeadline(c.readDeadline); err != nil {
+		return err
+	}
+	return c.Conn.SetWriteDeadline(c.writeDeadline)
 }
 
 // unread reports whether bytes wait in the socket, where that can be seen.
@@ -442,6 +461,8 @@ func (k *poolCheck) Write(func(fd uintptr) (done bool)) error { return errors.Er
 // plain socket; under TLS the raw bytes would mean nothing to it.
 func (k *poolCheck) Read(peek func(fd uintptr) (done bool)) error {
 	c := (*conn)(k)
+	c.enter()
+	defer c.leave()
 	if err := c.retirement(); err != nil {
 		return err
 	}

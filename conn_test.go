@@ -15,6 +15,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/redialtest"
 )
 
 // scriptConn fails as told.
@@ -124,7 +126,8 @@ func TestConn_ReadTimeout_WithNothingOutstanding_IsNoNews(t *testing.T) {
 	l := still(0)
 	c := newConn(&scriptConn{read: func([]byte) (int, error) { return 0, context.DeadlineExceeded }}, l, 1)
 	_, err := c.Read(make([]byte, 1))
-	assert.Equal(t, context.DeadlineExceeded, err)
+	assert.Equal(t, unknown, outcomeOf(err))
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Nil(t, l.verdict)
 }
 
@@ -296,6 +299,35 @@ func TestSweep_FindsDeadConnections(t *testing.T) {
 		assert.Equal(t, dropped, stats.IdleDropped)
 		assert.GreaterOrEqual(t, stats.IdleChecks, uint64(5+5*3), "each about every 15s")
 	})
+}
+
+// The pool takes a connection while the sweep waits for its PONG: the caller waits
+// for the sweep's deadline, which nobody takes away.
+func TestSweep_MeetsThePool(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := NewClient(&redis.Options{Addr: f.Addr(), PoolSize: 1, Protocol: 2})
+	defer c.Close()
+	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+	var cn *conn
+	c.link.eachConn(func(x *conn) { cn = x })
+	asked := make(chan struct{}, 1)
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "ping" {
+			nudge(asked)
+			return redialtest.Drop
+		}
+		return redialtest.Handle
+	})
+	c.link.advance()
+	swept := make(chan struct{})
+	go func() { cn.sweep(0); close(swept) }()
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	began := time.Now()
+	_ = c.Get(ctx, "k").Err()
+	<-swept
+	assert.Less(t, time.Since(began), 4*time.Second)
 }
 
 // A connection that a caller holds is not touched: inside MULTI, a PING would

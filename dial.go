@@ -3,7 +3,6 @@ package redial
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"syscall"
 	"time"
@@ -92,10 +91,12 @@ func (l *link) connect(ctx context.Context, network, addr string) (*conn, error)
 		return nil, err
 	}
 	gen := l.gen.Load()
+	ok := false
+	defer func() { l.lanes.leave(ok) }()
 	nc, err := l.dialNetwork(ctx, network, addr)
-	l.lanes.leave(err == nil)
+	ok = err == nil
 	if err != nil {
-		if l.ctx.Err() == nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+		if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
 			l.suspect(err)
 		}
 		return nil, err
@@ -130,12 +131,13 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn,
 	return nc, err
 }
 
-// mayDial lets a dial go ahead, or says why there is no point. While the link is
-// Connecting or under suspicion it waits for the outcome. So do, for a moment,
-// the dials of subscriptions: their caller has no gate to wait at.
+// mayDial lets a dial go ahead, or says why there is no point. While the server is
+// under suspicion it waits for the verdict, while the link is Connecting for a
+// moment. So do the dials of subscriptions while it is Reconnecting: their caller
+// has no gate to wait at.
 func (l *link) mayDial(ctx context.Context) error {
 	patient := l.subscription(ctx)
-	if patient {
+	if state, _ := l.current(); patient || state == StateConnecting {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
 		defer cancel()

@@ -229,7 +229,7 @@ func isReply(err error) bool {
 func isRefusal(err error) bool {
 	return redis.IsLoadingError(err) || redis.IsReadOnlyError(err) ||
 		redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
-		redis.IsTryAgainError(err) || redis.IsMaxClientsError(err)
+		redis.IsTryAgainError(err) || redis.IsMaxClientsError(err) || redis.IsNoReplicasError(err)
 }
 
 // isNotReady reports whether err is the server's word that it is up but cannot
@@ -242,7 +242,7 @@ func isNotReady(err error) bool {
 // from the moment it passes: the socket may learn of it before the context does.
 func ended(ctx context.Context) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded

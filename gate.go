@@ -109,7 +109,7 @@ func (l *link) wait(ctx context.Context, began time.Time) error {
 	case <-hopeless:
 		err = errHopeless
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		err = ctx.Err()
 	}
 
 	l.mu.Lock()
@@ -171,7 +171,7 @@ func (l *link) drain(ctx context.Context) error {
 	case <-l.idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("redial: %d commands were cut short: %w", l.inflight.Load(), context.Cause(ctx))
+		return fmt.Errorf("redial: %d commands were cut short: %w", l.inflight.Load(), ctx.Err())
 	}
 }
 

@@ -3,6 +3,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"reflect"
@@ -53,7 +54,7 @@ func originOf(next any) origin {
 	switch {
 	case f == nil || !strings.HasPrefix(f.Name(), "github.com/redis/go-redis/v9."):
 		return foreignHook
-	case strings.Contains(f.Name(), "fdEngine"):
+	case strings.Contains(f.Name(), "fdEngine"), strings.Contains(strings.ToLower(f.Name()), "fdpipelin"):
 		return sharedCall
 	}
 	return pooledCall
@@ -84,19 +85,25 @@ func run[T any](l *link, ctx context.Context, what T, next func(context.Context,
 
 // ProcessPipelineHook guards pipelines and transactions.
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	next = labelWait(next, originOf(next))
+	from := originOf(next)
+	next = labelWait(next, from)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
-		if !l.enter() {
-			return h.pipeline(ctx, cmds, next, 0, nil)
+		switch {
+		case len(cmds) == 0:
+			return next(ctx, cmds)
+		case from == sharedCall:
+			return h.shared(ctx, cmds, next)
+		case !l.enter():
+			return h.pipeline(ctx, cmds, next, from, 0, nil)
 		}
 		mark(cmds)
 		err := run(l, ctx, cmds, next)
 		if err == nil {
-			unmark(cmds)
+			unmark(cmds, from)
 			return nil
 		}
-		return h.pipeline(ctx, cmds, next, 1, err)
+		return h.pipeline(ctx, cmds, next, from, 1, err)
 	}
 }
 
@@ -114,9 +121,10 @@ func mark(cmds []redis.Cmder) {
 	}
 }
 
-// unmark clears the marks that a hook left which served the batch itself.
-func unmark(cmds []redis.Cmder) {
-	if cmds[0].Err() != errUnread {
+// unmark clears the marks that a hook of the caller left on commands which it
+// served itself.
+func unmark(cmds []redis.Cmder, from origin) {
+	if from != foreignHook {
 		return
 	}
 	for _, cmd := range cmds {
@@ -151,8 +159,47 @@ func unread(cmds []redis.Cmder, err error) []redis.Cmder {
 	return cmds[first:]
 }
 
+// isTransaction reports whether cmds are one MULTI ... EXEC block.
 func isTransaction(cmds []redis.Cmder) bool {
-	return cmds[0].Name() == "multi" && cmds[len(cmds)-1].Name() == "exec"
+	last := len(cmds) - 1
+	if cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
+		return false
+	}
+	for _, cmd := range cmds[1:last] {
+		if cmd.Name() == "exec" {
+			return false
+		}
+	}
+	return true
+}
+
+// outcomeFor is outcomeOf for one command that was sent by itself or within a
+// pipeline. It knows what the error alone does not tell.
+func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
+	o := outcomeOf(err)
+	switch {
+	case (o == refused || o == denied) && isScript(cmd) && !isNotReady(err):
+		return answered // the script may have done something before it said so
+	case from == foreignHook:
+		if e := own(err); e != nil && !e.handshake {
+			return foreign // of a command that a hook of the caller ran
+		}
+	case from == sharedCall && o == notSent:
+		var ce *connError
+		if errors.As(err, &ce) && ce.phase != phaseDial {
+			return unknown // it may have been written before the one that failed
+		}
+	case from == pooledCall && o == partly:
+		return notSent // half a command cannot run, and it was alone
+	}
+	return o
+}
+
+// own returns the Error inside err, or nil.
+func own(err error) *Error {
+	var e *Error
+	errors.As(err, &e)
+	return e
 }
 
 // process carries a command on after its first attempt failed with err, or
@@ -161,10 +208,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	c := call{link: h.link, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
 	for {
 		if err != nil {
-			o := outcomeOf(err)
-			if o == partly && from == pooledCall {
-				o = notSent // half a command cannot run, and it was alone
-			}
+			o := outcomeFor(cmd, err, from)
 			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
 				o, c.mayHaveRun = notSent, true
 			}
@@ -187,7 +231,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 
 // pipeline does for a batch what process does for one command. Commands that
 // were answered keep their answers; only a tail that may be sent again is.
-func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, attempts int, err error) error {
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin, attempts int, err error) error {
 	c := call{link: h.link, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
 	if isTransaction(cmds) {
 		c.name = "transaction"
@@ -202,7 +246,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 			var o outcome
 			if c.name == "transaction" {
 				o, err = c.transaction(cmds, err)
-			} else if o, rest = c.tail(rest, err); o == refused || o == denied {
+			} else if o, rest = c.tail(rest, err, from); o == refused || o == denied {
 				err = rest[0].Err()
 			}
 			if final := c.settle(o, err); final != nil {
@@ -219,10 +263,37 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 		}
 		mark(rest)
 		if err = attempt(&c, rest, next); err == nil {
-			unmark(rest)
+			unmark(rest, from)
 			return firstError(cmds, nil)
 		}
 	}
+}
+
+// shared passes on a pipeline of the full-duplex engine, whose commands share a
+// connection with others and cannot be sent again from here. The engine leaves
+// its answered commands alone; of the others nothing is known.
+func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+	c := call{link: h.link, ctx: ctx, name: "pipeline"}
+	if final := c.admit(); final != nil {
+		c.label(cmds, final)
+		return final
+	}
+	err := attempt(&c, cmds, next)
+	var ce *connError
+	if err == nil || !errors.As(err, &ce) {
+		return err
+	}
+	kind := ErrOutcomeUnknown
+	if ce.phase == phaseDial {
+		kind = ErrUnavailable
+	}
+	final := c.fail(kind, c.withCtx(err))
+	for _, cmd := range cmds {
+		if e := cmd.Err(); e != nil && !isReply(e) {
+			cmd.SetErr(final)
+		}
+	}
+	return final
 }
 
 // call is one logical command or batch across its attempts.
@@ -299,6 +370,7 @@ func (c *call) settle(o outcome, err error) error {
 	c.last = err
 	switch o {
 	case answered, foreign:
+		l.heed(err) // a refusal that must not be retried is news all the same
 		return err
 	case unknown, partly:
 		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
@@ -378,6 +450,9 @@ func (c *call) fail(kind, err error) error {
 	if c.mayHaveRun {
 		kind = ErrOutcomeUnknown
 	}
+	if e := own(err); e != nil && e.handshake {
+		err = fmt.Errorf("%s: %w", e.Cmd, e.Err) // its outcome is not this one's
+	}
 	switch {
 	case c.free(): // counted with the command it is part of
 	case kind == ErrUnavailable:
@@ -397,9 +472,10 @@ func (c *call) fail(kind, err error) error {
 // but EXEC has then ended any WATCH, and without it the block must not run again.
 func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 	o := outcomeOf(err)
+	inner := cmds[1 : len(cmds)-1]
 	switch {
 	case redis.IsExecAbortError(err):
-		for _, cmd := range cmds {
+		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && isRefusal(e) {
 				c.link.heed(e)
 				if !c.link.watches.Load() {
@@ -407,9 +483,14 @@ func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 				}
 			}
 		}
+	case o == refused || o == denied:
+		if c.link.watches.Load() || cmds[0].Err() == nil && firstError(inner, nil) != nil {
+			c.link.heed(err)
+			return answered, err // EXEC ran, and this is what a command in it said
+		}
 	case o == partly:
 		o = notSent // EXEC comes last, so it was not delivered
-	case o == unknown && c.repeatable(cmds[1:len(cmds)-1]):
+	case o == unknown && c.repeatable(inner):
 		o, c.mayHaveRun = notSent, true
 	}
 	return o, err
@@ -417,20 +498,23 @@ func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 
 // tail finds the commands of a pipeline that were not run, or may not have been,
 // and what is known of them.
-func (c *call) tail(cmds []redis.Cmder, err error) (outcome, []redis.Cmder) {
+func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redis.Cmder) {
 	rest := unread(cmds, err)
 	if len(rest) == 0 { // every command was answered
-		o := outcomeOf(cmds[len(cmds)-1].Err())
+		first := len(cmds) - 1
+		o := outcomeFor(cmds[first], cmds[first].Err(), from)
 		if o != refused && o != denied {
 			return answered, cmds
 		}
-		first := len(cmds) - 1
-		for first > 0 && outcomeOf(cmds[first-1].Err()) == o {
+		for first > 0 && outcomeFor(cmds[first-1], cmds[first-1].Err(), from) == o {
 			first--
 		}
 		return o, cmds[first:]
 	}
 	o := outcomeOf(err)
+	if e := own(err); from == foreignHook && e != nil && !e.handshake {
+		return foreign, rest
+	}
 	if (o == unknown || o == partly) && c.repeatable(rest) {
 		o, c.mayHaveRun = notSent, true
 	}
@@ -449,7 +533,7 @@ func (c *call) repeatable(cmds []redis.Cmder) bool {
 
 // label puts the final error on the commands that have no answer of their own.
 func (c *call) label(cmds []redis.Cmder, final error) {
-	if isReply(final) {
+	if own(final) == nil && isReply(final) {
 		return
 	}
 	for _, cmd := range cmds {

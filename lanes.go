@@ -39,7 +39,7 @@ func (l *lanes) enter(ctx context.Context) error {
 		case <-turn:
 		case <-ctx.Done():
 			l.leaveQueue(turn)
-			return context.Cause(ctx)
+			return ctx.Err()
 		}
 	}
 }

@@ -302,6 +302,9 @@ func (l *link) takeAsked() string {
 
 // heed does what a refusal asks for beyond waiting.
 func (l *link) heed(refusal error) {
+	if !isReply(refusal) {
+		return
+	}
 	if isNotReady(refusal) {
 		l.suspect(refusal)
 	}
@@ -382,7 +385,7 @@ func (l *link) waitState(ctx context.Context, want State) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			err := &cutShort{ctx: context.Cause(ctx), cause: l.lastCause()}
+			err := &cutShort{ctx: ctx.Err(), cause: l.lastCause()}
 			return fmt.Errorf("redial: %s is %s, not %s: %w", l.addr, state, want, err)
 		}
 	}

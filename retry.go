@@ -73,8 +73,8 @@ func patienceOf(ctx context.Context) patience {
 
 // mayRepeat reports whether cmd may be sent again after an unknown outcome.
 func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
-	if classOf(cmd) == takes {
-		return false
+	if cmd.NoRetry() || classOf(cmd) == takes {
+		return false // its reply went to a writer of the caller, or its element is gone
 	}
 	if ok, _ := ctx.Value(ctxIdempotent).(bool); ok {
 		return true

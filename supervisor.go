@@ -50,7 +50,8 @@ func (s *Supervisor) Stats() Stats { return s.link.stats() }
 // Close ends supervision: the state becomes StateClosed, waiting commands return
 // [ErrClosed], and the goroutines are stopped and joined. It does not close the
 // client; the clients' own Close methods do both. It waits 50ms at most for a
-// callback of [WithOnStateChange] to return. It is idempotent and never fails.
+// callback of [WithOnStateChange] to return, and as long as a heartbeat may take
+// for a connection that is being warmed up. It is idempotent and never fails.
 func (s *Supervisor) Close() error {
 	s.link.shut()
 	s.link.join()
