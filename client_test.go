@@ -385,6 +385,24 @@ func TestClient_ServerPauses(t *testing.T) {
 	})
 }
 
+// The same with timeouts shorter than the pause: reads are sent again until they
+// succeed, writes end unknown, and the pool that is held up fails nobody.
+func TestClient_ServerPauses_TightTimeouts(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: b.addr, PoolSize: 5, ReadTimeout: 300 * time.Millisecond, PoolTimeout: 500 * time.Millisecond})
+		l := startLoad(t, c, 20)
+		l.flows(t, time.Second)
+		b.real.Freeze()
+		time.Sleep(1500 * time.Millisecond)
+		b.real.Thaw()
+		l.flows(t, 2*time.Second)
+		l.check(t, b.addr)
+		assert.Zero(t, l.unavailable.Load())
+		assert.Zero(t, c.Stats().Outages)
+	})
+}
+
 func TestClient_ServerFrozen(t *testing.T) {
 	t.Parallel()
 	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {

@@ -368,6 +368,9 @@ func (c *call) settle(o outcome, err error) error {
 	l := c.link
 	same := o == notSent && c.last != nil && errors.Is(err, c.last) // a full-duplex command cannot be sent again
 	c.last = err
+	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
+		o = notSent // the pool is held up by the server, not by its callers
+	}
 	switch o {
 	case answered, foreign:
 		l.heed(err) // a refusal that must not be retried is news all the same

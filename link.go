@@ -276,6 +276,13 @@ func (l *link) suspected() bool {
 	return l.verdict != nil
 }
 
+// troubled reports whether there was a suspicion within the time that it takes to
+// find a server dead.
+func (l *link) troubled() bool {
+	at := l.suspectAt.Load()
+	return at > 0 && l.clock.Load()-at < int64(2*l.cfg.detection())
+}
+
 // acquit is the verdict that the server lives.
 func (l *link) acquit() {
 	l.mu.Lock()
