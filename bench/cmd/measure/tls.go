@@ -1,0 +1,81 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/redial-go/redial/redialtest"
+)
+
+// launchTLS starts a server that listens on a second port with TLS, and returns
+// the client configuration and address for that one.
+func launchTLS() (*redialtest.Server, *tls.Config, string, error) {
+	dir, err := os.MkdirTemp("", "measure-")
+	if err != nil {
+		return nil, nil, "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // the server has read them by then
+	cert, key, roots, err := certificate(dir)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	// A proxy finds a port that no outgoing connection can take.
+	finder, err := redialtest.StartProxy("127.0.0.1:0", "127.0.0.1:1")
+	if err != nil {
+		return nil, nil, "", err
+	}
+	addr := finder.Addr()
+	_ = finder.Close()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	server, err := redialtest.LaunchServer("--tls-port", port, "--tls-auth-clients", "no",
+		"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert)
+	return server, &tls.Config{RootCAs: roots}, addr, err
+}
+
+// certificate writes a self-signed one for 127.0.0.1 to dir.
+func certificate(dir string) (certFile, keyFile string, roots *x509.CertPool, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(24 * time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return "", "", nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", "", nil, err
+	}
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	if err := os.WriteFile(certFile, certPEM, 0o600); err != nil {
+		return "", "", nil, err
+	}
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	if err := os.WriteFile(keyFile, keyPEM, 0o600); err != nil {
+		return "", "", nil, err
+	}
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(certPEM)
+	return certFile, keyFile, roots, nil
+}
