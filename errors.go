@@ -215,6 +215,35 @@ func outcomeOf(err error) outcome {
 	return foreign
 }
 
+// outcomeFor is outcomeOf for one command that was sent by itself or within a
+// pipeline. It knows what the error alone does not tell.
+func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
+	o := outcomeOf(err)
+	switch {
+	case (o == refused || o == denied) && isScript(cmd) && !isNotReady(err):
+		return answered // the script may have done something before it said so
+	case from == foreignHook:
+		if e := own(err); e != nil && !e.handshake {
+			return foreign // of a command that a hook of the caller ran
+		}
+	case from == sharedCall && o == notSent:
+		var ce *connError
+		if errors.As(err, &ce) && ce.phase != phaseDial {
+			return unknown // it may have been written before the one that failed
+		}
+	case from == pooledCall && o == partly:
+		return notSent // half a command cannot run, and it was alone
+	}
+	return o
+}
+
+// own returns the Error inside err, or nil.
+func own(err error) *Error {
+	var e *Error
+	errors.As(err, &e)
+	return e
+}
+
 // isReply reports whether err is an answer of the server.
 func isReply(err error) bool {
 	if err == redis.Nil {

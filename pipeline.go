@@ -1,0 +1,252 @@
+package redial
+
+import (
+	"context"
+	"errors"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ProcessPipelineHook guards pipelines and transactions.
+func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	from := originOf(next)
+	next = labelWait(next, from)
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		l := h.link
+		switch {
+		case len(cmds) == 0:
+			return next(ctx, cmds)
+		case from == sharedCall:
+			return h.shared(ctx, cmds, next)
+		case !l.enter():
+			return h.pipeline(ctx, cmds, next, from, 0, nil)
+		}
+		mark(cmds)
+		err := run(l, ctx, cmds, next)
+		if err == nil {
+			unmark(cmds, from)
+			return nil
+		}
+		return h.pipeline(ctx, cmds, next, from, 1, err)
+	}
+}
+
+// pipeline does for a batch what process does for one command. Commands that
+// were answered keep their answers; only a tail that may be sent again is.
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin, attempts int, err error) error {
+	c := call{link: h.link, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
+	if isTransaction(cmds) {
+		c.name = "transaction"
+	}
+	for _, cmd := range cmds {
+		c.nested = c.nested && isHandshake(cmd)
+		c.reads = c.reads && isReadOnly(cmd)
+	}
+	rest := cmds
+	for {
+		if err != nil {
+			var o outcome
+			if c.name == "transaction" {
+				o, err = c.transaction(cmds, err)
+			} else if o, rest = c.tail(rest, err, from); o == refused || o == denied {
+				err = rest[0].Err()
+			}
+			if final := c.settle(o, err); final != nil {
+				c.label(rest, final)
+				return firstError(cmds, final)
+			}
+		}
+		if final := c.admit(); final != nil {
+			c.label(rest, final)
+			return firstError(cmds, final)
+		}
+		for _, cmd := range rest {
+			cmd.SetErr(nil)
+		}
+		mark(rest)
+		if err = attempt(&c, rest, next); err == nil {
+			unmark(rest, from)
+			return firstError(cmds, nil)
+		}
+	}
+}
+
+// shared passes on a pipeline of the full-duplex engine, whose commands share a
+// connection with others and cannot be sent again from here. The engine leaves
+// its answered commands alone; of the others nothing is known.
+func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+	c := call{link: h.link, ctx: ctx, name: "pipeline"}
+	if final := c.admit(); final != nil {
+		c.label(cmds, final)
+		return final
+	}
+	err := attempt(&c, cmds, next)
+	var ce *connError
+	if err == nil || !errors.As(err, &ce) {
+		return err
+	}
+	kind := ErrOutcomeUnknown
+	if ce.phase == phaseDial {
+		kind = ErrUnavailable
+	}
+	final := c.fail(kind, c.withCtx(err))
+	for _, cmd := range cmds {
+		if e := cmd.Err(); e != nil && !isReply(e) {
+			cmd.SetErr(final)
+		}
+	}
+	return final
+}
+
+// errUnread marks the commands of a pipeline before an attempt. go-redis stamps
+// the error that ended a pipeline on every command without an error of its own,
+// those that were answered included; the mark shows how far reading came.
+var errUnread = errors.New("redial: no reply was read")
+
+func mark(cmds []redis.Cmder) {
+	if isTransaction(cmds) {
+		return // one unit, and go-redis sets no error on MULTI and EXEC
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(errUnread)
+	}
+}
+
+// unmark clears the marks that a hook of the caller left on commands which it
+// served itself.
+func unmark(cmds []redis.Cmder, from origin) {
+	if from != foreignHook {
+		return
+	}
+	for _, cmd := range cmds {
+		if cmd.Err() == errUnread {
+			cmd.SetErr(nil)
+		}
+	}
+}
+
+// unread undoes the stamping after a pipeline ended with err: answered commands
+// get back their nil error, unread ones get err. It returns the commands that
+// were not answered, none when err is one of the answers.
+func unread(cmds []redis.Cmder, err error) []redis.Cmder {
+	first := len(cmds) - 1 // the one whose reading failed
+	for i, cmd := range cmds {
+		if cmd.Err() == errUnread {
+			first = max(i-1, 0)
+			break
+		}
+	}
+	if first == len(cmds)-1 && cmds[first].Err() != errUnread && isReply(err) {
+		return nil
+	}
+	for i, cmd := range cmds {
+		switch e := cmd.Err(); {
+		case e == errUnread:
+			cmd.SetErr(err)
+		case i < first && !isReply(e):
+			cmd.SetErr(nil)
+		}
+	}
+	return cmds[first:]
+}
+
+// isTransaction reports whether cmds are one MULTI ... EXEC block.
+func isTransaction(cmds []redis.Cmder) bool {
+	last := len(cmds) - 1
+	if cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
+		return false
+	}
+	for _, cmd := range cmds[1:last] {
+		if cmd.Name() == "exec" {
+			return false
+		}
+	}
+	return true
+}
+
+// transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
+// it was aborted because a command in it was refused, the error is that refusal;
+// but EXEC has then ended any WATCH, and without it the block must not run again.
+func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
+	o := outcomeOf(err)
+	inner := cmds[1 : len(cmds)-1]
+	switch {
+	case redis.IsExecAbortError(err):
+		for _, cmd := range inner {
+			if e := cmd.Err(); e != nil && isRefusal(e) {
+				c.link.heed(e)
+				if !c.link.watches.Load() {
+					return refused, e
+				}
+			}
+		}
+	case o == refused || o == denied:
+		if c.link.watches.Load() || cmds[0].Err() == nil && firstError(inner, nil) != nil {
+			c.link.heed(err)
+			return answered, err // EXEC ran, and this is what a command in it said
+		}
+	case o == partly:
+		o = notSent // EXEC comes last, so it was not delivered
+	case o == unknown && c.repeatable(inner):
+		o, c.mayHaveRun = notSent, true
+	}
+	return o, err
+}
+
+// tail finds the commands of a pipeline that were not run, or may not have been,
+// and what is known of them.
+func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redis.Cmder) {
+	rest := unread(cmds, err)
+	if len(rest) == 0 { // every command was answered
+		first := len(cmds) - 1
+		o := outcomeFor(cmds[first], cmds[first].Err(), from)
+		if o != refused && o != denied {
+			return answered, cmds
+		}
+		for first > 0 && outcomeFor(cmds[first-1], cmds[first-1].Err(), from) == o {
+			first--
+		}
+		return o, cmds[first:]
+	}
+	o := outcomeOf(err)
+	if e := own(err); from == foreignHook && e != nil && !e.handshake {
+		return foreign, rest
+	}
+	if (o == unknown || o == partly) && c.repeatable(rest) {
+		o, c.mayHaveRun = notSent, true
+	}
+	return o, rest
+}
+
+// repeatable reports whether every one of cmds may be sent again.
+func (c *call) repeatable(cmds []redis.Cmder) bool {
+	for _, cmd := range cmds {
+		if !c.link.cfg.mayRepeat(c.ctx, cmd) {
+			return false
+		}
+	}
+	return true
+}
+
+// label puts the final error on the commands that have no answer of their own.
+func (c *call) label(cmds []redis.Cmder, final error) {
+	if own(final) == nil && isReply(final) {
+		return
+	}
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err == nil || !isReply(err) {
+			cmd.SetErr(final)
+		}
+	}
+}
+
+// firstError returns the first error among cmds, as go-redis does for a batch,
+// or else final.
+func firstError(cmds []redis.Cmder, final error) error {
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil {
+			return err
+		}
+	}
+	return final
+}
