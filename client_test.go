@@ -810,6 +810,33 @@ func TestClient_Shutdown_OfTheServer(t *testing.T) {
 	})
 }
 
+// While everything works, supervision allocates nothing.
+func TestClient_HealthyPath_AllocatesNothing(t *testing.T) {
+	s := redialtest.StartServer(t)
+	ctx := t.Context()
+	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	defer bare.Close()
+	c := connect(t, &redis.Options{Addr: s.Addr()})
+	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+	for name, run := range map[string]func(rdb *redis.Client){
+		"GET":  func(rdb *redis.Client) { _ = rdb.Get(ctx, "k").Err() },
+		"INCR": func(rdb *redis.Client) { _ = rdb.Incr(ctx, "n").Err() },
+		"pipeline of 10": func(rdb *redis.Client) {
+			_, _ = rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+				for range 10 {
+					p.Get(ctx, "k")
+				}
+				return nil
+			})
+		},
+	} {
+		with := testing.AllocsPerRun(500, func() { run(c.Client) })
+		without := testing.AllocsPerRun(500, func() { run(bare) })
+		t.Logf("%s: %v allocations, %v without redial", name, with, without)
+		assert.LessOrEqual(t, with, without, name)
+	}
+}
+
 func TestClient_Close_LeavesNothing(t *testing.T) {
 	redialtest.Leaks(t)
 	s := redialtest.StartServer(t)
