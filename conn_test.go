@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -280,6 +281,9 @@ func TestIdleCheck_WrongAnswer_DropsTheConnection(t *testing.T) {
 
 // What is dead is gone before a caller meets it, and what is alive stays warm.
 func TestSweep_FindsDeadConnections(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("skipped, the pool does not check connections here, so a Conn may get a dead one")
+	}
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)
 		defer c.Close()

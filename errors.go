@@ -154,6 +154,16 @@ func (e *retiredError) Error() string        { return "connection retired: " + e
 func (e *retiredError) Unwrap() error        { return e.cause }
 func (e *retiredError) Is(target error) bool { return target == net.ErrClosed }
 
+// plain turns a reply of the server into an error that is none. What a reply to one
+// command has caused must not look like the reply to another: go-redis would keep
+// a dead connection, or take a failed handshake for an old server.
+func plain(err error) error {
+	if err != nil && isReply(err) {
+		return errors.New(err.Error())
+	}
+	return err
+}
+
 // outcome is what is known about a failed command, from the best to the worst.
 type outcome uint8
 

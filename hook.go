@@ -180,7 +180,7 @@ func (c *call) admit() error {
 // may be made, after a pause where one is due, and else the final error.
 func (c *call) settle(o outcome, err error) error {
 	l := c.link
-	same := o == notSent && c.last != nil && errors.Is(err, c.last) // a full-duplex command cannot be sent again
+	same := o == notSent && sameFailure(err, c.last) // a full-duplex command cannot be sent again
 	c.last = err
 	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
 		o = notSent // the pool is held up by the server, not by its callers
@@ -216,6 +216,13 @@ func (c *call) settle(o outcome, err error) error {
 		return c.fail(ErrUnavailable, c.withCtx(err))
 	}
 	return nil
+}
+
+// sameFailure reports whether two attempts failed not alike but with the very same
+// failure, so that the second was none.
+func sameFailure(a, b error) bool {
+	var fa, fb *connError
+	return errors.As(a, &fa) && errors.As(b, &fb) && fa == fb
 }
 
 // pause keeps attempts apart while the link is up; when it is not, the gate

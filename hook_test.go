@@ -3,6 +3,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -539,6 +540,38 @@ func TestAutoPipeline_PassesTheGate(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Equal(t, "41", c.Get(t.Context(), "n").Val())
+	})
+}
+
+// A connection may have been retired for the very error that the command failed
+// with before; that is another failure, and worth another attempt.
+func TestSameFailure(t *testing.T) {
+	reply := redisError("LOADING Redis is loading the dataset in memory")
+	retired := &connError{phaseWrite, &retiredError{reply}}
+	assert.False(t, sameFailure(retired, reply))
+	assert.False(t, sameFailure(retired, &connError{phaseWrite, &retiredError{reply}}))
+	assert.False(t, sameFailure(retired, nil))
+	assert.True(t, sameFailure(retired, fmt.Errorf("wrapped: %w", retired)))
+}
+
+// The server went LOADING, and its connections with it. What fails for that reason
+// must not pass for a reply, neither here nor in go-redis.
+func TestCauses_AreNotReplies(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		loading := redisError("LOADING Redis is loading the dataset in memory")
+		c.link.transition(StateReconnecting, "server is not ready", loading, 0)
+		_, err := c.link.dial(t.Context(), "tcp", "127.0.0.1:1")
+		require.Error(t, err)
+		assert.False(t, isReply(err), "%v", err)
+		err = c.Incr(FailFast(t.Context()), "n").Err()
+		assert.ErrorIs(t, err, ErrUnavailable)
+		assert.ErrorContains(t, err, "LOADING")
+		assert.False(t, isReply(err), "%v", err)
+		assert.False(t, isReply(&retiredError{c.link.lastCause()}))
 	})
 }
 

@@ -149,7 +149,7 @@ func (l *link) causeLocked() error {
 // noteCause remembers the error of an attempt to reach the server.
 func (l *link) noteCause(err error) {
 	l.mu.Lock()
-	l.cause = err
+	l.cause = plain(err)
 	l.mu.Unlock()
 }
 
@@ -166,6 +166,7 @@ func nudge(ch chan struct{}) {
 // way down, a cause means that the server is dead, so that whatever is in flight
 // is aborted; without one, idle connections are retired and the rest may finish.
 func (l *link) transition(to State, reason string, cause error, attempts int) bool {
+	cause = plain(cause)
 	l.mu.Lock()
 	if l.state == StateClosed || l.state == to {
 		l.mu.Unlock()
@@ -259,7 +260,7 @@ func (l *link) suspect(err error) {
 		l.mu.Unlock()
 		return
 	}
-	l.cause = err
+	l.cause = plain(err)
 	if l.verdict == nil {
 		l.verdict = make(chan struct{})
 	}
@@ -324,6 +325,7 @@ func (l *link) heed(refusal error) {
 // follow the name to where it points now, or after one that wants other
 // credentials; at most once in rotateSpacing. What is in flight is left to finish.
 func (l *link) rotate(why error) {
+	why = plain(why)
 	l.mu.Lock()
 	if l.state != StateConnected || time.Since(l.rotated) < rotateSpacing {
 		l.mu.Unlock()
