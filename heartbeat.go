@@ -177,8 +177,8 @@ func (l *link) tick() time.Duration {
 }
 
 // watch guards a Connected link. It returns when the link has to go down, with
-// the reason and its transport error, if any; the reason is "" when the link is
-// closed.
+// the reason and its transport error; the reason is "" when the link is not
+// Connected any more.
 func (l *link) watch() (reason string, cause error) {
 	timer := time.NewTimer(l.tick())
 	defer timer.Stop()
@@ -188,8 +188,8 @@ func (l *link) watch() (reason string, cause error) {
 		case <-l.ctx.Done():
 			return "", nil
 		case <-l.wake:
-			if asked := l.takeAsked(); asked != "" {
-				return asked, nil
+			if state, _ := l.current(); state != StateConnected {
+				return "", nil
 			}
 			if !l.suspected() {
 				continue

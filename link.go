@@ -60,7 +60,6 @@ type link struct {
 	waiting  int                // guarded by mu
 	conns    map[*conn]struct{} // guarded by mu
 	verdict  chan struct{}      // guarded by mu; non-nil while the server is under suspicion
-	asked    string             // guarded by mu; reason of a Reconnect not yet served
 	rotated  time.Time          // guarded by mu; last retirement by rotate
 	shutting bool               // guarded by mu; no new command is admitted any more
 
@@ -162,13 +161,13 @@ func nudge(ch chan struct{}) {
 }
 
 // transition is the only writer of the state. It reports false when there is
-// nothing to change: StateClosed is terminal and no state follows itself. On the
-// way down, a cause means that the server is dead, so that whatever is in flight
+// nothing to change: StateClosed is terminal, no state follows itself, and only
+// what was Connected can be Reconnecting. On the way down, a cause means that the server is dead, so that whatever is in flight
 // is aborted; without one, idle connections are retired and the rest may finish.
 func (l *link) transition(to State, reason string, cause error, attempts int) bool {
 	cause = plain(cause)
 	l.mu.Lock()
-	if l.state == StateClosed || l.state == to {
+	if l.state == StateClosed || l.state == to || to == StateReconnecting && l.state != StateConnected {
 		l.mu.Unlock()
 		return false
 	}
@@ -291,21 +290,12 @@ func (l *link) acquit() {
 	l.mu.Unlock()
 }
 
-// askReconnect has the loop retire every connection.
-func (l *link) askReconnect(reason string) {
-	l.mu.Lock()
-	l.asked = reason
-	l.mu.Unlock()
-	nudge(l.wake)
-}
-
-// takeAsked returns the reason of a Reconnect not yet served, or "".
-func (l *link) takeAsked() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	reason := l.asked
-	l.asked = ""
-	return reason
+// reconnect retires every connection of a Connected link and has the loop dial
+// afresh. In any other state the loop is at that already.
+func (l *link) reconnect(reason string) {
+	if l.transition(StateReconnecting, reason, nil, 0) {
+		nudge(l.wake)
+	}
 }
 
 // heed does what a refusal asks for beyond waiting.

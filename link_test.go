@@ -161,7 +161,7 @@ func TestLink_Transitions(t *testing.T) {
 		path []State
 		want []bool
 	}{
-		{[]State{StateConnecting}, []bool{false}},
+		{[]State{StateConnecting, StateReconnecting}, []bool{false, false}},
 		{[]State{StateConnected, StateConnected}, []bool{true, false}},
 		{[]State{StateConnected, StateReconnecting, StateConnected}, []bool{true, true, true}},
 		{[]State{StateClosed, StateConnected, StateReconnecting, StateClosed}, []bool{true, false, false, false}},

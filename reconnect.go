@@ -13,10 +13,9 @@ func (l *link) run() {
 	patient := false // the first attempt of all is made at once
 	for l.reach(patient) {
 		reason, cause := l.watch()
-		if reason == "" {
-			return
+		if reason != "" {
+			l.transition(StateReconnecting, reason, cause, 0)
 		}
-		l.transition(StateReconnecting, reason, cause, 0)
 		patient = cause != nil // it has just failed to answer
 	}
 }
@@ -32,24 +31,33 @@ func (l *link) reach(patient bool) bool {
 	began := time.Now()
 	policy := l.cfg.newBackOff()
 	policy.Reset()
-	for attempt := 1; ; attempt++ {
+	failures := 0
+	for attempt := 1; l.ctx.Err() == nil; attempt++ {
 		if (patient || attempt > 1) && !l.sleep(nextDelay(policy), began) {
 			return false
 		}
-		l.takeAsked() // an attempt under way is as good as another
+		l.heard.Store(false)
 		v, err := l.prober.ping(attempt == 1)
 		if l.ctx.Err() != nil {
 			return false
 		}
-		if v == alive {
+		switch v {
+		case alive:
 			l.heard.Store(true)
 			l.advance()
 			up := l.transition(StateConnected, "server answers", nil, attempt)
 			nudge(l.warmups)
 			return up
+		case dead, missed:
+			// After a Reconnect by hand, commands may still be in flight on old
+			// connections.
+			if failures++; failures >= l.cfg.misses && !l.heard.Load() {
+				l.eachConn(func(c *conn) { c.retire(plain(err)) })
+			}
 		}
 		l.noteCause(err)
 	}
+	return false
 }
 
 // nextDelay asks the policy for a delay and mends what it must not be: a policy

@@ -2,6 +2,7 @@ package redial
 
 import (
 	"math/rand/v2"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -201,6 +202,50 @@ func TestReconnect_ByHand_LetsCommandsFinish(t *testing.T) {
 		c.Reconnect("test")
 		time.Sleep(time.Second)
 		require.NoError(t, c.RPush(t.Context(), "queue", "job").Err())
+		wg.Wait()
+	})
+}
+
+// When Reconnect has returned, nothing uses an old connection any more: what is
+// opened from then on stays open.
+func TestReconnect_ByHand_HasHappenedWhenItReturns(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		for range 100 {
+			before := c.Stats().Generation
+			c.Reconnect("test")
+			assert.Equal(t, before+1, c.Stats().Generation)
+			sub := c.Subscribe(t.Context(), "news")
+			_, err := sub.Receive(t.Context())
+			require.NoError(t, err)
+			_, err = sub.ReceiveTimeout(t.Context(), 10*time.Millisecond)
+			var ne net.Error
+			require.ErrorAs(t, err, &ne)
+			require.True(t, ne.Timeout(), "%v", err)
+			require.NoError(t, sub.Close())
+			require.NoError(t, c.WaitReady(t.Context()))
+		}
+	})
+}
+
+// A command in flight at a Reconnect may finish, but not if the server turns out
+// to be dead.
+func TestReconnect_ByHand_ServerIsDead_ReleasesCommands(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			began := time.Now()
+			assert.ErrorIs(t, c.BLPop(t.Context(), 0, "queue").Err(), ErrOutcomeUnknown)
+			assert.LessOrEqual(t, time.Since(began), 4*time.Second)
+		})
+		time.Sleep(time.Second)
+		n.Silence(true)
+		c.Reconnect("test")
 		wg.Wait()
 	})
 }

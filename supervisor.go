@@ -32,16 +32,17 @@ func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
 	return s.link.waitState(ctx, want)
 }
 
-// Reconnect has every connection retired and the server dialed afresh, for
-// instance after its name was pointed elsewhere. It returns at once; the
-// transition to StateReconnecting carries reason. Idle connections and
-// subscriptions are closed, commands in flight may finish on theirs. Commands
-// issued meanwhile wait at the gate. It does nothing on a closed client.
+// Reconnect retires every connection and has the server dialed afresh, for
+// instance after its name was pointed elsewhere. It does not wait for that: when
+// it returns the state is StateReconnecting, with reason, and no command that is
+// issued from then on uses an old connection; commands wait at the gate. Idle
+// connections and subscriptions are closed, commands in flight may finish on
+// theirs. Unless the state is StateConnected it does nothing.
 func (s *Supervisor) Reconnect(reason string) {
 	if reason == "" {
 		reason = "Reconnect was called"
 	}
-	s.link.askReconnect(reason)
+	s.link.reconnect(reason)
 }
 
 // Stats returns a snapshot.
