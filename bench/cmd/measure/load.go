@@ -84,7 +84,8 @@ func (l *load) work(ctx context.Context, c client, worker int, every time.Durati
 		l.calls = append(l.calls, mine...)
 		l.mu.Unlock()
 	}()
-	timer := time.NewTimer(rand.N(every))
+	due := time.Now().Add(rand.N(every))
+	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	for i := worker; ; i++ {
 		select {
@@ -92,8 +93,13 @@ func (l *load) work(ctx context.Context, c client, worker int, every time.Durati
 		case <-l.quit:
 			return
 		}
-		due := time.Now().Add(every)
 		mine = append(mine, issue(ctx, c, op(i)%opCount, worker))
+		// Ticks that passed meanwhile are skipped, and the workers stay spread
+		// over the period although an outage lets go of all at once.
+		due = due.Add(every)
+		if late := time.Since(due); late > 0 {
+			due = due.Add((late/every + 1) * every)
+		}
 		timer.Reset(time.Until(due))
 	}
 }

@@ -80,6 +80,8 @@ func outageRows() []experiment {
 		{
 			lines: []line{{"6", "processor time in 10 s of outage, 200 callers, 1,000 calls/s", []column{
 				{name: "beyond the load's own", unit: "ms", cmp: atMost, limit: 100},
+				{name: "dials"},
+				{name: "as many dials alone", unit: "ms"},
 				{name: "calls"},
 			}}},
 			run: func(b *bench, kinds []kind) samples { return each(kinds, b.runs(3, 1), burn(false)) },
@@ -87,6 +89,8 @@ func outageRows() []experiment {
 		{
 			lines: []line{{"6b", "the same with fail-fast calls", []column{
 				{name: "beyond the load's own", unit: "ms", cmp: atMost, limit: 100},
+				{name: "dials"},
+				{name: "as many dials alone", unit: "ms"},
 				{name: "calls"},
 			}}},
 			run: func(b *bench, kinds []kind) samples { return each(kinds, b.runs(3, 1), burn(true)) },
@@ -370,7 +374,9 @@ func (b *bench) longOutage(k kind, s *sample) error {
 	return nil
 }
 
-// burn measures the processor time of 10 s of outage under a paced load.
+// burn measures the processor time of 10 s of outage under a paced load, beyond
+// that of the load itself. For comparison it measures what as many dials of a
+// refused port cost when a plain loop makes them.
 func burn(fast bool) func(k kind, s *sample) error {
 	return func(k kind, s *sample) error {
 		server, _, stop, err := launch(s, false)
@@ -378,7 +384,8 @@ func burn(fast bool) func(k kind, s *sample) error {
 			return err
 		}
 		defer stop()
-		c, err := k.open(settings{addr: server.Addr()})
+		counter := &dialCounter{}
+		c, err := k.open(settings{addr: server.Addr(), dials: counter})
 		if err != nil {
 			return err
 		}
@@ -388,36 +395,59 @@ func burn(fast bool) func(k kind, s *sample) error {
 		}
 		server.Kill()
 		s.expect(pong(server.Addr()) != nil, "killed server answers")
-		used, calls, err := burnWith(c, fast)
+		var with func(int) context.Context
+		if fast {
+			with = failFast
+		}
+		began := time.Now()
+		used, calls, err := burnWith(c, with)
 		if err != nil {
 			return err
 		}
-		idle, stubCalls, err := burnWith(stubClient{}, fast)
+		dials := counter.between(began, began.Add(burnTime))
+		alone, err := burnDials(server.Addr(), dials)
+		if err != nil {
+			return err
+		}
+		idle, stubCalls, err := burnWith(stubClient{}, with)
 		if err != nil {
 			return err
 		}
 		// The stub answers every call, so its load is scaled to the calls made.
 		own := ms(idle) * float64(calls) / float64(stubCalls)
 		s.set("beyond the load's own", ms(used)-own)
+		s.set("dials", float64(dials))
+		s.set("as many dials alone", ms(alone))
 		s.set("calls", float64(calls))
 		s.note("used %.0f ms for %d calls; stub %.0f ms for %d", ms(used), calls, ms(idle), stubCalls)
 		return nil
 	}
 }
 
-func burnWith(c client, fast bool) (used time.Duration, calls int, err error) {
-	var with func(int) context.Context
-	if fast {
-		with = failFast
-	}
+const burnTime = 10 * time.Second
+
+func burnWith(c client, with func(int) context.Context) (used time.Duration, calls int, err error) {
 	before, err := cpu()
 	if err != nil {
 		return 0, 0, err
 	}
 	l := startLoad(c, 200, 200*time.Millisecond, with)
-	time.Sleep(10 * time.Second)
+	time.Sleep(burnTime)
 	after, err := cpu()
 	return after - before, len(l.stop()), err
+}
+
+func burnDials(addr string, dials int) (used time.Duration, err error) {
+	before, err := cpu()
+	if err != nil {
+		return 0, err
+	}
+	for range dials {
+		time.Sleep(burnTime / time.Duration(dials))
+		_ = pong(addr) // is refused
+	}
+	after, err := cpu()
+	return after - before, err
 }
 
 // afterGrace measures how fast commands fail once the outage is no longer hidden.
