@@ -31,6 +31,7 @@ type prober struct {
 	client *redis.Client
 	link   *link
 	cur    atomic.Pointer[probeConn] // the connection in use, nil before the first
+	dialed atomic.Pointer[probeConn] // made by ping for the client, not yet handed over
 	heard  atomic.Bool               // a byte came back since the probe began
 	hurry  atomic.Bool               // a connection must be made quickly or not at all
 	plain  bool                      // dialing is one round trip, so it can be quick
@@ -70,7 +71,8 @@ func newProber(l *link, opt *redis.Options) *prober {
 	return p
 }
 
-func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// connect dials. What it returns is closed by drop.
+func (p *prober) connect(ctx context.Context, network, addr string) (*probeConn, error) {
 	if rtt := p.link.rtt.Load(); p.plain && rtt > 0 && p.hurry.Load() {
 		// While packets are dropped, waiting for the kernel to send its second
 		// SYN, a second later, would be time lost once they are not.
@@ -80,12 +82,24 @@ func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	}
 	nc, err := p.link.dialNetwork(ctx, network, addr)
 	if err != nil {
-		return &standin{err}, nil
+		return nil, err
 	}
 	c := &probeConn{nc, &p.heard}
 	p.cur.Store(c)
 	if p.link.ctx.Err() != nil {
 		_ = c.Close()
+	}
+	return c, nil
+}
+
+// dial is the Dialer of the client. It hands over what ping has dialed.
+func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c := p.dialed.Swap(nil)
+	if c == nil {
+		var err error
+		if c, err = p.connect(ctx, network, addr); err != nil {
+			return &standin{err}, nil
+		}
 	}
 	return c, nil
 }
@@ -99,6 +113,7 @@ func (p *prober) close() {
 
 // drop closes the connection, so that the next probe dials afresh.
 func (p *prober) drop() {
+	p.dialed.Store(nil)
 	if c := p.cur.Swap(nil); c != nil {
 		_ = innermost(c.Conn).Close()
 	}
@@ -117,7 +132,7 @@ func (p *prober) ping(fresh bool) (verdict, error) {
 	}
 	p.heard.Store(false)
 	began := time.Now()
-	err := p.client.Ping(ctx).Err()
+	err := p.exchange(ctx)
 	if err == nil && had && !fresh {
 		l.measure(time.Since(began))
 	}
@@ -129,6 +144,20 @@ func (p *prober) ping(fresh bool) (verdict, error) {
 		v = unsure
 	}
 	return v, err
+}
+
+// exchange makes sure of a connection and has the client send a PING on it. In a
+// long outage most dials fail, and need not trouble the client.
+func (p *prober) exchange(ctx context.Context) error {
+	if p.cur.Load() == nil {
+		opt := p.client.Options()
+		c, err := p.connect(ctx, opt.Network, opt.Addr)
+		if err != nil {
+			return &connError{phaseDial, err}
+		}
+		p.dialed.Store(c)
+	}
+	return p.client.Ping(ctx).Err()
 }
 
 // judge reads a verdict off the error of a PING; heard says whether any byte
