@@ -266,15 +266,26 @@ func isReply(err error) bool {
 // isRefusal reports whether err is the server's word that it did not run the
 // command and may do so later.
 func isRefusal(err error) bool {
-	return redis.IsLoadingError(err) || redis.IsReadOnlyError(err) ||
-		redis.IsMasterDownError(err) || redis.IsClusterDownError(err) ||
-		redis.IsTryAgainError(err) || redis.IsMaxClientsError(err) || redis.IsNoReplicasError(err)
+	for _, words := range []string{
+		"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS ", "max number of clients",
+	} {
+		if redis.HasErrorPrefix(err, words) { // with or without ERR before them, as some proxies put it
+			return true
+		}
+	}
+	return isReadOnlyServer(err)
+}
+
+// isReadOnlyServer reports whether err is a replica's refusal of a write, also
+// when it came out of a script.
+func isReadOnlyServer(err error) bool {
+	return redis.HasErrorPrefix(err, "READONLY ") || redis.IsReadOnlyError(err)
 }
 
 // isNotReady reports whether err is the server's word that it is up but cannot
 // serve yet.
 func isNotReady(err error) bool {
-	return redis.IsLoadingError(err) || redis.IsMasterDownError(err)
+	return redis.HasErrorPrefix(err, "LOADING ") || redis.HasErrorPrefix(err, "MASTERDOWN ")
 }
 
 // ended returns the error of a context that is over, or nil. A deadline counts

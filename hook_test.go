@@ -177,6 +177,9 @@ func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 		"TRYAGAIN Multiple keys request during rehashing of slot",
 		"CLUSTERDOWN The cluster is down",
 		"READONLY You can't write against a read only replica.",
+		"ERR READONLY You can't write against a read only replica.",
+		"ERR max number of clients reached",
+		"NOREPLICAS Not enough good replicas to write.",
 	} {
 		t.Run(msg, func(t *testing.T) {
 			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
@@ -264,6 +267,15 @@ func TestRetry_Loading_ShutsTheGate(t *testing.T) {
 }
 
 func TestReadOnly_RetiresConnectionsAtMostOnceASecond(t *testing.T) {
+	for _, msg := range []string{
+		"READONLY You can't write against a read only replica.",
+		"ERR READONLY You can't write against a read only replica.", // as some proxies put it
+	} {
+		t.Run(msg, func(t *testing.T) { retires(t, msg) })
+	}
+}
+
+func retires(t *testing.T, msg string) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		f := inject(n)
 		c := NewClient(opt)
@@ -271,7 +283,7 @@ func TestReadOnly_RetiresConnectionsAtMostOnceASecond(t *testing.T) {
 		ready(t, c)
 		fill(t, c, 10)
 		before := c.Stats().Generation
-		f.times("set", 1<<30, reply("READONLY You can't write against a read only replica."))
+		f.times("set", 1<<30, reply(msg))
 		_ = c.Set(t.Context(), "k", "v", 0).Err()
 		grown := c.Stats().Generation - before
 		assert.GreaterOrEqual(t, grown, uint64(2))

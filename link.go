@@ -306,7 +306,7 @@ func (l *link) heed(refusal error) {
 	if isNotReady(refusal) {
 		l.suspect(refusal)
 	}
-	if redis.IsReadOnlyError(refusal) {
+	if isReadOnlyServer(refusal) {
 		l.rotate(refusal)
 	}
 }
