@@ -94,8 +94,8 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 	}()
 	l = newLink(opt, cfg)
 	own.Dialer = l.dial
-	h := hook{l}
 	rdb := redis.NewClient(&own)
+	h := hook{l, rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
 	l.start(warmer(rdb, cfg.timeout))
 	return &Client{Client: rdb, Supervisor: &Supervisor{link: l}, hook: h, hooks: &hookList{}}, nil
@@ -157,7 +157,8 @@ func (c *Client) Drain(ctx context.Context) error {
 func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
-	clone.Client.AddHook(c.hook)
+	clone.hook.writeTimeout = clone.Options().WriteTimeout
+	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}
 	for _, h := range c.hooks.all() {
 		clone.AddHook(h)

@@ -43,13 +43,17 @@ type conn struct {
 	// waiting, like BLPOP.
 	waits atomic.Bool
 
+	// serving is the call that the connection serves, if that can be canceled.
+	serving atomic.Pointer[callContext]
+
 	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
 	broken atomic.Pointer[connError]    // the first failure to read
 
 	greeted atomic.Bool // a first byte was read
 	// Deadlines as go-redis set them; each is used by one side only, and by whoever
-	// holds the claim.
+	// holds the claim. early says that the one set for reading is sooner.
 	readDeadline, writeDeadline time.Time
+	early                       bool
 }
 
 // roles of a connection, known by what go-redis writes on it.
@@ -110,7 +114,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		c.observe(p)
 		c.last.Store(-c.link.clock.Load())
 	}
-	n, err := c.Conn.Write(p)
+	n, err := c.write(p)
 	if err != nil {
 		return n, c.fail(c.writePhase(n, last), err)
 	}
@@ -130,7 +134,7 @@ func (c *conn) writePhase(n int, last int64) phase {
 // Read receives a reply, or a part of one.
 func (c *conn) Read(p []byte) (int, error) {
 	c.enter()
-	n, err := c.Conn.Read(p)
+	n, err := c.read(p)
 	c.leave()
 	if n > 0 {
 		c.last.Store(c.link.clock.Load())
@@ -195,7 +199,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 	if c.role.Load() == roleHeld {
 		c.role.Store(roleRegular)
 	}
-	c.readDeadline, c.writeDeadline = t, t
+	c.readDeadline, c.writeDeadline, c.early = t, t, false
 	return c.Conn.SetDeadline(t)
 }
 
@@ -205,6 +209,9 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.enter()
 	defer c.leave()
 	c.writeDeadline = t
+	if !c.serve(t) {
+		return &connError{c.writePhase(0, c.last.Load()), net.ErrClosed}
+	}
 	if err := c.Conn.SetWriteDeadline(t); err != nil {
 		return c.fail(c.writePhase(0, c.last.Load()), err)
 	}
@@ -216,7 +223,12 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.enter()
 	defer c.leave()
-	c.readDeadline = t
+	c.readDeadline, c.early = t, false
+	if c.serving.Load() != nil && !t.IsZero() {
+		if soon := time.Now().Add(unwatched); soon.Before(t) {
+			t, c.early = soon, true
+		}
+	}
 	if err := c.Conn.SetReadDeadline(t); err != nil {
 		return c.fail(phaseRead, err)
 	}
@@ -352,6 +364,9 @@ func (c *conn) prove() error {
 		return nil // a reader is parked here and will hear for itself
 	}
 	defer c.users.Add(-claimed)
+	if x := c.serving.Load(); x != nil {
+		defer c.watch(x)()
+	}
 	deadline := time.Now().Add(c.link.proofTimeout())
 	if wd := c.writeDeadline; !wd.IsZero() && wd.Before(deadline) {
 		deadline = wd

@@ -16,7 +16,10 @@ import (
 
 // hook is the outermost go-redis hook of a client: it passes commands through
 // the gate, reads their outcome and retries what may be retried.
-type hook struct{ link *link }
+type hook struct {
+	link         *link
+	writeTimeout time.Duration // of the client, as its Options have it
+}
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
 func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -24,7 +27,7 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	from := originOf(next)
-	next = labelWait(next, from)
+	next = labelWait(watchContext(h, next, from), from)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		l := h.link
 		if !l.enter() {
@@ -74,6 +77,22 @@ func labelWait[T any, F ~func(context.Context, T) error](next F, from origin) F 
 			return &connError{phaseDial, err}
 		}
 		return err
+	}
+}
+
+// watchContext lets the cancellation of a context reach the connection. Where many
+// calls share one, go-redis itself lets the caller go.
+func watchContext[T any, F ~func(context.Context, T) error](h hook, next F, from origin) F {
+	if from == sharedCall {
+		return next
+	}
+	return func(ctx context.Context, what T) error {
+		x := h.link.calls.begin(ctx, h.writeTimeout)
+		if x == nil {
+			return next(ctx, what)
+		}
+		defer x.release()
+		return next(x, what)
 	}
 }
 

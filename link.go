@@ -39,6 +39,7 @@ type link struct {
 	watches    atomic.Bool  // a WATCH was sent, ever
 	n          counters
 	lanes      lanes
+	calls      calls
 	prober     *prober
 	events     *events
 	wake       chan struct{}         // capacity 1: something the loop should look at

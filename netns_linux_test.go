@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,13 +111,27 @@ func testBlackHole(t *testing.T) {
 	l.check(t, s.Addr())
 }
 
+// ports are the local ports of a client's connections, in the order of its dials.
+type ports struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (p *ports) last() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.list[len(p.list)-1]
+}
+
 // remember returns options whose dialer notes the local ports it was given.
-func remember(s *redialtest.Server, ports *[]string) *redis.Options {
+func remember(s *redialtest.Server, p *ports) *redis.Options {
 	return &redis.Options{Addr: s.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err == nil {
 			_, port, _ := net.SplitHostPort(nc.LocalAddr().String())
-			*ports = append(*ports, port)
+			p.mu.Lock()
+			p.list = append(p.list, port)
+			p.mu.Unlock()
 		}
 		return nc, err
 	}}
@@ -125,15 +140,15 @@ func remember(s *redialtest.Server, ports *[]string) *redis.Options {
 // The connection of a subscriber is half-open, everything else is well.
 func testHalfOpenSubscriber(t *testing.T) {
 	s := redialtest.StartServer(t)
-	var ports []string
-	c := connect(t, remember(s, &ports))
+	var local ports
+	c := connect(t, remember(s, &local))
 	sub := c.Subscribe(t.Context(), "news")
 	defer sub.Close()
 	_, err := sub.Receive(t.Context())
 	require.NoError(t, err)
 	messages := sub.Channel()
 	began := time.Now()
-	defer drop(t, ports[len(ports)-1])()
+	defer drop(t, local.last())()
 	for {
 		s.Do("PUBLISH", "news", "hello")
 		select {
@@ -152,14 +167,14 @@ func testHalfOpenSubscriber(t *testing.T) {
 // A worker waits in BLPOP on a connection that is half-open.
 func testHalfOpenBLPop(t *testing.T) {
 	s := redialtest.StartServer(t)
-	var ports []string
-	c := connect(t, remember(s, &ports))
+	var local ports
+	c := connect(t, remember(s, &local))
 	require.NoError(t, c.Ping(t.Context()).Err())
 	blocked := make(chan error, 1)
 	go func() { blocked <- c.BLPop(context.Background(), 0, "queue").Err() }()
 	time.Sleep(200 * time.Millisecond)
 	began := time.Now()
-	defer drop(t, ports[len(ports)-1])()
+	defer drop(t, local.last())()
 	select {
 	case err := <-blocked:
 		assert.True(t, errors.Is(err, redial.ErrOutcomeUnknown), "%v", err)

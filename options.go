@@ -77,6 +77,17 @@ const (
 	retryPause    = 5 * time.Millisecond
 	retryPauseCap = 100 * time.Millisecond
 
+	// tokenMargin is how much earlier the deadline for writing, which identifies a
+	// call, is than the one that go-redis would set by itself. Where that would be
+	// none, noWriteTimeout stands for it.
+	tokenMargin    = time.Millisecond
+	noWriteTimeout = 24 * time.Hour
+	// unwatched is how long a command waits for its reply before its context is
+	// watched, and watchedWrite the size from which on it is watched while it is
+	// written.
+	unwatched    = 10 * time.Millisecond
+	watchedWrite = 16 << 10
+
 	// eventQueue bounds the events not yet delivered to a slow callback.
 	eventQueue = 64
 	// callbackPatience is how long Close waits for a callback to return.

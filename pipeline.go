@@ -10,7 +10,7 @@ import (
 // ProcessPipelineHook guards pipelines and transactions.
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	from := originOf(next)
-	next = labelWait(next, from)
+	next = labelWait(watchContext(h, next, from), from)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
 		switch {

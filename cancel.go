@@ -1,0 +1,199 @@
+package redial
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How the cancellation of a context reaches the connection on which a command
+// waits. go-redis hands the deadline of a context to the socket, and nothing
+// else; a BLPOP whose context is canceled waits on. A connection never gets to
+// see the context, either. So a command with a context that can be canceled goes
+// out with one that has a deadline for writing unlike any other: the connection
+// that is given this deadline serves the command.
+
+// callContext is the context of one attempt, as go-redis sees it.
+type callContext struct {
+	context.Context // the caller's
+	calls           *calls
+	writeTimeout    time.Duration // of the client that makes the attempt
+
+	conn  atomic.Pointer[conn] // serves the attempt; nil before the first byte
+	token int64                // guarded by calls.mu; key in calls.waiting, 0: none
+	over  bool                 // guarded by calls.mu
+}
+
+// severed takes the place of the call that a connection was serving when that
+// call was canceled.
+var severed = new(callContext)
+
+type callKey struct{}
+
+// Value makes the commands of a handshake part of the call that they are made for.
+func (x *callContext) Value(key any) any {
+	if key == (callKey{}) {
+		return x
+	}
+	return x.Context.Value(key)
+}
+
+// Deadline returns the caller's deadline for the wait for a reply, and one that
+// identifies the call, no later than the caller's, for writing a request.
+func (x *callContext) Deadline() (time.Time, bool) {
+	deadline, ok := x.Context.Deadline()
+	if c := x.conn.Load(); c != nil && c.serving.Load() == x && c.last.Load() < 0 {
+		return deadline, ok // the request is written
+	}
+	token := time.Now().Add(x.writeTimeout)
+	if ok && deadline.Before(token) {
+		token = deadline
+	}
+	return x.calls.register(x, token, deadline, ok)
+}
+
+// release ends the attempt. Its connection may serve others.
+func (x *callContext) release() {
+	x.calls.forget(x)
+	if c := x.conn.Load(); c != nil {
+		c.serving.CompareAndSwap(x, nil)
+	}
+}
+
+// calls holds the attempts that may be about to write.
+type calls struct {
+	mu      sync.Mutex
+	waiting map[int64]*callContext // guarded by mu; by token, in Unix nanoseconds
+}
+
+// callZone marks deadlines that are tokens. It is UTC by another name.
+var callZone = time.FixedZone("redial", 0)
+
+// begin returns the context for an attempt, or nil when there is nothing to add to
+// ctx: it cannot be canceled, it belongs to an attempt already, or go-redis was
+// told to set no deadlines.
+func (s *calls) begin(ctx context.Context, writeTimeout time.Duration) *callContext {
+	if ctx.Done() == nil || writeTimeout < 0 {
+		return nil
+	}
+	if outer, ok := ctx.Value(callKey{}).(*callContext); ok && outer.calls.current(outer) {
+		return nil
+	}
+	if writeTimeout == 0 {
+		writeTimeout = noWriteTimeout
+	}
+	return &callContext{Context: ctx, calls: s, writeTimeout: writeTimeout - tokenMargin}
+}
+
+// register makes t the token of x, or the nearest time before it that is not
+// taken. Once the attempt is over it returns the caller's own deadline.
+func (s *calls) register(x *callContext, t, deadline time.Time, ok bool) (time.Time, bool) {
+	token := t.UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x.over {
+		return deadline, ok
+	}
+	if s.waiting == nil {
+		s.waiting = make(map[int64]*callContext)
+	}
+	delete(s.waiting, x.token)
+	for s.waiting[token] != nil {
+		token--
+	}
+	s.waiting[token] = x
+	x.token = token
+	return time.Unix(0, token).In(callZone), true
+}
+
+// take returns the call that t is the token of, or nil.
+func (s *calls) take(t time.Time) *callContext {
+	if t.Location() != callZone {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.waiting[t.UnixNano()]
+	if x != nil {
+		delete(s.waiting, x.token)
+		x.token = 0
+	}
+	return x
+}
+
+func (s *calls) forget(x *callContext) {
+	s.mu.Lock()
+	delete(s.waiting, x.token)
+	x.token, x.over = 0, true
+	s.mu.Unlock()
+}
+
+func (s *calls) current(x *callContext) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !x.over
+}
+
+// serve notes which call, if any, writes with deadline t. It reports false when
+// the connection was severed meanwhile.
+func (c *conn) serve(t time.Time) bool {
+	x := c.link.calls.take(t)
+	if x == nil && c.serving.Load() == nil {
+		return true
+	}
+	if c.serving.Swap(x) == severed {
+		c.serving.Store(severed)
+		return false
+	}
+	if x != nil {
+		x.conn.Store(c)
+	}
+	return true
+}
+
+// sever gives the connection up because x was canceled, if it still serves x.
+func (c *conn) sever(x *callContext) {
+	if c.serving.CompareAndSwap(x, severed) {
+		c.retire(x.Err())
+	}
+}
+
+// read waits for bytes. For a call that can be canceled it watches the context,
+// but only after a moment, before which most replies have come.
+func (c *conn) read(p []byte) (int, error) {
+	x := c.serving.Load()
+	if x == nil {
+		return c.Conn.Read(p)
+	}
+	if c.early {
+		n, err := c.Conn.Read(p)
+		if n > 0 || err == nil || !isTimeout(err) {
+			return n, err
+		}
+		c.early = false
+		if err := c.Conn.SetReadDeadline(c.readDeadline); err != nil {
+			return 0, err
+		}
+	}
+	defer c.watch(x)()
+	return c.Conn.Read(p)
+}
+
+// write sends bytes. It watches the context of the call when there are so many that
+// the peer may have to make room first.
+func (c *conn) write(p []byte) (int, error) {
+	if x := c.serving.Load(); x != nil && len(p) >= watchedWrite {
+		defer c.watch(x)()
+	}
+	return c.Conn.Write(p)
+}
+
+// watch severs the connection when x is canceled, until the returned function is
+// called.
+func (c *conn) watch(x *callContext) (stop func() bool) {
+	if x == severed {
+		return func() bool { return false }
+	}
+	return context.AfterFunc(x.Context, func() { c.sever(x) })
+}

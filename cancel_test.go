@@ -1,0 +1,204 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/redialtest"
+)
+
+// everyCall runs f for the ways in which a command can wait for the server.
+func everyCall(c *Client, f func(name string, run func(context.Context) error)) {
+	for name, run := range map[string]func(context.Context) error{
+		"read":      func(ctx context.Context) error { return c.Get(ctx, "n").Err() },
+		"write":     func(ctx context.Context) error { return c.Incr(ctx, "n").Err() },
+		"blocking":  func(ctx context.Context) error { return c.BLPop(ctx, 0, "q").Err() },
+		"bounded":   func(ctx context.Context) error { return c.BLPop(ctx, time.Hour, "q").Err() },
+		"large":     func(ctx context.Context) error { return c.Set(ctx, "k", strings.Repeat("x", 1<<20), 0).Err() },
+		"clone":     func(ctx context.Context) error { return c.WithTimeout(time.Second).Incr(ctx, "n").Err() },
+		"held":      func(ctx context.Context) error { cn := c.Conn(); defer cn.Close(); return cn.Incr(ctx, "n").Err() },
+		"watch":     func(ctx context.Context) error { return c.Watch(ctx, func(*redis.Tx) error { return nil }, "n") },
+		"pipeline":  func(ctx context.Context) error { _, err := c.Pipelined(ctx, incr); return err },
+		"multiexec": func(ctx context.Context) error { _, err := c.TxPipelined(ctx, incr); return err },
+	} {
+		f(name, run)
+	}
+}
+
+func incr(p redis.Pipeliner) error {
+	p.Incr(context.Background(), "n")
+	return nil
+}
+
+// A canceled command returns at once and says what is known of it, also when
+// go-redis was told not to heed contexts.
+func TestCancel_IsKept(t *testing.T) {
+	for _, protocol := range []int{2, 3} {
+		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+			opt.Protocol = protocol
+			opt.ContextTimeoutEnabled = false
+			c := NewClient(opt)
+			defer c.Close()
+			ready(t, c)
+			fill(t, c, 3)
+			require.NoError(t, c.WithTimeout(time.Second).Ping(t.Context()).Err())
+			n.Silence(true)
+			everyCall(c, func(name string, run func(context.Context) error) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a deadline must not stand in the way
+				time.AfterFunc(100*time.Millisecond, cancel)
+				began := time.Now()
+				err := run(ctx)
+				assert.InDelta(t, 100*time.Millisecond, time.Since(began), float64(unwatched), name)
+				assert.ErrorIs(t, err, context.Canceled, name)
+				var e *Error
+				if assert.ErrorAs(t, err, &e, name) {
+					assert.NotEqual(t, ErrClosed, e.kind, name)
+				}
+			})
+			assert.Equal(t, StateConnected, c.State(), "what callers cancel is no news of the server")
+			assert.Empty(t, c.link.calls.waiting)
+		})
+	}
+}
+
+// The connection of a canceled BLPOP is gone, and with it the server's promise to
+// hand it the next element.
+func TestCancel_BLPop_TakesNothingLater(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := NewClient(&redis.Options{Addr: s.Addr()})
+	defer c.Close()
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		began := time.Now()
+		require.ErrorIs(t, c.BLPop(ctx, 0, "queue").Err(), context.Canceled)
+		assert.Less(t, time.Since(began), time.Second)
+	}
+	require.Eventually(t, func() bool { return s.Do("CLIENT", "LIST", "TYPE", "normal") != nil && !strings.Contains(s.Do("CLIENT", "LIST").(string), "cmd=blpop") },
+		time.Second, time.Millisecond)
+	require.NoError(t, c.RPush(t.Context(), "queue", "job").Err())
+	assert.EqualValues(t, 1, c.LLen(t.Context(), "queue").Val())
+}
+
+// Whoever shares the pool with commands that are canceled must not notice.
+func TestCancel_HurtsNobodyElse(t *testing.T) {
+	s := redialtest.StartServer(t)
+	p := redialtest.NewProxy(t, s.Addr())
+	c := NewClient(&redis.Options{Addr: p.Addr(), PoolSize: 10})
+	defer c.Close()
+	require.NoError(t, c.WaitReady(t.Context()))
+	p.Delay(2 * unwatched) // or every reply comes before its command can be canceled
+	var done, acknowledged, unknown, canceled atomic.Int64
+	end := time.Now().Add(3 * time.Second)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				if i%2 == 0 {
+					if !assert.NoError(t, c.Incr(t.Context(), "steady").Err()) {
+						return
+					}
+					done.Add(1)
+					continue
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				timer := time.AfterFunc(rand.N(6*unwatched), cancel)
+				err := c.Incr(ctx, "fickle").Err()
+				timer.Stop()
+				cancel()
+				switch {
+				case err == nil:
+					acknowledged.Add(1)
+				case errors.Is(err, ErrOutcomeUnknown):
+					unknown.Add(1)
+				default:
+					assert.ErrorIs(t, err, context.Canceled)
+					assert.ErrorIs(t, err, ErrUnavailable)
+					canceled.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	p.Delay(0)
+	ran := int64(mustInt(t, c.Get(t.Context(), "fickle")))
+	t.Logf("%d done; of the canceled %d did not run, %d unknown; %d acknowledged, %d ran; %d dials",
+		done.Load(), canceled.Load(), unknown.Load(), acknowledged.Load(), ran, c.Stats().Dials)
+	assert.GreaterOrEqual(t, ran, acknowledged.Load())
+	assert.LessOrEqual(t, ran, acknowledged.Load()+unknown.Load())
+	assert.Greater(t, c.Stats().Dials, uint64(50), "too few connections were severed to prove anything")
+	assert.Equal(t, done.Load(), int64(mustInt(t, c.Get(t.Context(), "steady"))))
+	assert.Zero(t, c.Stats().Outages)
+}
+
+func mustInt(t *testing.T, cmd *redis.StringCmd) int {
+	t.Helper()
+	n, err := cmd.Int()
+	require.NoError(t, err)
+	return n
+}
+
+// What the caller's hooks see of the context is the caller's, but for a deadline.
+func TestCancel_ContextOfHooks(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		type key struct{}
+		parent, cancel := context.WithTimeout(context.WithValue(t.Context(), key{}, "value"), 3*time.Second)
+		defer cancel()
+		var kept context.Context
+		c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			assert.Equal(t, "value", ctx.Value(key{}))
+			assert.Equal(t, parent.Done(), ctx.Done())
+			deadline, ok := ctx.Deadline()
+			assert.True(t, ok)
+			assert.False(t, deadline.After(time.Now().Add(3*time.Second)))
+			kept = ctx
+			return next(ctx, cmd)
+		}))
+		require.NoError(t, c.Set(parent, "k", "v", 0).Err())
+		want, _ := parent.Deadline()
+		got, _ := kept.Deadline()
+		assert.True(t, want.Equal(got), "when the command is over only the caller's deadline remains")
+		require.NoError(t, c.Set(kept, "k", "v", 0).Err())
+	})
+}
+
+// hookFunc is a hook for single commands.
+type hookFunc func(context.Context, redis.Cmder, redis.ProcessHook) error
+
+func (hookFunc) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (f hookFunc) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return f(ctx, cmd, next) }
+}
+func (hookFunc) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A connection that was severed for one call fails the next before the first byte.
+func TestSever_RacesWithTheNextCall(t *testing.T) {
+	l := still(0)
+	x := &callContext{Context: t.Context(), calls: &l.calls, writeTimeout: time.Second}
+	c := newConn(&scriptConn{write: func([]byte) (int, error) {
+		t.Error("a byte got through")
+		return 0, nil
+	}}, l, 1)
+	token, ok := x.Deadline()
+	require.True(t, ok)
+	require.NoError(t, c.SetWriteDeadline(token))
+	assert.Equal(t, c, x.conn.Load())
+	c.serving.Store(severed) // as sever does, just before it retires the connection
+	assert.Equal(t, notSent, outcomeOf(c.SetWriteDeadline(time.Now())))
+	c.sever(x)
+	assert.Nil(t, c.cause.Load(), "it does not serve that call any more")
+}
