@@ -84,7 +84,9 @@ func TestCancel_BLPop_TakesNothingLater(t *testing.T) {
 		require.ErrorIs(t, c.BLPop(ctx, 0, "queue").Err(), context.Canceled)
 		assert.Less(t, time.Since(began), time.Second)
 	}
-	require.Eventually(t, func() bool { return s.Do("CLIENT", "LIST", "TYPE", "normal") != nil && !strings.Contains(s.Do("CLIENT", "LIST").(string), "cmd=blpop") },
+	require.Eventually(t, func() bool {
+		return s.Do("CLIENT", "LIST", "TYPE", "normal") != nil && !strings.Contains(s.Do("CLIENT", "LIST").(string), "cmd=blpop")
+	},
 		time.Second, time.Millisecond)
 	require.NoError(t, c.RPush(t.Context(), "queue", "job").Err())
 	assert.EqualValues(t, 1, c.LLen(t.Context(), "queue").Val())

@@ -33,6 +33,8 @@ type conn struct {
 	// connection by making it negative, and holds claim meanwhile.
 	users atomic.Int32
 	claim sync.Mutex
+	// sent counts the bytes of the request under way. Only its writer uses it.
+	sent int
 	// uses counts the requests since the pool last handed the connection out,
 	// see sweepable.
 	uses atomic.Int32
@@ -103,7 +105,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	last := c.last.Load()
 	if err := c.retirement(); err != nil {
-		return 0, &connError{c.writePhase(0, last), err}
+		return 0, c.unwritten(0, last, err)
 	}
 	if last > 0 {
 		if c.stale(last) {
@@ -112,23 +114,30 @@ func (c *conn) Write(p []byte) (int, error) {
 			}
 		}
 		c.observe(p)
+		c.sent = 0
 		c.last.Store(-c.link.clock.Load())
 	}
 	n, err := c.write(p)
 	if err != nil {
-		return n, c.fail(c.writePhase(n, last), err)
+		return n, c.unwritten(n, last, c.blame(err))
 	}
+	c.sent += n
 	return n, nil
 }
 
-// writePhase says how far a request had come when n bytes of its next part were
-// written; last is the connection's before that. On a duplex connection that says
-// nothing of the requests that wait for their replies.
-func (c *conn) writePhase(n int, last int64) phase {
-	if n > 0 || last < 0 || c.duplex.Load() {
-		return phasePartial
+// unwritten labels a failure to write: it says how far a request had come when n
+// bytes of its next part were written; last is the connection's before that. On a
+// duplex connection that says nothing of the requests that wait for their replies.
+func (c *conn) unwritten(n int, last int64, err error) error {
+	switch {
+	case c.duplex.Load():
+		return &connError{phase: phasePartial, err: err, sent: math.MaxInt}
+	case last < 0:
+		return &connError{phase: phasePartial, err: err, sent: c.sent + n}
+	case n > 0:
+		return &connError{phase: phasePartial, err: err, sent: n}
 	}
-	return phaseWrite
+	return &connError{phase: phaseWrite, err: err}
 }
 
 // Read receives a reply, or a part of one.
@@ -151,7 +160,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		if isTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
-			return n, &connError{phaseRead, err} // no news, not bad news
+			return n, &connError{phase: phaseRead, err: err} // no news, not bad news
 		}
 		return n, c.broke(err)
 	}
@@ -164,7 +173,7 @@ func (c *conn) broke(err error) error {
 	if first := c.broken.Load(); first != nil {
 		return first
 	}
-	failure := &connError{phaseRead, c.blame(err)}
+	failure := &connError{phase: phaseRead, err: c.blame(err)}
 	if !isTimeout(err) {
 		c.broken.CompareAndSwap(nil, failure)
 	}
@@ -210,10 +219,10 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	defer c.leave()
 	c.writeDeadline = t
 	if !c.serve(t) {
-		return &connError{c.writePhase(0, c.last.Load()), net.ErrClosed}
+		return c.unwritten(0, c.last.Load(), net.ErrClosed)
 	}
 	if err := c.Conn.SetWriteDeadline(t); err != nil {
-		return c.fail(c.writePhase(0, c.last.Load()), err)
+		return c.unwritten(0, c.last.Load(), c.blame(err))
 	}
 	return nil
 }
@@ -230,7 +239,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		}
 	}
 	if err := c.Conn.SetReadDeadline(t); err != nil {
-		return c.fail(phaseRead, err)
+		return &connError{phase: phaseRead, err: c.blame(err)}
 	}
 	return nil
 }
@@ -265,11 +274,6 @@ func (c *conn) retirement() error {
 		return nil
 	}
 	return &retiredError{c.link.lastCause()}
-}
-
-// fail labels err and tells the link.
-func (c *conn) fail(ph phase, err error) error {
-	return &connError{ph, c.blame(err)}
 }
 
 // blame tells the link that the connection failed with err, unless that is no
@@ -372,7 +376,7 @@ func (c *conn) prove() error {
 		deadline = wd
 	}
 	if err := c.ping(deadline); err != nil {
-		return &connError{phaseWrite, err}
+		return &connError{phase: phaseWrite, err: err}
 	}
 	return nil
 }

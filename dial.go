@@ -78,7 +78,7 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 		if l.ctx.Err() != nil {
 			return nil, redis.ErrClosed
 		}
-		return nil, &connError{phaseDial, err}
+		return nil, &connError{phase: phaseDial, err: err}
 	}
 	return &standin{err}, nil
 }

@@ -138,6 +138,7 @@ const (
 type connError struct {
 	phase phase
 	err   error
+	sent  int // bytes of the request that were written, when phase is phasePartial
 }
 
 func (e *connError) Error() string        { return e.err.Error() }

@@ -34,7 +34,7 @@ func TestIsConnectionError(t *testing.T) {
 		{os.NewSyscallError("wsarecv", syscall.ECONNABORTED), connErrno(syscall.ECONNABORTED)},
 		{&net.DNSError{Err: "no such host", Name: "redis"}, true},
 		{&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, false},
-		{fmt.Errorf("wrapped: %w", &connError{phaseRead, io.EOF}), true},
+		{fmt.Errorf("wrapped: %w", &connError{phase: phaseRead, err: io.EOF}), true},
 		{&Error{kind: ErrUnavailable, Err: errRefused}, true},
 		{&Error{kind: ErrUnavailable, Err: errors.New("other")}, false},
 		{context.Canceled, false},
@@ -69,10 +69,10 @@ func TestOutcomeOf(t *testing.T) {
 		{"cluster down", redisError("CLUSTERDOWN The cluster is down"), refused, true},
 		{"master down", redisError("MASTERDOWN Link with MASTER is down"), refused, true},
 		{"full", redisError("ERR max number of clients reached"), refused, true},
-		{"dial", &connError{phaseDial, errRefused}, notSent, true},
-		{"write", fmt.Errorf("x: %w", &connError{phaseWrite, io.EOF}), notSent, true},
-		{"partial", &connError{phasePartial, io.EOF}, partly, false},
-		{"read", &connError{phaseRead, io.EOF}, unknown, false},
+		{"dial", &connError{phase: phaseDial, err: errRefused}, notSent, true},
+		{"write", fmt.Errorf("x: %w", &connError{phase: phaseWrite, err: io.EOF}), notSent, true},
+		{"partial", &connError{phase: phasePartial, err: io.EOF}, partly, false},
+		{"read", &connError{phase: phaseRead, err: io.EOF}, unknown, false},
 		{"sticky", errors.New("redis: Conn is in a bad state: EOF"), notSentForGood, true},
 		{"pool", redis.ErrPoolTimeout, notSentForGood, true},
 		{"closed", redis.ErrClosed, notSentForGood, true},
@@ -108,7 +108,7 @@ func TestError(t *testing.T) {
 
 // Labels must be invisible to code that looks for the cause.
 func TestConnError_ShowsItsCause(t *testing.T) {
-	err := error(&connError{phaseRead, errRefused})
+	err := error(&connError{phase: phaseRead, err: errRefused})
 	var op *net.OpError
 	var ne net.Error
 	assert.ErrorAs(t, err, &op)
@@ -116,5 +116,5 @@ func TestConnError_ShowsItsCause(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
 	assert.Equal(t, errRefused.Error(), err.Error())
 	assert.False(t, ne.Timeout())
-	assert.True(t, (&connError{phaseRead, os.ErrDeadlineExceeded}).Timeout())
+	assert.True(t, (&connError{phase: phaseRead, err: os.ErrDeadlineExceeded}).Timeout())
 }

@@ -153,7 +153,7 @@ func (p *prober) exchange(ctx context.Context) error {
 		opt := p.client.Options()
 		c, err := p.connect(ctx, opt.Network, opt.Addr)
 		if err != nil {
-			return &connError{phaseDial, err}
+			return &connError{phase: phaseDial, err: err}
 		}
 		p.dialed.Store(c)
 	}

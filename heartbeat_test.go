@@ -197,7 +197,7 @@ func TestJudge(t *testing.T) {
 		{"garbage", errors.New("redis: can't parse reply"), true, alive},
 		{"silence", timeout, false, missed},
 		{"context timeout", context.DeadlineExceeded, false, missed},
-		{"refused", &connError{phaseDial, errRefused}, false, dead},
+		{"refused", &connError{phase: phaseDial, err: errRefused}, false, dead},
 		{"closed at once", io.EOF, false, dead},
 		{"pool exhausted", redis.ErrPoolTimeout, false, unsure},
 		{"canceled", context.Canceled, false, unsure},

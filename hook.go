@@ -74,7 +74,7 @@ func labelWait[T any, F ~func(context.Context, T) error](next F, from origin) F 
 	return func(ctx context.Context, what T) error {
 		err := next(ctx, what)
 		if err == context.DeadlineExceeded || err == context.Canceled {
-			return &connError{phaseDial, err}
+			return &connError{phase: phaseDial, err: err}
 		}
 		return err
 	}
@@ -141,6 +141,8 @@ type call struct {
 	renewed  bool      // it was tried again with new credentials
 	began    time.Time // when it first failed or had to wait; zero: not yet
 	last     error     // of the attempt before
+
+	undelivered []redis.Cmder // of a batch that was partly written: cannot have run
 
 	// mayHaveRun is set when an attempt was followed by another although its
 	// outcome is unknown. No later failure can then claim that nothing ran.
@@ -287,25 +289,29 @@ func (c *call) withCtx(err error) error {
 	return err
 }
 
-// fail builds the error the caller sees.
+// fail counts the call as failed and builds the error the caller sees.
 func (c *call) fail(kind, err error) error {
-	l := c.link
+	e := c.failure(kind, err)
+	switch {
+	case c.free(): // counted with the command it is part of
+	case e.kind == ErrUnavailable:
+		c.link.n.refused.Add(1)
+	case e.kind == ErrOutcomeUnknown:
+		c.link.n.unknown.Add(1)
+	}
+	return e
+}
+
+func (c *call) failure(kind, err error) *Error {
 	if c.mayHaveRun {
 		kind = ErrOutcomeUnknown
 	}
 	if e := own(err); e != nil && e.handshake {
 		err = fmt.Errorf("%s: %w", e.Cmd, e.Err) // its outcome is not this one's
 	}
-	switch {
-	case c.free(): // counted with the command it is part of
-	case kind == ErrUnavailable:
-		l.n.refused.Add(1)
-	case kind == ErrOutcomeUnknown:
-		l.n.unknown.Add(1)
-	}
-	state, since := l.current()
+	state, since := c.link.current()
 	return &Error{
-		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
+		Cmd: c.name, Addr: c.link.addr, Attempts: c.attempts, State: state, Since: since,
 		Err: err, kind: kind, handshake: c.free(), reads: c.reads,
 	}
 }

@@ -172,6 +172,62 @@ func TestPipeline_AnsweredCommandsAreNotSentAgain(t *testing.T) {
 	})
 }
 
+// A command was refused in the middle of a pipeline: it is sent again with all that
+// follow it, unless one of those has been executed and must not be again.
+func TestPipeline_RefusedInTheMiddle(t *testing.T) {
+	const readonly = "READONLY You can't write against a read only replica."
+	for _, tc := range []struct {
+		name     string
+		commands string
+		want     error
+		sent     map[string]int
+	}{
+		{"behind a read", "get set", nil, map[string]int{"get": 1, "set": 2}},
+		{"before a read", "set get", nil, map[string]int{"set": 2, "get": 2}},
+		{"between reads", "get set get", nil, map[string]int{"get": 3, "set": 2}},
+		{"before a write", "set incr", redisError(readonly), map[string]int{"set": 1, "incr": 1}},
+		{"before a write and a read", "set incr get", redisError(readonly), map[string]int{"set": 1, "incr": 1, "get": 1}},
+		{"behind a write", "incr set get", nil, map[string]int{"incr": 1, "set": 2, "get": 2}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				f := inject(n)
+				c := NewClient(opt)
+				defer c.Close()
+				ready(t, c)
+				ctx := t.Context()
+				require.NoError(t, c.Append(ctx, "k", "old").Err())
+				f.times("set", 1, reply(readonly))
+				pipe := c.Pipeline()
+				var last *redis.StringCmd
+				for _, name := range strings.Fields(tc.commands) {
+					switch name {
+					case "get":
+						last = pipe.Get(ctx, "k")
+					case "set":
+						pipe.Set(ctx, "k", "new", 0)
+					case "incr":
+						pipe.Incr(ctx, "n")
+					}
+				}
+				_, err := pipe.Exec(ctx)
+				if tc.want != nil {
+					assert.EqualError(t, err, tc.want.Error())
+				} else {
+					require.NoError(t, err)
+					if strings.HasSuffix(tc.commands, "set get") {
+						assert.Equal(t, "new", last.Val(), "results are those of one run in order")
+					}
+				}
+				for name, count := range tc.sent {
+					assert.Equal(t, count, f.count(name), name)
+				}
+				assert.EqualValues(t, 2, c.Stats().Generation, "connections are retired in any case")
+			})
+		})
+	}
+}
+
 func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 	for _, msg := range []string{
 		"TRYAGAIN Multiple keys request during rehashing of slot",
@@ -559,9 +615,9 @@ func TestAutoPipeline_PassesTheGate(t *testing.T) {
 // with before; that is another failure, and worth another attempt.
 func TestSameFailure(t *testing.T) {
 	reply := redisError("LOADING Redis is loading the dataset in memory")
-	retired := &connError{phaseWrite, &retiredError{reply}}
+	retired := &connError{phase: phaseWrite, err: &retiredError{reply}}
 	assert.False(t, sameFailure(retired, reply))
-	assert.False(t, sameFailure(retired, &connError{phaseWrite, &retiredError{reply}}))
+	assert.False(t, sameFailure(retired, &connError{phase: phaseWrite, err: &retiredError{reply}}))
 	assert.False(t, sameFailure(retired, nil))
 	assert.True(t, sameFailure(retired, fmt.Errorf("wrapped: %w", retired)))
 }

@@ -53,6 +53,9 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 			}
 			if final := c.settle(o, err); final != nil {
 				c.label(rest, final)
+				if o == partly {
+					c.label(c.undelivered, c.failure(ErrUnavailable, c.withCtx(err)))
+				}
 				return firstError(cmds, final)
 			}
 		}
@@ -194,28 +197,51 @@ func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 }
 
 // tail finds the commands of a pipeline that were not run, or may not have been,
-// and what is known of them.
+// and what is known of them. When that is partly, undelivered holds those that
+// cannot have run.
 func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redis.Cmder) {
 	rest := unread(cmds, err)
-	if len(rest) == 0 { // every command was answered
-		first := len(cmds) - 1
-		o := outcomeFor(cmds[first], cmds[first].Err(), from)
-		if o != refused && o != denied {
-			return answered, cmds
-		}
-		for first > 0 && outcomeFor(cmds[first-1], cmds[first-1].Err(), from) == o {
-			first--
-		}
-		return o, cmds[first:]
+	if len(rest) == 0 {
+		return c.refusedTail(cmds, from)
 	}
 	o := outcomeOf(err)
 	if e := own(err); from == foreignHook && e != nil && !e.handshake {
 		return foreign, rest
 	}
-	if (o == unknown || o == partly) && c.repeatable(rest) {
+	if o == partly {
+		var ce *connError
+		c.undelivered = nil
+		if from == pooledCall && errors.As(err, &ce) {
+			c.undelivered = rest[delivered(rest, ce.sent):]
+		}
+		if len(c.undelivered) == len(rest) {
+			return notSent, rest
+		}
+	}
+	if (o == unknown || o == partly) && c.repeatable(rest[:len(rest)-len(c.undelivered)]) {
 		o, c.mayHaveRun = notSent, true
 	}
 	return o, rest
+}
+
+// refusedTail finds in a pipeline whose commands were all answered the first one
+// that was refused and can be sent again together with all that follow it: those
+// were refused too, or do nothing but read. What they read before the refused one
+// runs is not what the caller asked for.
+func (c *call) refusedTail(cmds []redis.Cmder, from origin) (outcome, []redis.Cmder) {
+	first, found := len(cmds), answered
+	for i := len(cmds) - 1; i >= 0; i-- {
+		o := outcomeFor(cmds[i], cmds[i].Err(), from)
+		if (o == refused || o == denied) && (found == answered || found == o) {
+			first, found = i, o
+		} else if !c.link.cfg.mayRepeat(c.ctx, cmds[i]) {
+			break
+		}
+	}
+	if found == answered {
+		return answered, cmds
+	}
+	return found, cmds[first:]
 }
 
 // repeatable reports whether every one of cmds may be sent again.

@@ -12,7 +12,7 @@ import (
 // sent.
 type standin struct{ err error }
 
-func (s *standin) fail() error                      { return &connError{phaseDial, s.err} }
+func (s *standin) fail() error                      { return &connError{phase: phaseDial, err: s.err} }
 func (s *standin) Read([]byte) (int, error)         { return 0, s.fail() }
 func (s *standin) Write([]byte) (int, error)        { return 0, s.fail() }
 func (s *standin) Close() error                     { return nil }
