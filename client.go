@@ -166,6 +166,30 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	return &clone
 }
 
+// Watch runs fn in a transaction guarded by WATCH, as go-redis does. When WATCH
+// fails because the connection is lost, it is tried again on another, within the
+// grace and ctx: fn has not run yet. Once fn has been called it is never called
+// again, for what it did is not known here; when it fails with an error that is
+// [SafeToRetry] the caller may run Watch again.
+func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
+	attempts := call{link: c.link, ctx: ctx, name: "watch", reads: true}
+	for {
+		called := false
+		err := c.Client.Watch(ctx, func(tx *redis.Tx) error {
+			called = true
+			return fn(tx)
+		}, keys...)
+		e := own(err)
+		if called || e == nil || e.kind == ErrUnavailable && e.Reason != reasonBroken {
+			return err
+		}
+		attempts.attempts += e.Attempts
+		if final := attempts.settle(notSent, e.Err); final != nil {
+			return final
+		}
+	}
+}
+
 // AddHook adds a hook, as go-redis does. It runs inside redial's own, so it sees
 // every attempt of a command, and remains in clones made by WithTimeout.
 //

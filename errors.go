@@ -46,6 +46,10 @@ type Error struct {
 	// the link entered it.
 	State State
 	Since time.Time
+	// Reason says in a few words why the command was not tried, or not tried again:
+	// the grace was over, a second run not allowed, its context at an end, and so
+	// on. It is never empty and made for people; programs should look at the kind.
+	Reason string
 	// Err is the cause: the last transport error, joined with the context's
 	// error when that ended the wait. It is never nil.
 	Err error
@@ -65,8 +69,8 @@ func (e *Error) Error() string {
 	case ErrClosed:
 		what = "not run"
 	}
-	return fmt.Sprintf("redial: %s on %s: %s: %v (%s since %s, attempts: %d)",
-		e.Cmd, e.Addr, what, e.Err, e.State, e.Since.Format("15:04:05.000"), e.Attempts)
+	return fmt.Sprintf("redial: %s on %s: %s: %v (%s since %s, attempts: %d, no more: %s)",
+		e.Cmd, e.Addr, what, e.Err, e.State, e.Since.Format("15:04:05.000"), e.Attempts, e.Reason)
 }
 
 // Unwrap returns the kind of the error and its cause.
@@ -174,6 +178,7 @@ const (
 	denied                        // it did not run, for want of valid credentials
 	notSent                       // nothing can have run
 	notSentForGood                // the same, and trying again cannot help
+	repeatable                    // it may have run, and may run again
 	partly                        // some bytes were delivered, not all
 	unknown                       // it may have run
 	foreign                       // an error this package does not know
@@ -187,7 +192,7 @@ func outcomeOf(err error) outcome {
 	}
 	// A sticky connection repeats the error that broke it; this time nothing
 	// was sent.
-	if strings.HasPrefix(err.Error(), "redis: Conn is in a bad state") {
+	if isHeld(err) {
 		return notSentForGood
 	}
 	var e *Error
@@ -224,6 +229,12 @@ func outcomeOf(err error) outcome {
 		return notSentForGood
 	}
 	return foreign
+}
+
+// isHeld reports whether err is go-redis's word that a connection which the caller
+// holds, as Conn and Tx do, was broken before.
+func isHeld(err error) bool {
+	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
 }
 
 // outcomeFor is outcomeOf for one command that was sent by itself or within a

@@ -2,7 +2,6 @@ package redial
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -54,38 +53,38 @@ func (l *link) leave() {
 	}
 }
 
-// wait blocks a command until the link is Connected, or says why it must not
-// wait any longer: ErrClosed, the end of ctx, or else the last transport error.
+// wait blocks a command until the link is Connected, or says why it does not wait
+// any longer, with ErrClosed, the end of ctx, or else the last transport error.
 // began is when the command first waited.
-func (l *link) wait(ctx context.Context, began time.Time) error {
+func (l *link) wait(ctx context.Context, began time.Time) (reason string, err error) {
 	p := patienceOf(ctx)
 	l.mu.Lock()
 	if l.state == StateClosed || l.shutting {
 		l.mu.Unlock()
-		return ErrClosed
+		return reasonClosed, ErrClosed
 	}
 	o := l.outage
 	if o == nil {
 		l.mu.Unlock()
-		return nil
+		return "", nil
 	}
-	limit := l.cfg.grace
-	if p.own > 0 {
-		limit = p.own
+	left := p.limit(l.cfg) - time.Since(began)
+	switch {
+	case p.failFast:
+		reason = reasonFailFast
+	case left <= 0, p.own == 0 && isClosed(o.hopeless):
+		reason = p.exhausted()
+	case l.waiting >= l.cfg.maxWaiting:
+		reason = fmt.Sprintf(reasonFull, l.cfg.maxWaiting)
 	}
-	left := limit - time.Since(began)
-	if p.failFast || left <= 0 || l.waiting >= l.cfg.maxWaiting || (p.own == 0 && isClosed(o.hopeless)) {
-		cause := l.causeLocked()
-		full := !p.failFast && left > 0 && l.waiting >= l.cfg.maxWaiting
+	if reason != "" {
+		err := l.causeLocked()
 		l.mu.Unlock()
-		if full {
-			cause = fmt.Errorf("%d commands are waiting already: %w", l.cfg.maxWaiting, cause)
-		}
 		if !l.refusedOne.Load() {
 			l.refusedOne.Store(true)
 			nudge(l.wake)
 		}
-		return cause
+		return reason, err
 	}
 	l.waiting++
 	first := l.waiting == 1
@@ -102,14 +101,13 @@ func (l *link) wait(ctx context.Context, began time.Time) error {
 		defer timer.Stop()
 		hopeless = own
 	}
-	var err error
 	select {
 	case <-o.ended:
 	case <-l.refusing:
 	case <-hopeless:
-		err = errHopeless
+		reason = p.exhausted()
 	case <-ctx.Done():
-		err = ctx.Err()
+		reason, err = reasonContext, ctx.Err()
 	}
 
 	l.mu.Lock()
@@ -118,16 +116,14 @@ func (l *link) wait(ctx context.Context, began time.Time) error {
 	l.mu.Unlock()
 	switch {
 	case closed:
-		return ErrClosed
-	case err == errHopeless:
-		return cause
+		return reasonClosed, ErrClosed
 	case err != nil:
-		return &cutShort{ctx: err, cause: cause}
+		return reason, &cutShort{ctx: err, cause: cause}
+	case reason != "":
+		return reason, cause
 	}
-	return nil
+	return "", nil
 }
-
-var errHopeless = errors.New("grace has passed")
 
 // cutShort is the error of a wait that the context ended: it is both errors.
 type cutShort struct{ ctx, cause error }

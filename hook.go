@@ -110,7 +110,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		if err != nil {
 			o := outcomeFor(cmd, err, from)
 			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
-				o, c.mayHaveRun = notSent, true
+				o = repeatable
 			}
 			if final := c.settle(o, err); final != nil {
 				if c.name == "shutdown" && o == unknown && errors.Is(err, io.EOF) {
@@ -141,6 +141,9 @@ type call struct {
 	renewed  bool      // it was tried again with new credentials
 	began    time.Time // when it first failed or had to wait; zero: not yet
 	last     error     // of the attempt before
+	after    outcome   // of the attempt before
+	paid     bool      // the next attempt was paid from the budget
+	reason   string    // why there is no other attempt
 
 	undelivered []redis.Cmder // of a batch that was partly written: cannot have run
 
@@ -152,13 +155,24 @@ type call struct {
 // attempt hands what is to be sent to go-redis.
 func attempt[T any](c *call, what T, next func(context.Context, T) error) error {
 	if c.attempts++; c.attempts > 1 {
-		c.link.n.retries.Add(1)
+		c.link.n.retried(c.after)
 	}
+	paid := c.paid
+	c.paid = false
+	err := c.send(func() error { return next(c.ctx, what) })
+	if paid && err == nil {
+		c.link.budget.giveBack()
+	}
+	return err
+}
+
+// send makes an attempt and gives back what admit has taken.
+func (c *call) send(next func() error) error {
 	if c.admitted {
 		c.admitted = false
-		return run(c.link, c.ctx, what, next)
+		defer c.link.leave()
 	}
-	return next(c.ctx, what)
+	return next()
 }
 
 // free reports whether the gate does not concern the call, because it is part of
@@ -184,7 +198,8 @@ func (c *call) admit() error {
 		if c.began.IsZero() {
 			c.began = time.Now()
 		}
-		err := l.wait(c.ctx, c.began)
+		var err error
+		c.reason, err = l.wait(c.ctx, c.began)
 		switch {
 		case err == nil:
 			continue
@@ -201,8 +216,8 @@ func (c *call) admit() error {
 // may be made, after a pause where one is due, and else the final error.
 func (c *call) settle(o outcome, err error) error {
 	l := c.link
-	same := o == notSent && sameFailure(err, c.last) // a full-duplex command cannot be sent again
-	c.last = err
+	same := o == notSent && sameFailure(err, c.last)
+	c.last, c.after = err, o
 	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
 		o = notSent // the pool is held up by the server, not by its callers
 	}
@@ -211,10 +226,15 @@ func (c *call) settle(o outcome, err error) error {
 		l.heed(err) // a refusal that must not be retried is news all the same
 		return err
 	case unknown, partly:
+		c.because(reasonUnsafe)
 		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
 	case notSentForGood:
 		if errors.Is(err, redis.ErrClosed) {
 			return err
+		}
+		c.reason = reasonPool
+		if isHeld(err) {
+			c.reason = reasonBroken
 		}
 		return c.fail(ErrUnavailable, c.withCtx(err))
 	case denied:
@@ -226,17 +246,36 @@ func (c *call) settle(o outcome, err error) error {
 		return nil
 	case refused:
 		l.heed(err)
+	case repeatable:
+		c.mayHaveRun = true
 	}
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	if same || c.free() || ended(c.ctx) != nil || !c.pause(o) {
-		if o == refused {
-			return err // the server's own words
-		}
-		return c.fail(ErrUnavailable, c.withCtx(err))
+	switch {
+	case same: // a full-duplex command cannot be sent again
+		c.reason = reasonShared
+	case c.free():
+		c.reason = reasonHandshake
+	case ended(c.ctx) != nil:
+		c.reason = reasonContext
+	default:
+		c.reason = c.pause(o)
 	}
-	return nil
+	switch {
+	case c.reason == "":
+		return nil
+	case o == refused:
+		return err // the server's own words
+	}
+	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// because sets the reason, unless the end of the context is one.
+func (c *call) because(reason string) {
+	if c.reason = reason; ended(c.ctx) != nil {
+		c.reason = reasonContext
+	}
 }
 
 // sameFailure reports whether two attempts failed not alike but with the very same
@@ -247,38 +286,57 @@ func sameFailure(a, b error) bool {
 }
 
 // pause keeps attempts apart while the link is up; when it is not, the gate
-// does. It reports false when the patience of the call does not reach that far.
-func (c *call) pause(o outcome) bool {
+// does. It returns a reason when the patience of the call does not reach that far.
+func (c *call) pause(o outcome) (reason string) {
 	l := c.link
-	p := patienceOf(c.ctx)
-	limit := l.cfg.grace
-	if p.own > 0 {
-		limit = p.own
-	}
 	if l.gate.Load() != gateOpen {
-		return true
+		return ""
 	}
-	if c.attempts <= 1 && o == notSent {
-		return true // one stale connection says nothing about the next
+	cheap := o == notSent
+	if c.attempts > 1 || o == refused { // else: one stale connection says nothing about the next
+		if reason := c.sleep(min(retryPause<<min(c.attempts, 16), retryPauseCap)); reason != "" {
+			return reason
+		}
 	}
-	d := min(retryPause<<min(c.attempts, 16), retryPauseCap)
+	for delayed := false; !cheap; delayed = true {
+		if l.budget.take() {
+			c.paid = true
+			return ""
+		}
+		if !delayed {
+			l.n.retriesDelayed.Add(1)
+		}
+		if reason := c.sleep(retryPauseCap); reason != "" {
+			if reason == reasonGrace {
+				return reasonBudget
+			}
+			return reason
+		}
+	}
+	return ""
+}
+
+// sleep waits for about d, if the call may wait that long.
+func (c *call) sleep(d time.Duration) (reason string) {
+	p := patienceOf(c.ctx)
 	d = time.Duration(float64(d) * (0.5 + 0.5*rand.Float64()))
-	if p.failFast || time.Since(c.began)+d > limit {
-		return false
-	}
-	if deadline, ok := c.ctx.Deadline(); ok && time.Until(deadline) < d {
-		return false
+	switch deadline, ok := c.ctx.Deadline(); {
+	case p.failFast:
+		return reasonFailFast
+	case time.Since(c.began)+d > p.limit(c.link.cfg):
+		return p.exhausted()
+	case ok && time.Until(deadline) < d:
+		return reasonDeadline
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+	case <-c.link.refusing:
 	case <-c.ctx.Done():
-		return false
-	case <-l.refusing:
-		return true
+		return reasonContext
 	}
+	return ""
 }
 
 // withCtx adds the context's error to err once the context is over.
@@ -312,6 +370,6 @@ func (c *call) failure(kind, err error) *Error {
 	state, since := c.link.current()
 	return &Error{
 		Cmd: c.name, Addr: c.link.addr, Attempts: c.attempts, State: state, Since: since,
-		Err: err, kind: kind, handshake: c.free(), reads: c.reads,
+		Reason: c.reason, Err: err, kind: kind, handshake: c.free(), reads: c.reads,
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -535,6 +536,52 @@ func TestHeldConnection_Broken_FailsAtOnce(t *testing.T) {
 	})
 }
 
+// WATCH on a connection that is dead is tried on another, for the function has not
+// run yet. Afterwards it is not run again, whatever happens.
+func TestWatch_IsTriedAgainBeforeItsFunctionRan(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		fill(t, c, 5)
+		n.Drop()
+		time.Sleep(3 * time.Second)
+		runs := 0
+		watch := func() error {
+			runs = 0
+			return c.Watch(t.Context(), func(tx *redis.Tx) error {
+				runs++
+				_, err := tx.TxPipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+				return err
+			}, "n")
+		}
+		require.NoError(t, watch())
+		assert.Equal(t, 1, runs)
+
+		f.times("watch", 3, hangUp)
+		require.NoError(t, watch())
+		assert.Equal(t, 1, runs)
+		assert.Equal(t, "2", c.Get(t.Context(), "n").Val())
+
+		f.times("multi", 1, hangUp)
+		assert.ErrorIs(t, watch(), ErrOutcomeUnknown)
+		assert.Equal(t, 1, runs)
+
+		f.times("watch", 1<<30, hangUp)
+		began := time.Now()
+		err := watch()
+		assert.Zero(t, runs)
+		assert.True(t, SafeToRetry(err), "%v", err)
+		assert.LessOrEqual(t, time.Since(began), DefaultGrace)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		assert.Error(t, c.Watch(ctx, func(*redis.Tx) error { return nil }, "n"))
+		assert.LessOrEqual(t, time.Since(began), time.Second)
+	})
+}
+
 func TestOnConnect_RunsInsideAnotherCommandsDial(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		f := inject(n)
@@ -651,4 +698,80 @@ func TestMayRepeat(t *testing.T) {
 	assert.False(t, cfg.mayRepeat(ctx, redis.NewCmd(ctx, "set", "k", "v")))
 	assert.True(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "incr", "n")))
 	assert.False(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "blpop", "q", 0)), "what it took would be lost")
+}
+
+// A server in trouble meets the first attempt of every command, and from then on no
+// more retries than the budget allows; when the trouble is over, all go through.
+func TestBudget_BoundsTheLoadOfRetries(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		opt.PoolSize = 1000
+		c := NewClient(opt, WithGrace(time.Minute))
+		defer c.Close()
+		ready(t, c)
+		const callers, trouble = 700, 5 * time.Second
+		f.times("incr", 1<<30, reply("TRYAGAIN Multiple keys request during rehashing of slot"))
+		var wg sync.WaitGroup
+		for range callers {
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), "n").Err()) })
+		}
+		time.Sleep(trouble)
+		assert.LessOrEqual(t, f.count("incr"), callers+retryBurst+retryRate*int(trouble.Seconds()))
+		assert.Greater(t, f.count("incr"), callers+retryBurst)
+		f.times("incr", 0, hangUp)
+		began := time.Now()
+		wg.Wait()
+		assert.Less(t, time.Since(began), 3*time.Second, "successes refill the budget")
+		assert.Equal(t, strconv.Itoa(callers), c.Get(t.Context(), "n").Val())
+		s := c.Stats()
+		assert.Equal(t, s.RetriesRefused, s.Retries)
+		assert.NotZero(t, s.RetriesDelayed)
+	})
+}
+
+// The error says why there was no other attempt.
+func TestError_Reason(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt, WithMaxWaiting(1), WithGrace(2*time.Second))
+		defer c.Close()
+		ready(t, c)
+		ctx := t.Context()
+		reason := func(err error) string {
+			var e *Error
+			require.ErrorAs(t, err, &e)
+			assert.Contains(t, err.Error(), e.Reason)
+			return e.Reason
+		}
+		f.times("incr", 1, hangUp)
+		assert.Equal(t, reasonUnsafe, reason(c.Incr(ctx, "n").Err()))
+		f.times("get", 1, hangUp)
+		assert.Equal(t, reasonUnsafe, reason(c.Get(NoRetry(Idempotent(ctx)), "n").Err()))
+		assert.EqualValues(t, 2, c.Stats().Unknown)
+		f.times("get", 1, hangUp)
+		require.ErrorIs(t, c.Get(ctx, "k").Err(), redis.Nil)
+		assert.EqualValues(t, 1, c.Stats().RetriesRepeated)
+		held := c.Conn()
+		defer held.Close()
+		f.times("incr", 1, hangUp)
+		assert.Equal(t, reasonUnsafe, reason(held.Incr(ctx, "n").Err()))
+		assert.Equal(t, reasonBroken, reason(held.Incr(ctx, "n").Err()))
+
+		n.Kill()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		assert.Equal(t, reasonFailFast, reason(c.Get(FailFast(ctx), "n").Err()))
+		assert.Equal(t, reasonWaitFor, reason(c.Get(WaitFor(ctx, time.Millisecond), "n").Err()))
+		short, cancel := context.WithTimeout(ctx, time.Millisecond)
+		defer cancel()
+		assert.Equal(t, reasonContext, reason(c.Get(short, "n").Err()))
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.Equal(t, reasonGrace, reason(c.Get(ctx, "n").Err())) })
+		synctest.Wait()
+		assert.Equal(t, "1 commands are waiting already", reason(c.Get(ctx, "n").Err()))
+		wg.Wait()
+		wg.Go(func() { assert.Equal(t, reasonClosed, reason(c.Get(WaitFor(ctx, time.Hour), "n").Err())) })
+		synctest.Wait()
+		require.NoError(t, c.Close())
+		wg.Wait()
+	})
 }

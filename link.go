@@ -40,6 +40,7 @@ type link struct {
 	n          counters
 	lanes      lanes
 	calls      calls
+	budget     budget
 	prober     *prober
 	events     *events
 	wake       chan struct{}         // capacity 1: something the loop should look at
@@ -401,10 +402,13 @@ func (l *link) stats() Stats {
 		Outages:    l.n.outages.Load(),
 		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
 		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
-		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(), Retries: l.n.retries.Load(),
+		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(),
+		RetriesUnsent: l.n.retriesUnsent.Load(), RetriesRefused: l.n.retriesRefused.Load(),
+		RetriesRepeated: l.n.retriesRepeated.Load(), RetriesDelayed: l.n.retriesDelayed.Load(),
 		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SilentCut: l.n.cut.Load(),
 		EventsDropped: l.n.lost.Load(),
 	}
+	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
 	if l.outage != nil && l.state != StateClosed {
 		s.Down += time.Since(l.outage.began)
 	}

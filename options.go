@@ -76,6 +76,10 @@ const (
 	// Pauses between two attempts of one command while the link is up.
 	retryPause    = 5 * time.Millisecond
 	retryPauseCap = 100 * time.Millisecond
+	// Attempts at commands that reached the server before, which a client may make
+	// at once and, from then on, per second; see budget.
+	retryBurst = 500
+	retryRate  = 100
 
 	// tokenMargin is how much earlier the deadline for writing, which identifies a
 	// call, is than the one that go-redis would set by itself. Where that would be

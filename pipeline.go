@@ -78,7 +78,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 // connection with others and cannot be sent again from here. The engine leaves
 // its answered commands alone; of the others nothing is known.
 func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
-	c := call{link: h.link, ctx: ctx, name: "pipeline"}
+	c := call{link: h.link, ctx: ctx, name: "pipeline", reason: reasonShared}
 	if final := c.admit(); final != nil {
 		c.label(cmds, final)
 		return final
@@ -191,7 +191,7 @@ func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
 	case o == partly:
 		o = notSent // EXEC comes last, so it was not delivered
 	case o == unknown && c.repeatable(inner):
-		o, c.mayHaveRun = notSent, true
+		o = repeatable
 	}
 	return o, err
 }
@@ -219,7 +219,7 @@ func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redi
 		}
 	}
 	if (o == unknown || o == partly) && c.repeatable(rest[:len(rest)-len(c.undelivered)]) {
-		o, c.mayHaveRun = notSent, true
+		o = repeatable
 	}
 	return o, rest
 }

@@ -2,6 +2,7 @@ package redial
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,6 +36,7 @@ const (
 	ctxFailFast ctxKey = iota
 	ctxWaitFor
 	ctxIdempotent
+	ctxNoRetry
 	ctxNested // set for commands that go-redis runs inside another command's dial
 )
 
@@ -57,6 +59,13 @@ func Idempotent(ctx context.Context) context.Context {
 	return context.WithValue(ctx, ctxIdempotent, true)
 }
 
+// NoRetry returns a context that forbids to run commands twice, whatever the
+// policy: when it is unknown whether one ran, reads included, it is not sent
+// again. Commands that provably did not run still are. It overrides [Idempotent].
+func NoRetry(ctx context.Context) context.Context {
+	return context.WithValue(ctx, ctxNoRetry, true)
+}
+
 // patience is how long a command may wait, from its context.
 type patience struct {
 	failFast bool
@@ -71,10 +80,76 @@ func patienceOf(ctx context.Context) patience {
 	return patience{failFast: fast}
 }
 
+// limit is how long a command may wait or try in all.
+func (p patience) limit(cfg *config) time.Duration {
+	if p.own > 0 {
+		return p.own
+	}
+	return cfg.grace
+}
+
+// exhausted is the reason when the limit is reached.
+func (p patience) exhausted() string {
+	if p.own > 0 {
+		return reasonWaitFor
+	}
+	return reasonGrace
+}
+
+// Reasons why a command was not, or not again, sent; see Error.Reason.
+const (
+	reasonUnsafe    = "a second run is not allowed"
+	reasonFailFast  = "it fails fast"
+	reasonGrace     = "the grace is over"
+	reasonWaitFor   = "its time to wait is over"
+	reasonFull      = "%d commands are waiting already"
+	reasonContext   = "its context ended"
+	reasonDeadline  = "its deadline leaves no time for another attempt"
+	reasonBudget    = "the retry budget is spent"
+	reasonPool      = "no connection of the pool was free in time"
+	reasonBroken    = "its connection is held by the caller and broken"
+	reasonShared    = "it shared a connection with other commands"
+	reasonHandshake = "it was part of setting up a connection"
+	reasonClosed    = "the client is closed"
+)
+
+// budget bounds the attempts by which commands are sent again that have reached the
+// server before, so that retries cannot multiply the load of a server in trouble.
+// It is a token bucket, full at first. A retry that succeeds gives its token back:
+// then the trouble is over.
+type budget struct {
+	mu    sync.Mutex
+	spent float64   // guarded by mu
+	at    time.Time // guarded by mu; when spent was right
+}
+
+// take takes a token, if there is one.
+func (b *budget) take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.spent = max(b.spent-retryRate*now.Sub(b.at).Seconds(), 0)
+	b.at = now
+	if b.spent+1 > retryBurst {
+		return false
+	}
+	b.spent++
+	return true
+}
+
+func (b *budget) giveBack() {
+	b.mu.Lock()
+	b.spent = max(b.spent-1, 0)
+	b.mu.Unlock()
+}
+
 // mayRepeat reports whether cmd may be sent again after an unknown outcome.
 func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
 	if cmd.NoRetry() || classOf(cmd) == takes {
 		return false // its reply went to a writer of the caller, or its element is gone
+	}
+	if no, _ := ctx.Value(ctxNoRetry).(bool); no {
+		return false
 	}
 	if ok, _ := ctx.Value(ctxIdempotent).(bool); ok {
 		return true

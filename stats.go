@@ -97,13 +97,21 @@ type Stats struct {
 
 	// Waiting is how many commands wait for the link now. Waited counts those
 	// that ever had to, Refused those that failed with ErrUnavailable, Unknown
-	// those that failed with ErrOutcomeUnknown, and Retries the attempts beyond
-	// a command's first.
+	// those that failed with ErrOutcomeUnknown.
 	Waiting int    `json:"waiting"`
 	Waited  uint64 `json:"waited"`
 	Refused uint64 `json:"refused"`
 	Unknown uint64 `json:"unknown"`
-	Retries uint64 `json:"retries"`
+
+	// Retries counts the attempts beyond a command's first, by what was known of
+	// the one before: RetriesUnsent, nothing ran; RetriesRefused, the server said
+	// that it did not run the command; RetriesRepeated, it may have run and may run
+	// twice. RetriesDelayed counts those that had to wait for the retry budget.
+	Retries         uint64 `json:"retries"`
+	RetriesUnsent   uint64 `json:"retries_unsent"`
+	RetriesRefused  uint64 `json:"retries_refused"`
+	RetriesRepeated uint64 `json:"retries_repeated"`
+	RetriesDelayed  uint64 `json:"retries_delayed"`
 
 	// IdleChecks counts the PINGs sent on idle connections, before a command or
 	// by the background sweep, IdleDropped the connections that failed one,
@@ -132,6 +140,20 @@ func (s Stats) String() string {
 type counters struct {
 	outages, beats, missed, skipped    atomic.Uint64
 	dials, dialErrors                  atomic.Uint64
-	waited, refused, unknown, retries  atomic.Uint64
+	waited, refused, unknown           atomic.Uint64
 	idleChecks, idleDropped, cut, lost atomic.Uint64
+
+	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
+}
+
+// retried counts an attempt after one with the given outcome.
+func (n *counters) retried(after outcome) {
+	switch after {
+	case repeatable:
+		n.retriesRepeated.Add(1)
+	case refused, denied:
+		n.retriesRefused.Add(1)
+	default:
+		n.retriesUnsent.Add(1)
+	}
 }
