@@ -99,17 +99,8 @@ func startLoad(t *testing.T, c *redial.Client, goroutines int) *load {
 }
 
 func (l *load) step(k int) {
-	ctx := context.Background()
-	var err error
+	err := step(context.Background(), l.c, k)
 	incr := k%3 == 0
-	switch {
-	case incr:
-		err = l.c.Incr(ctx, counter).Err()
-	case k%3 == 1:
-		err = l.c.Set(ctx, "key", k, 0).Err()
-	default:
-		err = l.c.Get(ctx, "key").Err()
-	}
 	switch {
 	case err == nil, err == redis.Nil:
 		l.done.Add(1)
@@ -127,6 +118,17 @@ func (l *load) step(k int) {
 	default:
 		l.other.CompareAndSwap(nil, &err)
 	}
+}
+
+// step is one GET, SET or INCR.
+func step(ctx context.Context, c *redial.Client, k int) error {
+	switch k % 3 {
+	case 0:
+		return c.Incr(ctx, counter).Err()
+	case 1:
+		return c.Set(ctx, "key", k, 0).Err()
+	}
+	return c.Get(ctx, "key").Err()
 }
 
 func (l *load) stop() {
