@@ -181,6 +181,7 @@ const (
 	repeatable                    // it may have run, and may run again
 	partly                        // some bytes were delivered, not all
 	unknown                       // it may have run
+	garbled                       // it was answered, but nobody can tell what
 	foreign                       // an error this package does not know
 )
 
@@ -255,8 +256,18 @@ func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 		}
 	case from == pooledCall && o == partly:
 		return notSent // half a command cannot run, and it was alone
+	case from == pooledCall && o == foreign && isGarbled(err):
+		return garbled
 	}
 	return o
+}
+
+// isGarbled reports whether err is go-redis's own and says that it could not make
+// sense of a reply. Everything that it says of a command before that is known, but
+// for arguments that it cannot write.
+func isGarbled(err error) bool {
+	text := err.Error()
+	return strings.HasPrefix(text, "redis: ") && !strings.HasPrefix(text, "redis: can't marshal")
 }
 
 // own returns the Error inside err, or nil.

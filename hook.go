@@ -109,6 +109,9 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	for {
 		if err != nil {
 			o := outcomeFor(cmd, err, from)
+			if o == garbled {
+				o = c.garbled()
+			}
 			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
 				o = repeatable
 			}
@@ -269,6 +272,16 @@ func (c *call) settle(o outcome, err error) error {
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// garbled says what a reply that go-redis could not read means. A write may have
+// run. A read is worth another try, after which the error is the caller's: it may
+// be the command that expects another type of reply.
+func (c *call) garbled() outcome {
+	if c.reads && c.attempts > 1 {
+		return foreign
+	}
+	return unknown
 }
 
 // because sets the reason, unless the end of the context is one.

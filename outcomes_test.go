@@ -228,3 +228,41 @@ func TestOutcome_FullDuplex_WriteOfAnotherFails(t *testing.T) {
 	assert.False(t, redial.SafeToRetry(err))
 	assert.Equal(t, 1, f.Executed("incr"))
 }
+
+// The reply is no Redis reply: a write may have run, a read is tried again.
+func TestOutcome_GarbledReply(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := connect(t, &redis.Options{Addr: f.Addr()})
+	ctx := t.Context()
+	var left atomic.Int64
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if (args[0] == "incr" || args[0] == "get" || args[0] == "exec") && left.Add(-1) >= 0 {
+			return redialtest.Reply("HTTP/1.1 400 Bad Request\r\n\r\n")
+		}
+		return redialtest.Handle
+	})
+	incr := func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil }
+	for name, write := range map[string]func() error{
+		"single":      func() error { return c.Incr(ctx, "n").Err() },
+		"pipeline":    func() error { _, err := c.Pipelined(ctx, incr); return err },
+		"transaction": func() error { _, err := c.TxPipelined(ctx, incr); return err },
+	} {
+		left.Store(1)
+		err := write()
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, name)
+		assert.False(t, redial.SafeToRetry(err), name)
+		assert.NoError(t, write(), name)
+	}
+	left.Store(1)
+	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+	assert.Equal(t, "v", c.Get(ctx, "k").Val())
+	left.Store(1 << 30)
+	err := c.Get(ctx, "k").Err()
+	assert.ErrorContains(t, err, "redis: can't parse")
+	var own *redial.Error
+	assert.False(t, errors.As(err, &own), "%v", err)
+
+	err = c.Set(ctx, "k", struct{}{}, 0).Err()
+	assert.ErrorContains(t, err, "can't marshal")
+	assert.False(t, errors.As(err, &own), "%v", err)
+}

@@ -47,7 +47,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 		if err != nil {
 			var o outcome
 			if c.name == "transaction" {
-				o, err = c.transaction(cmds, err)
+				o, err = c.transaction(cmds, err, from)
 			} else if o, rest = c.tail(rest, err, from); o == refused || o == denied {
 				err = rest[0].Err()
 			}
@@ -170,8 +170,11 @@ func isTransaction(cmds []redis.Cmder) bool {
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
-func (c *call) transaction(cmds []redis.Cmder, err error) (outcome, error) {
+func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome, error) {
 	o := outcomeOf(err)
+	if o == foreign && from == pooledCall && isGarbled(err) {
+		o = c.garbled()
+	}
 	inner := cmds[1 : len(cmds)-1]
 	switch {
 	case redis.IsExecAbortError(err):
@@ -207,6 +210,9 @@ func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redi
 	o := outcomeOf(err)
 	if e := own(err); from == foreignHook && e != nil && !e.handshake {
 		return foreign, rest
+	}
+	if o == foreign && from == pooledCall && isGarbled(err) {
+		o = c.garbled()
 	}
 	if o == partly {
 		var ce *connError

@@ -220,15 +220,20 @@ type breakingConn struct {
 	net.Conn
 	mu              sync.Mutex
 	toWrite, toRead int
+	loses           bool // what cannot be written any more is lost on the way, not refused
 }
 
 func (c *breakingConn) arm(rnd *rand.Rand) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if rnd.IntN(2) == 0 {
-		c.toWrite = rnd.IntN(200)
-	} else {
+	switch rnd.IntN(4) {
+	case 0, 1:
 		c.toRead = rnd.IntN(60)
+	case 2:
+		c.loses = true
+		fallthrough
+	default:
+		c.toWrite = rnd.IntN(200)
 	}
 }
 
@@ -258,6 +263,11 @@ func (c *breakingConn) Write(p []byte) (int, error) {
 	}
 	if broken {
 		_ = c.Conn.Close()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.loses {
+			return len(p), nil
+		}
 		return n, errBroken
 	}
 	return n, nil
