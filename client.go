@@ -197,6 +197,9 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 // wrapped. redial reads the outcome of the command off that error: a hook that
 // returns the error of a command of its own instead may have the one that it was
 // called for sent again.
+//
+// The context that it gets is the caller's, but its deadline may be sooner, by
+// which redial recognizes the connection that serves the command.
 func (c *Client) AddHook(h redis.Hook) {
 	c.hooks.add(h)
 	c.Client.AddHook(h)

@@ -91,6 +91,20 @@ func TestREADME_OptionTable_MatchesCode(t *testing.T) {
 	}
 }
 
+// Numbers outside the table of options are those of the code, too.
+func TestREADME_OtherNumbers_MatchCode(t *testing.T) {
+	_, constants := parseOptions(t)
+	for name, phrase := range map[string]string{
+		"unwatched":  "so does a cancellation, within `%s`",
+		"retryBurst": "share a budget of `%s` retries",
+		"retryRate":  "refilled by `%s` a second",
+	} {
+		if want := fmt.Sprintf(phrase, constants[name]); !strings.Contains(readme(t), want) {
+			t.Errorf("the README does not say %q", want)
+		}
+	}
+}
+
 // same counts the constants among names that have the value.
 func same(names []string, constants map[string]string, value string) (n int) {
 	for _, c := range names {
