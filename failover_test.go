@@ -60,7 +60,7 @@ func warmUp(t *testing.T, rdb redis.UniversalClient) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for range 20 {
-		wg.Go(func() { _ = rdb.BLPop(context.Background(), 200*time.Millisecond, "nothing").Err() })
+		wg.Go(func() { _ = rdb.BLPop(context.Background(), time.Second, "nothing").Err() })
 		wg.Go(func() { assert.NoError(t, writers["transaction"](context.Background(), rdb)) })
 	}
 	wg.Wait()

@@ -573,7 +573,7 @@ func TestWatch_IsTriedAgainBeforeItsFunctionRan(t *testing.T) {
 		err := watch()
 		assert.Zero(t, runs)
 		assert.True(t, SafeToRetry(err), "%v", err)
-		assert.LessOrEqual(t, time.Since(began), DefaultGrace)
+		assert.LessOrEqual(t, time.Since(began), DefaultGrace+100*time.Millisecond, "the grace, and what an attempt takes")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began = time.Now()
