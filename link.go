@@ -79,7 +79,8 @@ func newLink(opt *redis.Options, cfg *config) *link {
 		base:     baseDialer(opt, cfg.detection()),
 		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
 		deadline: opt.DialTimeout >= 0,
-		renews:   opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil,
+		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
+			opt.StreamingCredentialsProvider != nil,
 		ctx:      ctx,
 		cancel:   cancel,
 		began:    time.Now(),
