@@ -83,22 +83,23 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
 		}
 	}
-	var l *link
+	g := newGroup(cfg)
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
-			if l != nil {
-				l.abandon()
-			}
+			g.abandon()
 			c, err = nil, fmt.Errorf("redial: %v", r)
 		}
 	}()
-	l = newLink(opt, cfg)
+	l := newLink(g, opt)
+	g.front = l
+	g.add(l)
 	own.Dialer = l.dial
 	rdb := redis.NewClient(&own)
 	h := hook{l, rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
-	l.start(warmer(rdb, cfg.timeout))
-	return &Client{Client: rdb, Supervisor: &Supervisor{link: l}, hook: h, hooks: &hookList{}}, nil
+	l.warm = warmer(rdb, cfg.timeout)
+	g.start()
+	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}}, nil
 }
 
 // warmer returns a function that has the pool replace what an outage cost it, up
@@ -132,10 +133,10 @@ func warmer(rdb *redis.Client, timeout time.Duration) func(context.Context) {
 // in flight finish, use Drain. A second Close returns redis.ErrClosed, as
 // go-redis does.
 func (c *Client) Close() error {
-	c.link.shut()
+	c.group.shut(closedByCaller)
 	err := c.Client.Close()
-	c.link.closeConns()
-	c.link.join()
+	c.group.closeConns()
+	c.group.join()
 	return err
 }
 
@@ -147,7 +148,7 @@ func (c *Client) Close() error {
 // It would be called Shutdown if that were not the name of go-redis's method for
 // the SHUTDOWN command, which redis.Cmdable requires of every client.
 func (c *Client) Drain(ctx context.Context) error {
-	err := c.link.drain(ctx)
+	err := c.group.front.drain(ctx)
 	return errors.Join(err, c.Close())
 }
 
@@ -172,7 +173,7 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 // again, for what it did is not known here; when it fails with an error that is
 // [SafeToRetry] the caller may run Watch again.
 func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
-	attempts := call{link: c.link, ctx: ctx, name: "watch", reads: true}
+	attempts := call{link: c.hook.link, ctx: ctx, name: "watch", reads: true}
 	for {
 		called := false
 		err := c.Client.Watch(ctx, func(tx *redis.Tx) error {

@@ -6,61 +6,59 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // events delivers transitions to the logger and the callback, in order and one
-// at a time, on a goroutine of its own, so that a slow one delays nobody.
+// at a time, on a goroutine of its own, so that a slow one delays nobody. The
+// goroutine exists while there is something to deliver.
 type events struct {
 	logger *slog.Logger
 	notify func(Event)
-	n      *counters
-	more   chan struct{} // capacity 1
-	quit   chan struct{} // closed by close
-	done   chan struct{} // closed when the goroutine has returned
+	lost   atomic.Uint64
 
 	mu    sync.Mutex
-	queue []Event // guarded by mu
+	queue []Event       // guarded by mu
+	done  chan struct{} // guarded by mu; closed when the goroutine has returned; nil: there is none
 }
 
-// newEvents returns a dispatcher; it runs no goroutine when nobody listens.
-func newEvents(cfg *config, n *counters) *events {
-	e := &events{
-		logger: cfg.logger, notify: cfg.onChange, n: n,
-		more: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-	}
-	if e.silent() {
-		close(e.done)
-	} else {
-		go e.run()
-	}
-	return e
+func newEvents(cfg *config) *events {
+	return &events{logger: cfg.logger, notify: cfg.onChange}
 }
-
-func (e *events) silent() bool { return e.logger == nil && e.notify == nil }
 
 // put queues an event; signal must follow once no lock is held. When the queue is
 // full the oldest event is dropped. The one for StateClosed is the last ever
 // queued, so it is never the oldest of a full queue.
 func (e *events) put(ev Event) {
-	if e.silent() {
+	if e.logger == nil && e.notify == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.queue) >= eventQueue {
 		e.queue = e.queue[1:]
-		e.n.lost.Add(1)
+		e.lost.Add(1)
 	}
 	e.queue = append(e.queue, ev)
 }
 
-func (e *events) signal() { nudge(e.more) }
+// signal has what is queued delivered.
+func (e *events) signal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.done == nil && len(e.queue) > 0 {
+		e.done = make(chan struct{})
+		go e.run(e.done)
+	}
+}
 
+// take returns the next event. When there is none the goroutine is over.
 func (e *events) take() (Event, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.queue) == 0 {
+		e.done = nil
 		return Event{}, false
 	}
 	ev := e.queue[0]
@@ -68,20 +66,10 @@ func (e *events) take() (Event, bool) {
 	return ev, true
 }
 
-func (e *events) run() {
-	defer close(e.done)
-	for {
-		for ev, ok := e.take(); ok; ev, ok = e.take() {
-			e.deliver(ev)
-		}
-		select {
-		case <-e.more:
-		case <-e.quit:
-			for ev, ok := e.take(); ok; ev, ok = e.take() {
-				e.deliver(ev)
-			}
-			return
-		}
+func (e *events) run(done chan struct{}) {
+	defer close(done)
+	for ev, ok := e.take(); ok; ev, ok = e.take() {
+		e.deliver(ev)
 	}
 }
 
@@ -122,15 +110,20 @@ func (e *events) log(ev Event) {
 	e.logger.LogAttrs(context.Background(), level, "redis "+ev.To.String(), attrs...)
 }
 
-// close delivers what is queued and joins the goroutine. A callback that does not
+// join waits until what is queued has been delivered. A callback that does not
 // return, perhaps because it is the one that closes the client, is waited for
 // callbackPatience; it is delivered the rest once it returns.
-func (e *events) close() {
-	close(e.quit)
+func (e *events) join() {
+	e.mu.Lock()
+	done := e.done
+	e.mu.Unlock()
+	if done == nil {
+		return
+	}
 	timer := time.NewTimer(callbackPatience)
 	defer timer.Stop()
 	select {
-	case <-e.done:
+	case <-done:
 	case <-timer.C:
 	}
 }

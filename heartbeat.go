@@ -24,16 +24,26 @@ const (
 	unsure                  // the probe itself was cut short
 )
 
-// prober PINGs the server on a connection of its own, which takes no part in the
+// prober finds out whether what a link leads to can be reached.
+type prober interface {
+	// ping says what it found out; fresh asks for a new connection.
+	ping(fresh bool) (verdict, error)
+	// hurry says that an attempt must succeed quickly or not at all.
+	hurry(on bool)
+	// close ends what is under way, and everything.
+	close()
+}
+
+// pinger PINGs the server on a connection of its own, which takes no part in the
 // pools: they may be exhausted without the server being dead, and heartbeats
 // must not show up in the caller's hooks.
-type prober struct {
+type pinger struct {
 	client *redis.Client
 	link   *link
 	cur    atomic.Pointer[probeConn] // the connection in use, nil before the first
 	dialed atomic.Pointer[probeConn] // made by ping for the client, not yet handed over
 	heard  atomic.Bool               // a byte came back since the probe began
-	hurry  atomic.Bool               // a connection must be made quickly or not at all
+	hasty  atomic.Bool               // a connection must be made quickly or not at all
 	plain  bool                      // dialing is one round trip, so it can be quick
 }
 
@@ -51,8 +61,8 @@ func (c *probeConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newProber(l *link, opt *redis.Options) *prober {
-	p := &prober{link: l, plain: opt.Dialer == nil && opt.TLSConfig == nil}
+func newPinger(l *link, opt *redis.Options) *pinger {
+	p := &pinger{link: l, plain: opt.Dialer == nil && opt.TLSConfig == nil}
 	o := *opt
 	o.Dialer = p.dial
 	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
@@ -72,8 +82,8 @@ func newProber(l *link, opt *redis.Options) *prober {
 }
 
 // connect dials. What it returns is closed by drop.
-func (p *prober) connect(ctx context.Context, network, addr string) (*probeConn, error) {
-	if rtt := p.link.rtt.Load(); p.plain && rtt > 0 && p.hurry.Load() {
+func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn, error) {
+	if rtt := p.link.rtt.Load(); p.plain && rtt > 0 && p.hasty.Load() {
 		// While packets are dropped, waiting for the kernel to send its second
 		// SYN, a second later, would be time lost once they are not.
 		var cancel context.CancelFunc
@@ -93,7 +103,7 @@ func (p *prober) connect(ctx context.Context, network, addr string) (*probeConn,
 }
 
 // dial is the Dialer of the client. It hands over what ping has dialed.
-func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+func (p *pinger) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	c := p.dialed.Swap(nil)
 	if c == nil {
 		var err error
@@ -104,15 +114,17 @@ func (p *prober) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return c, nil
 }
 
+func (p *pinger) hurry(on bool) { p.hasty.Store(on) }
+
 // close ends a probe that is under way and frees the connection. A TLS farewell
 // could block, so the transport is closed first.
-func (p *prober) close() {
+func (p *pinger) close() {
 	p.drop()
 	_ = p.client.Close()
 }
 
 // drop closes the connection, so that the next probe dials afresh.
-func (p *prober) drop() {
+func (p *pinger) drop() {
 	p.dialed.Store(nil)
 	if c := p.cur.Swap(nil); c != nil {
 		_ = innermost(c.Conn).Close()
@@ -121,7 +133,7 @@ func (p *prober) drop() {
 
 // ping sends one PING and says what came of it. A fresh probe dials, and so
 // tests whether the server accepts connections; otherwise the last one serves.
-func (p *prober) ping(fresh bool) (verdict, error) {
+func (p *pinger) ping(fresh bool) (verdict, error) {
 	l := p.link
 	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout)
 	defer cancel()
@@ -148,7 +160,7 @@ func (p *prober) ping(fresh bool) (verdict, error) {
 
 // exchange makes sure of a connection and has the client send a PING on it. In a
 // long outage most dials fail, and need not trouble the client.
-func (p *prober) exchange(ctx context.Context) error {
+func (p *pinger) exchange(ctx context.Context) error {
 	if p.cur.Load() == nil {
 		opt := p.client.Options()
 		c, err := p.connect(ctx, opt.Network, opt.Addr)
@@ -189,72 +201,29 @@ func (l *link) measure(rtt time.Duration) {
 	l.rtt.Store(old + (int64(rtt)-old)/8)
 }
 
-// beat is the time between two looks at a Connected link. Looking twice in an
-// interval, and counting the answer to a PING as traffic, an idle client sends
-// one PING an interval, and no silence goes unnoticed for longer than that.
-func (l *link) beat() time.Duration {
-	return l.cfg.interval / 2
-}
-
-// tick is how often the loop wakes while the link is Connected: for heartbeats,
-// and often enough to tell ages for the idle check.
-func (l *link) tick() time.Duration {
-	if check := l.cfg.idleCheck; check > 0 {
-		return min(l.beat(), max(check/2, time.Millisecond))
-	}
-	return l.beat()
-}
-
-// watch guards a Connected link. It returns when the link has to go down, with
-// the reason and its transport error; the reason is "" when the link is not
-// Connected any more.
-func (l *link) watch() (reason string, cause error) {
-	timer := time.NewTimer(l.tick())
-	defer timer.Stop()
-	look := time.Now().Add(early(l.beat()))
-	for {
-		select {
-		case <-l.ctx.Done():
-			return "", nil
-		case <-l.wake:
-			if state, _ := l.current(); state != StateConnected {
-				return "", nil
-			}
-			if !l.suspected() {
-				continue
-			}
-			if reason, cause = l.verify(true); reason != "" {
-				return reason, cause
-			}
-			l.acquit()
-			if !l.pause(verifySpacing) {
-				return "", nil
-			}
-		case <-timer.C:
-			l.advance()
-			l.cutSilentSubscribers()
-			nudge(l.sweeps)
-			if now := time.Now(); !now.Before(look) {
-				look = now.Add(early(l.beat()))
-				if l.heard.Swap(false) {
-					l.n.skipped.Add(1)
-				} else if reason, cause = l.verify(false); reason != "" {
-					return reason, cause
-				} else {
-					l.acquit()
-					l.heard.Store(true)
-					look = time.Now().Add(early(l.beat()))
-				}
-			}
-			timer.Reset(min(l.tick(), time.Until(look)))
+// look is what the keeper does with the link every now and then. It returns when
+// it wants to be called again.
+func (l *link) look(now time.Time) time.Time {
+	l.cutSilentSubscribers()
+	l.mu.Lock()
+	if l.state != StateConnected || now.Before(l.beatAt) {
+		defer l.mu.Unlock()
+		if l.state != StateConnected {
+			return now.Add(l.beat()) // there is a goroutine for that
 		}
+		return l.beatAt
 	}
-}
-
-// early takes a random part off d, so that clients that started together do not
-// beat together.
-func early(d time.Duration) time.Duration {
-	return d - time.Duration(heartbeatJitter*rand.Float64()*float64(d))
+	l.beatAt = now.Add(early(l.beat()))
+	next := l.beatAt
+	l.beatIsDue = !l.heard.Swap(false)
+	due := l.beatIsDue
+	l.mu.Unlock()
+	if due {
+		l.attend()
+	} else {
+		l.n.skipped.Add(1)
+	}
+	return next
 }
 
 // verify finds out whether the server lives. A reason means that it does not: a
@@ -329,26 +298,6 @@ func (l *link) cutSilentSubscribers() {
 			c.retire(errors.New("subscriber's PING went unanswered"))
 		}
 	})
-}
-
-// sweeper does what must delay neither heartbeats nor callers: it warms the pool
-// up when the link has come up, and proves idle connections, one after the other.
-func (l *link) sweeper() {
-	defer close(l.swept)
-	for {
-		select {
-		case <-l.ctx.Done():
-			return
-		case <-l.warmups:
-			if l.warm != nil {
-				l.warm(l.ctx)
-			}
-		case <-l.sweeps:
-			if l.idleAge > 0 {
-				l.sweep()
-			}
-		}
-	}
 }
 
 // sweep proves the connections that have been idle for about sweepAge.

@@ -678,15 +678,15 @@ func TestCauses_AreNotReplies(t *testing.T) {
 		ready(t, c)
 		require.NoError(t, c.Ping(t.Context()).Err())
 		loading := redisError("LOADING Redis is loading the dataset in memory")
-		c.link.transition(StateReconnecting, "server is not ready", loading, 0)
-		_, err := c.link.dial(t.Context(), "tcp", "127.0.0.1:1")
+		c.group.front.transition(StateReconnecting, "server is not ready", loading, 0)
+		_, err := c.group.front.dial(t.Context(), "tcp", "127.0.0.1:1")
 		require.Error(t, err)
 		assert.False(t, isReply(err), "%v", err)
 		err = c.Incr(FailFast(t.Context()), "n").Err()
 		assert.ErrorIs(t, err, ErrUnavailable)
 		assert.ErrorContains(t, err, "LOADING")
 		assert.False(t, isReply(err), "%v", err)
-		assert.False(t, isReply(&retiredError{c.link.lastCause()}))
+		assert.False(t, isReply(&retiredError{c.group.front.lastCause()}))
 	})
 }
 

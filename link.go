@@ -14,8 +14,9 @@ import (
 // link is the relation to one endpoint: the state cell, the generation of its
 // connections and the gate with its waiters. Nothing else writes the state.
 type link struct {
+	*group // what the links of a client share
+
 	// Read-only after newLink.
-	cfg      *config
 	addr     string
 	base     dialFunc
 	idleAge  int64 // of the clock, 0: connections need not prove themselves
@@ -24,111 +25,85 @@ type link struct {
 	renews   bool  // credentials come from a provider, so they may change
 	ctx      context.Context
 	cancel   context.CancelFunc
-	began    time.Time
+	prober   prober
+	warm     func(context.Context) // fills the pool up; nil: nothing to warm
 
-	// These synchronize themselves. The first four are all that a command
+	// These synchronize themselves. The first three are all that a command
 	// touches while the link is Connected.
 	gate       atomic.Int32 // gateOpen or not
 	inflight   atomic.Int64 // commands inside go-redis
 	gen        atomic.Uint64
-	clock      atomic.Int64 // nanoseconds since began, advanced by the loop; never 0
 	heard      atomic.Bool  // a byte was received since the last look
 	suspectAt  atomic.Int64 // connections not heard since must prove themselves
 	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
 	refusedOne atomic.Bool  // a command was refused since the last look
 	watches    atomic.Bool  // a WATCH was sent, ever
+	cold       atomic.Bool  // the pool wants warming up
 	n          counters
 	lanes      lanes
-	calls      calls
-	budget     budget
-	prober     *prober
-	events     *events
-	wake       chan struct{}         // capacity 1: something the loop should look at
-	done       chan struct{}         // closed when the loop has returned
-	sweeps     chan struct{}         // capacity 1: asks the sweeper for a pass
-	warmups    chan struct{}         // capacity 1: asks the sweeper to warm the pool up
-	warm       func(context.Context) // read-only after start; nil: nothing to warm
-	swept      chan struct{}         // closed when the sweeper has returned
-	joining    sync.Once
+	wake       chan struct{} // capacity 1: commands wait, or were refused
 
-	mu       sync.Mutex
-	state    State              // guarded by mu
-	since    time.Time          // guarded by mu
-	reason   string             // guarded by mu
-	cause    error              // guarded by mu; last transport error, nil: none yet
-	changed  chan struct{}      // guarded by mu; closed at the next transition
-	outage   *outage            // guarded by mu; nil while Connected
-	down     time.Duration      // guarded by mu; length of past outages
-	waiting  int                // guarded by mu
-	conns    map[*conn]struct{} // guarded by mu
-	verdict  chan struct{}      // guarded by mu; non-nil while the server is under suspicion
-	rotated  time.Time          // guarded by mu; last retirement by rotate
-	shutting bool               // guarded by mu; no new command is admitted any more
+	mu        sync.Mutex
+	state     State              // guarded by mu; to be read without it: see now
+	now       atomic.Int32       // the state
+	since     time.Time          // guarded by mu
+	reason    string             // guarded by mu
+	cause     error              // guarded by mu; last transport error, nil: none yet
+	changed   chan struct{}      // guarded by mu; closed at the next transition
+	outage    *outage            // guarded by mu; nil while Connected
+	down      time.Duration      // guarded by mu; length of past outages
+	waiting   int                // guarded by mu
+	conns     map[*conn]struct{} // guarded by mu
+	verdict   chan struct{}      // guarded by mu; non-nil while the server is under suspicion
+	rotated   time.Time          // guarded by mu; last retirement by rotate
+	shutting  bool               // guarded by mu; no new command is admitted any more
+	attended  bool               // guarded by mu; a goroutine looks after the link, see attend
+	beatAt    time.Time          // guarded by mu; when the next heartbeat is due
+	beatIsDue bool               // guarded by mu; it is, and there was no traffic
 
 	refusing chan struct{} // closed when shutting
 	idle     chan struct{} // closed when shutting and the last command is out
 }
 
-// newLink builds the link; start must follow. opt holds the caller's options; it
-// is only read.
-func newLink(opt *redis.Options, cfg *config) *link {
-	ctx, cancel := context.WithCancel(context.Background())
+// newLink builds the link to the server that opt names; start must follow. opt
+// holds the caller's options; it is only read.
+func newLink(g *group, opt *redis.Options) *link {
+	l := newState(g, opt.Addr)
+	l.base = baseDialer(opt, g.cfg.detection())
+	l.csc = opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil
+	l.deadline = opt.DialTimeout >= 0
+	l.renews = opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
+		opt.StreamingCredentialsProvider != nil
+	if g.cfg.idleCheck > 0 {
+		// The clock lags by at most one tick: counting one tick less means that
+		// no connection older than the option gets away unproved.
+		l.idleAge = max(int64(g.cfg.idleCheck-g.tick()), 1)
+	}
+	l.prober = newPinger(l, opt)
+	return l
+}
+
+// newState builds what every link has, with or without connections of its own.
+func newState(g *group, addr string) *link {
+	ctx, cancel := context.WithCancel(g.ctx)
 	l := &link{
-		cfg:      cfg,
-		addr:     opt.Addr,
-		base:     baseDialer(opt, cfg.detection()),
-		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
-		deadline: opt.DialTimeout >= 0,
-		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
-			opt.StreamingCredentialsProvider != nil,
+		group:    g,
+		addr:     addr,
 		ctx:      ctx,
 		cancel:   cancel,
-		began:    time.Now(),
 		wake:     make(chan struct{}, 1),
-		done:     make(chan struct{}),
-		sweeps:   make(chan struct{}, 1),
-		warmups:  make(chan struct{}, 1),
-		swept:    make(chan struct{}),
 		state:    StateConnecting,
 		since:    time.Now(),
 		reason:   "created",
 		changed:  make(chan struct{}),
-		outage:   newOutage(cfg.grace),
+		outage:   newOutage(g.cfg.grace),
 		conns:    make(map[*conn]struct{}),
 		refusing: make(chan struct{}),
 		idle:     make(chan struct{}),
 	}
-	if cfg.idleCheck > 0 {
-		// The clock lags by at most one tick: counting one tick less means that
-		// no connection older than the option gets away unproved.
-		l.idleAge = max(int64(cfg.idleCheck-l.tick()), 1)
-	}
 	l.gen.Store(1)
-	l.clock.Store(1)
 	l.lanes.reset()
-	l.prober = newProber(l, opt)
-	l.events = newEvents(cfg, &l.n)
 	return l
-}
-
-// start begins supervision. warm, if not nil, fills the pool up when the link has
-// come up.
-func (l *link) start(warm func(context.Context)) {
-	l.warm = warm
-	go l.run()
-	go l.sweeper()
-}
-
-// advance sets the clock to now and returns it. It never stands still, so that
-// what came before a call can be told from what came after.
-func (l *link) advance() int64 {
-	for {
-		old := l.clock.Load()
-		now := max(int64(time.Since(l.began)), old+1)
-		if l.clock.CompareAndSwap(old, now) {
-			return now
-		}
-	}
 }
 
 // lastCause returns the last transport error, never nil.
@@ -180,6 +155,7 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 		Addr: l.addr, Reason: reason, Err: cause, Attempts: attempts,
 	}
 	l.state, l.since, l.reason = to, now, reason
+	l.now.Store(int32(to))
 	if cause != nil {
 		l.cause = cause
 	}
@@ -254,7 +230,7 @@ func (l *link) acquitLocked() {
 }
 
 // suspect notes that a connection failed with err. It does not shut the gate: it
-// asks the loop for a verdict and makes every connection that was not heard
+// asks for a verdict and makes every connection that was not heard
 // since prove itself before its next use. New dials wait for the verdict.
 func (l *link) suspect(err error) {
 	l.mu.Lock()
@@ -269,14 +245,7 @@ func (l *link) suspect(err error) {
 	l.suspectAt.Store(l.advance())
 	l.advance()
 	l.mu.Unlock()
-	nudge(l.wake)
-}
-
-// suspected reports whether a verdict is due.
-func (l *link) suspected() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.verdict != nil
+	l.attend()
 }
 
 // troubled reports whether there was a suspicion within the time that it takes to
@@ -286,18 +255,21 @@ func (l *link) troubled() bool {
 	return at > 0 && l.clock.Load()-at < int64(2*l.cfg.detection())
 }
 
-// acquit is the verdict that the server lives.
+// acquit is the verdict that the server lives, of which its answer is a sign.
 func (l *link) acquit() {
+	l.heard.Store(true)
 	l.mu.Lock()
 	l.acquitLocked()
+	l.beatIsDue = false
+	l.beatAt = time.Now().Add(early(l.beat()))
 	l.mu.Unlock()
 }
 
-// reconnect retires every connection of a Connected link and has the loop dial
-// afresh. In any other state the loop is at that already.
+// reconnect retires every connection of a Connected link and has the server dialed
+// afresh. In any other state it is being dialed already.
 func (l *link) reconnect(reason string) {
 	if l.transition(StateReconnecting, reason, nil, 0) {
-		nudge(l.wake)
+		l.attend()
 	}
 }
 
@@ -331,29 +303,14 @@ func (l *link) rotate(why error) {
 	retireIdle(old, why)
 }
 
-// shut ends supervision without waiting: the state is Closed, waiters return and
-// goroutines are told to stop. Connections and commands in flight are left to
-// go-redis. It is idempotent.
-func (l *link) shut() {
-	if l.transition(StateClosed, "closed by the caller", nil, 0) {
+// shut ends supervision of the link without waiting: the state is Closed, waiters
+// return and goroutines are told to stop. Connections and commands in flight are
+// left to go-redis. It is idempotent.
+func (l *link) shut(reason string) {
+	if l.transition(StateClosed, reason, nil, 0) {
 		l.cancel()
 		l.prober.close()
 	}
-}
-
-// join waits until the goroutines of a link that was shut have returned.
-func (l *link) join() {
-	<-l.done
-	<-l.swept
-	l.joining.Do(l.events.close)
-}
-
-// abandon releases a link that was never started.
-func (l *link) abandon() {
-	l.transition(StateClosed, "the client could not be built", nil, 0)
-	l.cancel()
-	l.prober.close()
-	l.events.close()
 }
 
 // closeConns closes what go-redis has not closed.
@@ -407,7 +364,7 @@ func (l *link) stats() Stats {
 		RetriesUnsent: l.n.retriesUnsent.Load(), RetriesRefused: l.n.retriesRefused.Load(),
 		RetriesRepeated: l.n.retriesRepeated.Load(), RetriesDelayed: l.n.retriesDelayed.Load(),
 		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SilentCut: l.n.cut.Load(),
-		EventsDropped: l.n.lost.Load(),
+		EventsDropped: l.events.lost.Load(),
 	}
 	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
 	if l.outage != nil && l.state != StateClosed {

@@ -136,7 +136,7 @@ func TestGate_FlappingServer_BoundsTheCall(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for {
-				c.link.transition(StateReconnecting, "flap", errTest, 0)
+				c.group.front.transition(StateReconnecting, "flap", errTest, 0)
 				select {
 				case <-time.After(100 * time.Millisecond):
 				case <-stop:
@@ -167,15 +167,14 @@ func TestLink_Transitions(t *testing.T) {
 		{[]State{StateClosed, StateConnected, StateReconnecting, StateClosed}, []bool{true, false, false, false}},
 	} {
 		var got []bool
-		l := &link{
-			cfg: &config{grace: time.Second}, changed: make(chan struct{}),
-			outage: newOutage(time.Second), events: newEvents(&config{}, &counters{}),
-		}
+		l := newState(newGroup(&config{grace: time.Second}), "127.0.0.1:1")
 		for _, to := range tc.path {
 			got = append(got, l.transition(to, "test", nil, 0))
 		}
 		assert.Equal(t, tc.want, got, "%v", tc.path)
 		l.transition(StateClosed, "test", nil, 0)
+		l.cancel()
+		l.group.cancel()
 	}
 }
 

@@ -7,47 +7,103 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// run is the link's loop: reach the server, guard it, and begin again.
-func (l *link) run() {
-	defer close(l.done)
+// attend has a goroutine look after the link, unless one does already or there is
+// nothing to do: to reach the server, to verify a suspicion, to send a heartbeat
+// that is due. While the link is Connected and well it needs none.
+func (l *link) attend() {
+	l.mu.Lock()
+	if l.attended || l.todoLocked() == nothing {
+		l.mu.Unlock()
+		return
+	}
+	l.attended = true
+	l.mu.Unlock()
+	l.spawn(l.work)
+}
+
+// todo is what a link needs.
+type todo uint8
+
+const (
+	nothing todo = iota
+	toReach
+	toVerify
+	toBeat
+)
+
+func (l *link) todoLocked() todo {
+	switch {
+	case l.state == StateClosed:
+		return nothing
+	case l.state != StateConnected:
+		return toReach
+	case l.verdict != nil:
+		return toVerify
+	case l.beatIsDue:
+		return toBeat
+	}
+	return nothing
+}
+
+// work does what the link needs until it needs nothing.
+func (l *link) work() {
 	patient := false // the first attempt of all is made at once
-	for l.reach(patient) {
-		reason, cause := l.watch()
-		if reason != "" {
-			l.transition(StateReconnecting, reason, cause, 0)
+	for {
+		l.mu.Lock()
+		what := l.todoLocked()
+		if what == nothing {
+			l.attended = false
+			l.mu.Unlock()
+			return
 		}
-		patient = cause != nil // it has just failed to answer
+		l.mu.Unlock()
+		if what == toReach {
+			l.reach(patient)
+			continue
+		}
+		reason, cause := l.verify(what == toVerify)
+		if patient = cause != nil; reason != "" { // it has just failed to answer
+			l.transition(StateReconnecting, reason, cause, 0)
+			continue
+		}
+		l.acquit()
+		if what == toVerify {
+			l.pause(verifySpacing)
+		}
 	}
 }
 
-// reach tries until the server answers and the link is Connected. It never gives
-// up; it returns false when the link is closed.
+// reach tries until the server answers and the link is Connected, or is closed. It
+// never gives up.
 //
 // There is one attempt at a time. While commands wait, attempts are eager; when
 // nobody does they follow the backoff policy.
-func (l *link) reach(patient bool) bool {
-	l.prober.hurry.Store(true)
-	defer l.prober.hurry.Store(false)
+func (l *link) reach(patient bool) {
+	l.prober.hurry(true)
+	defer l.prober.hurry(false)
 	began := time.Now()
 	policy := l.cfg.newBackOff()
 	policy.Reset()
 	failures := 0
 	for attempt := 1; l.ctx.Err() == nil; attempt++ {
 		if (patient || attempt > 1) && !l.sleep(nextDelay(policy), began) {
-			return false
+			return
 		}
 		l.heard.Store(false)
 		v, err := l.prober.ping(attempt == 1)
 		if l.ctx.Err() != nil {
-			return false
+			return
 		}
 		switch v {
 		case alive:
-			l.heard.Store(true)
 			l.advance()
-			up := l.transition(StateConnected, "server answers", nil, attempt)
-			nudge(l.warmups)
-			return up
+			l.acquit()
+			l.cold.Store(true)
+			l.transition(StateConnected, "server answers", nil, attempt)
+			if l.warm != nil {
+				l.group.sweep()
+			}
+			return
 		case dead, missed:
 			// After a Reconnect by hand, commands may still be in flight on old
 			// connections.
@@ -57,7 +113,6 @@ func (l *link) reach(patient bool) bool {
 		}
 		l.noteCause(err)
 	}
-	return false
 }
 
 // nextDelay asks the policy for a delay and mends what it must not be: a policy

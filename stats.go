@@ -138,10 +138,10 @@ func (s Stats) String() string {
 // counters are the cumulative parts of Stats. None of them is touched by a
 // command that succeeds at its first attempt.
 type counters struct {
-	outages, beats, missed, skipped    atomic.Uint64
-	dials, dialErrors                  atomic.Uint64
-	waited, refused, unknown           atomic.Uint64
-	idleChecks, idleDropped, cut, lost atomic.Uint64
+	outages, beats, missed, skipped atomic.Uint64
+	dials, dialErrors               atomic.Uint64
+	waited, refused, unknown        atomic.Uint64
+	idleChecks, idleDropped, cut    atomic.Uint64
 
 	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
 }

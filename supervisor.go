@@ -8,28 +8,25 @@ import (
 // this package embed one. Its methods are safe for concurrent use, and none of
 // them does I/O on the caller's goroutine.
 type Supervisor struct {
-	link *link
+	group *group
 }
 
-// State returns the current state. It never blocks on I/O.
-func (s *Supervisor) State() State {
-	state, _ := s.link.current()
-	return state
-}
+// State returns the current state. It is one atomic load.
+func (s *Supervisor) State() State { return State(s.group.front.now.Load()) }
 
 // WaitReady blocks until the state is StateConnected. It returns [ErrClosed]
 // when the client is closed, or, when ctx ends first, an error that is both the
 // context's error and the last transport error. Use it as a readiness probe with
 // a short context.
 func (s *Supervisor) WaitReady(ctx context.Context) error {
-	return s.link.waitState(ctx, StateConnected)
+	return s.group.front.waitState(ctx, StateConnected)
 }
 
 // WaitForState blocks until the state is want, with the errors of WaitReady. A
 // state that was entered and left again between two looks can be missed; use
 // [WithOnStateChange] to see every transition.
 func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
-	return s.link.waitState(ctx, want)
+	return s.group.front.waitState(ctx, want)
 }
 
 // Reconnect retires every connection and has the server dialed afresh, for
@@ -42,11 +39,11 @@ func (s *Supervisor) Reconnect(reason string) {
 	if reason == "" {
 		reason = "Reconnect was called"
 	}
-	s.link.reconnect(reason)
+	s.group.front.reconnect(reason)
 }
 
 // Stats returns a snapshot.
-func (s *Supervisor) Stats() Stats { return s.link.stats() }
+func (s *Supervisor) Stats() Stats { return s.group.front.stats() }
 
 // Close ends supervision: the state becomes StateClosed, waiting commands return
 // [ErrClosed], and the goroutines are stopped and joined. It does not close the
@@ -54,7 +51,9 @@ func (s *Supervisor) Stats() Stats { return s.link.stats() }
 // callback of [WithOnStateChange] to return, and as long as a heartbeat may take
 // for a connection that is being warmed up. It is idempotent and never fails.
 func (s *Supervisor) Close() error {
-	s.link.shut()
-	s.link.join()
+	s.group.shut(closedByCaller)
+	s.group.join()
 	return nil
 }
+
+const closedByCaller = "closed by the caller"
