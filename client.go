@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,6 +45,53 @@ func NewClient(opt *redis.Options, opts ...Option) *Client {
 	return c
 }
 
+// NewFailoverClient is redis.NewFailoverClient under supervision: a client for the
+// master of a deployment that sentinels watch over, or with ReplicaOnly for one of
+// its replicas. It does no I/O and never waits.
+//
+// The sentinels are asked where to connect, and the others as well when the first
+// one is slow to answer. When they say that the master has moved, everything on the
+// old one is given up: commands under way end as [ErrOutcomeUnknown] unless they
+// only read, and commands and subscriptions follow to the new one. With ReplicaOnly
+// all connections lead to one replica at a time.
+//
+// It panics when opt is nil or invalid, and when it names no master or no sentinel.
+func NewFailoverClient(opt *redis.FailoverOptions, opts ...Option) *Client {
+	c, err := newFailoverClient(opt, opts)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, error) {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		return nil, err
+	case opt == nil:
+		return nil, errors.New("redial: failover options are nil")
+	}
+	own := *opt
+	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
+	s, err := newSentinels(&own, cfg)
+	if err != nil {
+		return nil, err
+	}
+	g := newGroup(cfg)
+	g.release = append(g.release, s.close)
+	c, err := buildClient(s.serverOptions(), g, isQuick(opt.Dialer, opt.TLSConfig), func(l *link) {
+		l.stale, l.where = s.forget, s.last
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.spawn(func() {
+		s.listen(g.ctx, cfg.interval, func(addr string) { g.front.moved("sentinel says that the master is " + addr) })
+	})
+	return c, nil
+}
+
 // Connect is [NewClient] followed by [Supervisor.WaitReady] and one PING. It
 // returns an error, and leaves nothing behind, when an option is invalid, when
 // the server does not answer before ctx ends, or when it refuses the PING, as it
@@ -63,7 +111,7 @@ func Connect(ctx context.Context, opt *redis.Options, opts ...Option) (*Client, 
 	return c, nil
 }
 
-func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
+func newClient(opt *redis.Options, opts []Option) (*Client, error) {
 	cfg, err := newConfig(opts)
 	switch {
 	case err != nil:
@@ -73,33 +121,46 @@ func newClient(opt *redis.Options, opts []Option) (c *Client, err error) {
 	case opt.Addr == "" && opt.Dialer == nil:
 		return nil, errors.New("redial: Options.Addr is empty")
 	}
-	own := *opt
-	own.MaxRetries = -1
-	own.DialerRetries = 1
-	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
-	if own.OnConnect != nil {
-		onConnect := own.OnConnect
-		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
-		}
-	}
-	g := newGroup(cfg)
+	return buildClient(opt, newGroup(cfg), isQuick(opt.Dialer, opt.TLSConfig), nil)
+}
+
+// buildClient builds a client for one server. adjust, if not nil, has a last look
+// at its link.
+func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (c *Client, err error) {
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
 			g.abandon()
 			c, err = nil, fmt.Errorf("redial: %v", r)
 		}
 	}()
-	l := newLink(g, opt)
+	l := newLink(g, opt, quick)
 	g.front = l
 	g.add(l)
-	own.Dialer = l.dial
-	rdb := redis.NewClient(&own)
+	if adjust != nil {
+		adjust(l)
+	}
+	rdb := redis.NewClient(ownOptions(opt, l))
 	h := hook{l, rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
-	l.warm = warmer(rdb, cfg.timeout)
+	l.warm = warmer(rdb, g.cfg.timeout)
 	g.start()
 	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}}, nil
+}
+
+// ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
+// deadlines to redial.
+func ownOptions(opt *redis.Options, l *link) *redis.Options {
+	own := *opt
+	own.Dialer = l.dial
+	own.MaxRetries = -1
+	own.DialerRetries = 1
+	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+	if onConnect := opt.OnConnect; onConnect != nil {
+		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
+		}
+	}
+	return &own
 }
 
 // warmer returns a function that has the pool replace what an outage cost it, up

@@ -18,15 +18,7 @@ type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error
 // get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that find a half-open
 // connection within budget.
 func baseDialer(opt *redis.Options, budget time.Duration) dialFunc {
-	dial := opt.Dialer
-	if dial == nil {
-		nd := &net.Dialer{}
-		if opt.TLSConfig != nil {
-			dial = (&tls.Dialer{NetDialer: nd, Config: opt.TLSConfig}).DialContext
-		} else {
-			dial = nd.DialContext
-		}
-	}
+	dial := plainDialer(opt.Dialer, opt.TLSConfig)
 	timeout := opt.DialTimeout
 	if timeout == 0 {
 		timeout = defaultDialTimeout
@@ -44,6 +36,20 @@ func baseDialer(opt *redis.Options, budget time.Duration) dialFunc {
 		return nc, err
 	}
 }
+
+// plainDialer returns the caller's dialer or, without one, that of package net.
+func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
+	switch {
+	case own != nil:
+		return own
+	case conf != nil:
+		return (&tls.Dialer{NetDialer: &net.Dialer{}, Config: conf}).DialContext
+	}
+	return (&net.Dialer{}).DialContext
+}
+
+// isQuick reports whether dialing is one round trip, as far as is known.
+func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
 
 // tune sets the options of a TCP socket that make the kernel find a dead peer:
 // by keep-alive when nothing is under way, by the user timeout when something is.

@@ -22,6 +22,7 @@ type group struct {
 	budget budget
 	calls  calls
 
+	release  []func()      // called when the group is shut; read-only after start
 	kept     chan struct{} // closed when the keeper has returned
 	sweeping atomic.Bool
 
@@ -184,6 +185,9 @@ func (g *group) shut(reason string) {
 		g.front.shut(reason)
 	}
 	g.cancel()
+	for _, f := range g.release {
+		f()
+	}
 }
 
 // join waits until the goroutines of a group that was shut have returned. A group

@@ -44,7 +44,7 @@ type pinger struct {
 	dialed atomic.Pointer[probeConn] // made by ping for the client, not yet handed over
 	heard  atomic.Bool               // a byte came back since the probe began
 	hasty  atomic.Bool               // a connection must be made quickly or not at all
-	plain  bool                      // dialing is one round trip, so it can be quick
+	quick  bool                      // dialing is one round trip, so it can be quick
 }
 
 // probeConn notes that bytes arrive.
@@ -61,8 +61,8 @@ func (c *probeConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newPinger(l *link, opt *redis.Options) *pinger {
-	p := &pinger{link: l, plain: opt.Dialer == nil && opt.TLSConfig == nil}
+func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
+	p := &pinger{link: l, quick: quick}
 	o := *opt
 	o.Dialer = p.dial
 	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
@@ -83,7 +83,7 @@ func newPinger(l *link, opt *redis.Options) *pinger {
 
 // connect dials. What it returns is closed by drop.
 func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn, error) {
-	if rtt := p.link.rtt.Load(); p.plain && rtt > 0 && p.hasty.Load() {
+	if rtt := p.link.rtt.Load(); p.quick && rtt > 0 && p.hasty.Load() {
 		// While packets are dropped, waiting for the kernel to send its second
 		// SYN, a second later, would be time lost once they are not.
 		var cancel context.CancelFunc

@@ -27,6 +27,8 @@ type link struct {
 	cancel   context.CancelFunc
 	prober   prober
 	warm     func(context.Context) // fills the pool up; nil: nothing to warm
+	where    func() string         // the server that was dialed last; nil: addr says it
+	stale    func()                // called when the server may have to be looked for elsewhere; nil: it cannot be
 
 	// These synchronize themselves. The first three are all that a command
 	// touches while the link is Connected.
@@ -66,8 +68,9 @@ type link struct {
 }
 
 // newLink builds the link to the server that opt names; start must follow. opt
-// holds the caller's options; it is only read.
-func newLink(g *group, opt *redis.Options) *link {
+// holds the caller's options; it is only read. quick says that dialing is one round
+// trip.
+func newLink(g *group, opt *redis.Options, quick bool) *link {
 	l := newState(g, opt.Addr)
 	l.base = baseDialer(opt, g.cfg.detection())
 	l.csc = opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil
@@ -79,7 +82,7 @@ func newLink(g *group, opt *redis.Options) *link {
 		// no connection older than the option gets away unproved.
 		l.idleAge = max(int64(g.cfg.idleCheck-g.tick()), 1)
 	}
-	l.prober = newPinger(l, opt)
+	l.prober = newPinger(l, opt, quick)
 	return l
 }
 
@@ -300,7 +303,24 @@ func (l *link) rotate(why error) {
 	l.cause = why
 	old := l.nextGenerationLocked()
 	l.mu.Unlock()
+	l.lookElsewhere()
 	retireIdle(old, why)
+}
+
+// lookElsewhere is called when the server that was dialed last is not, or not any
+// more, the one that is wanted.
+func (l *link) lookElsewhere() {
+	if l.stale != nil {
+		l.stale()
+	}
+}
+
+// moved has everything on the old server given up, and the one dialed that now is
+// what the link leads to.
+func (l *link) moved(reason string) {
+	if l.transition(StateReconnecting, reason, errors.New(reason), 0) {
+		l.attend()
+	}
 }
 
 // shut ends supervision of the link without waiting: the state is Closed, waiters

@@ -92,6 +92,15 @@ const (
 	unwatched    = 10 * time.Millisecond
 	watchedWrite = 16 << 10
 
+	// sentinelPatience is how long a sentinel may take to answer before the others
+	// are asked as well, sentinelPause how long to wait before listening to another.
+	sentinelPatience = 50 * time.Millisecond
+	sentinelPause    = 250 * time.Millisecond
+	// formerMaster is for how long a sentinel that names the master before the last
+	// failover is not believed if another knows better; they tell each other every
+	// two seconds.
+	formerMaster = 30 * time.Second
+
 	// eventQueue bounds the events not yet delivered to a slow callback.
 	eventQueue = 64
 	// callbackPatience is how long Close waits for a callback to return.

@@ -64,6 +64,7 @@ func (l *link) work() {
 		reason, cause := l.verify(what == toVerify)
 		if patient = cause != nil; reason != "" { // it has just failed to answer
 			l.transition(StateReconnecting, reason, cause, 0)
+			l.lookElsewhere()
 			continue
 		}
 		l.acquit()
@@ -99,7 +100,7 @@ func (l *link) reach(patient bool) {
 			l.advance()
 			l.acquit()
 			l.cold.Store(true)
-			l.transition(StateConnected, "server answers", nil, attempt)
+			l.transition(StateConnected, l.answers(), nil, attempt)
 			if l.warm != nil {
 				l.group.sweep()
 			}
@@ -112,7 +113,16 @@ func (l *link) reach(patient bool) {
 			}
 		}
 		l.noteCause(err)
+		l.lookElsewhere()
 	}
+}
+
+// answers is the reason for being Connected.
+func (l *link) answers() string {
+	if l.where == nil {
+		return "server answers"
+	}
+	return "server " + l.where() + " answers"
 }
 
 // nextDelay asks the policy for a delay and mends what it must not be: a policy
