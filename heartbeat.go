@@ -30,7 +30,9 @@ type prober interface {
 	ping(fresh bool) (verdict, error)
 	// hurry says that an attempt must succeed quickly or not at all.
 	hurry(on bool)
-	// close ends what is under way, and everything.
+	// drop ends what is under way; the next ping begins afresh.
+	drop()
+	// close does so for good.
 	close()
 }
 
@@ -44,6 +46,8 @@ type pinger struct {
 	dialed atomic.Pointer[probeConn] // made by ping for the client, not yet handed over
 	heard  atomic.Bool               // a byte came back since the probe began
 	hasty  atomic.Bool               // a connection must be made quickly or not at all
+	spoilt atomic.Bool               // the client's pool holds a connection that drop has closed
+	flush  atomic.Bool               // ping has the pool find it; nothing is to be dialed
 	quick  bool                      // dialing is one round trip, so it can be quick
 }
 
@@ -104,6 +108,9 @@ func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn,
 
 // dial is the Dialer of the client. It hands over what ping has dialed.
 func (p *pinger) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if p.flush.Load() {
+		return &standin{net.ErrClosed}, nil
+	}
 	c := p.dialed.Swap(nil)
 	if c == nil {
 		var err error
@@ -127,6 +134,7 @@ func (p *pinger) close() {
 func (p *pinger) drop() {
 	p.dialed.Store(nil)
 	if c := p.cur.Swap(nil); c != nil {
+		p.spoilt.Store(true)
 		_ = innermost(c.Conn).Close()
 	}
 }
@@ -137,15 +145,19 @@ func (p *pinger) ping(fresh bool) (verdict, error) {
 	l := p.link
 	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout)
 	defer cancel()
-	had := p.cur.Load() != nil
-	if fresh && had {
+	if fresh {
 		p.drop()
-		_ = p.client.Ping(ctx).Err() // lets the pool find the closed connection
+	}
+	had := p.cur.Load() != nil
+	if p.spoilt.Swap(false) && !had {
+		p.flush.Store(true)
+		_ = p.client.Ping(ctx).Err()
+		p.flush.Store(false)
 	}
 	p.heard.Store(false)
 	began := time.Now()
 	err := p.exchange(ctx)
-	if err == nil && had && !fresh {
+	if err == nil && had {
 		l.measure(time.Since(began))
 	}
 	if err != nil && !isReply(err) {
@@ -239,6 +251,9 @@ func (l *link) verify(fresh bool) (reason string, cause error) {
 		l.advance() // it may have taken a while
 		if v != alive && l.heard.Load() {
 			return "", nil // a byte on any connection overrules the probe
+		}
+		if State(l.now.Load()) != StateConnected {
+			return "", nil // it was asked for another server meanwhile
 		}
 		switch v {
 		case alive:

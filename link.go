@@ -272,6 +272,7 @@ func (l *link) acquit() {
 // afresh. In any other state it is being dialed already.
 func (l *link) reconnect(reason string) {
 	if l.transition(StateReconnecting, reason, nil, 0) {
+		l.prober.drop()
 		l.attend()
 	}
 }
@@ -319,6 +320,7 @@ func (l *link) lookElsewhere() {
 // what the link leads to.
 func (l *link) moved(reason string) {
 	if l.transition(StateReconnecting, reason, errors.New(reason), 0) {
+		l.prober.drop()
 		l.attend()
 	}
 }

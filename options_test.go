@@ -3,6 +3,7 @@ package redial
 import (
 	"context"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -123,4 +124,54 @@ func TestContextOptions(t *testing.T) {
 	assert.Equal(t, patience{own: time.Second}, patienceOf(WaitFor(ctx, time.Second)))
 	assert.Equal(t, patience{failFast: true}, patienceOf(WaitFor(ctx, -1)))
 	assert.Equal(t, patience{own: time.Second}, patienceOf(WaitFor(FailFast(ctx), time.Second)))
+}
+
+// Every option of a failover client is either one of the client's, which gets it, or
+// concerns the sentinels and routing.
+func TestFailoverOptions_AllReachTheClient(t *testing.T) {
+	elsewhere := []string{"MasterName", "SentinelAddrs", "SentinelUsername", "SentinelPassword", "RouteByLatency",
+		"RouteByLatencyTolerance", "RouteRandomly", "ReplicaOnly", "UseDisconnectedReplicas", "Dialer"}
+	opt := &redis.FailoverOptions{}
+	v := reflect.ValueOf(opt).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Int, reflect.Int64:
+			f.SetInt(7)
+		case reflect.Bool:
+			f.SetBool(true)
+		}
+	}
+	cfg, err := newConfig(nil)
+	require.NoError(t, err)
+	opt.SentinelAddrs = []string{"127.0.0.1:1"}
+	s, err := newSentinels(opt, cfg)
+	require.NoError(t, err)
+	got := reflect.ValueOf(s.serverOptions()).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		if slices.Contains(elsewhere, name) {
+			continue
+		}
+		f := got.FieldByName(name)
+		if assert.True(t, f.IsValid(), name) && f.Comparable() {
+			assert.True(t, f.Equal(v.Field(i)), name)
+		}
+	}
+	assert.Equal(t, "x", s.serverOptions().Addr)
+}
+
+func TestFailoverOptions_Invalid_AreReportedByName(t *testing.T) {
+	good := func() *redis.FailoverOptions {
+		return &redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}}
+	}
+	for want, spoil := range map[string]func(*redis.FailoverOptions) *redis.FailoverOptions{
+		"failover options are nil":                           func(*redis.FailoverOptions) *redis.FailoverOptions { return nil },
+		"FailoverOptions.MasterName is empty":                func(o *redis.FailoverOptions) *redis.FailoverOptions { o.MasterName = ""; return o },
+		"FailoverOptions.SentinelAddrs is empty":             func(o *redis.FailoverOptions) *redis.FailoverOptions { o.SentinelAddrs = nil; return o },
+		"FailoverOptions.SentinelAddrs has an empty address": func(o *redis.FailoverOptions) *redis.FailoverOptions { o.SentinelAddrs[0] = ""; return o },
+	} {
+		assert.PanicsWithError(t, "redial: "+want, func() { NewFailoverClient(spoil(good())) })
+	}
 }

@@ -23,6 +23,8 @@ type sentinels struct {
 	timeout time.Duration          // of one question
 	dial    dialFunc
 
+	questions sync.WaitGroup // under way; Add only under mu, while not closed
+
 	mu      sync.Mutex
 	addrs   []string                         // guarded by mu; the one to ask first comes first
 	clients map[string]*redis.SentinelClient // guarded by mu; nil when closed
@@ -250,27 +252,24 @@ func askAny[T any](ctx context.Context, s *sentinels, ask func(context.Context, 
 		err   error
 	}
 	answers := make(chan answer, len(clients))
-	put := func(i int) {
-		value, err := ask(ctx, clients[i])
-		answers <- answer{addrs[i], value, err}
+	asked := 0
+	put := func() {
+		i := asked
+		asked++
+		s.spawn(func() {
+			value, err := ask(ctx, clients[i])
+			answers <- answer{addrs[i], value, err}
+		}, func() { answers <- answer{addrs[i], none, redis.ErrClosed} })
 	}
-	go put(0)
-	asked := 1
+	put()
 	askTheRest := func() {
-		for ; asked < len(clients); asked++ {
-			go put(asked)
+		for asked < len(clients) {
+			put()
 		}
 	}
 	slow := time.NewTimer(sentinelPatience)
 	defer slow.Stop()
 	var errs []error
-	defer func() { // every question is over before its connections are closed
-		cancel()
-		for len(errs) < asked {
-			a := <-answers
-			errs = append(errs, a.err)
-		}
-	}()
 	for {
 		select {
 		case <-slow.C:
@@ -287,6 +286,17 @@ func askAny[T any](ctx context.Context, s *sentinels, ask func(context.Context, 
 			}
 		}
 	}
+}
+
+// spawn runs f on a goroutine that close waits for, or instead of it otherwise.
+func (s *sentinels) spawn(f, otherwise func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clients == nil {
+		otherwise()
+		return
+	}
+	s.questions.Go(f)
 }
 
 // prefer has a sentinel asked first.
@@ -364,13 +374,13 @@ func (s *sentinels) hear(ctx context.Context, c *redis.SentinelClient, interval 
 				return
 			}
 			silent = true // the PING is to be answered
-			s.check(ctx, c, moved)
+			s.check(ctx, moved)
 			continue
 		}
 		silent = false
 		switch msg := msg.(type) {
 		case *redis.Subscription: // what was missed until now is asked for
-			s.check(ctx, c, moved)
+			s.check(ctx, moved)
 			s.discover(ctx, c)
 		case *redis.Message: // <name> <old ip> <old port> <new ip> <new port>
 			if words := strings.Fields(msg.Payload); len(words) == 5 && words[0] == s.opt.MasterName {
@@ -380,9 +390,9 @@ func (s *sentinels) hear(ctx context.Context, c *redis.SentinelClient, interval 
 	}
 }
 
-// check asks a sentinel where the master is, in case that was missed.
-func (s *sentinels) check(ctx context.Context, c *redis.SentinelClient, moved func(addr string)) {
-	if addr, err := s.askMaster(ctx, c); err == nil && !s.wasMaster(addr) {
+// check asks where the master is, in case that was missed.
+func (s *sentinels) check(ctx context.Context, moved func(addr string)) {
+	if addr, err := askAny(ctx, s, s.askMaster); err == nil && !s.wasMaster(addr) {
 		s.learn(addr, moved)
 	}
 }
@@ -422,7 +432,7 @@ func (s *sentinels) discover(ctx context.Context, c *redis.SentinelClient) {
 	}
 }
 
-// close closes every connection to a sentinel.
+// close closes every connection to a sentinel, which ends every question.
 func (s *sentinels) close() {
 	s.mu.Lock()
 	clients := s.clients
@@ -431,4 +441,5 @@ func (s *sentinels) close() {
 	for _, c := range clients {
 		_ = c.Close()
 	}
+	s.questions.Wait()
 }

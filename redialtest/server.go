@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -46,6 +47,7 @@ type Server struct {
 	dir      string     // removed by Close; read-only
 	port     int        // read-only once started
 	password string     // from --requirepass in args; read-only
+	sentinel bool       // read-only
 	cert     *certificate
 
 	mu     sync.Mutex // guards the fields below; held while the process is replaced
@@ -96,7 +98,13 @@ func StartTLSServer(tb testing.TB, args ...string) *Server {
 
 func startServer(tb testing.TB, useTLS bool, args []string) *Server {
 	tb.Helper()
-	s, err := launchServer(tb, useTLS, args)
+	return start(tb, func() (*Server, error) { return launchServer(tb, useTLS, args) })
+}
+
+// start makes a server for a test, or skips or fails it.
+func start(tb testing.TB, launch func() (*Server, error)) *Server {
+	tb.Helper()
+	s, err := launch()
 	if err == nil {
 		tb.Cleanup(func() { _ = s.Close() })
 		return s
@@ -115,7 +123,22 @@ func LaunchServer(args ...string) (*Server, error) {
 	return launchServer(nil, false, args)
 }
 
-func launchServer(tb testing.TB, useTLS bool, args []string) (_ *Server, err error) {
+func launchServer(tb testing.TB, useTLS bool, args []string) (*Server, error) {
+	s, err := newServer(tb, args)
+	if err != nil {
+		return nil, err
+	}
+	if useTLS {
+		if s.cert, err = newCertificate(s.dir); err != nil {
+			_ = s.Close()
+			return nil, fmt.Errorf("redialtest: certificate: %w", err)
+		}
+	}
+	return s.launch()
+}
+
+// newServer makes a server that does not run yet. It has a directory.
+func newServer(tb testing.TB, args []string) (*Server, error) {
 	binary, err := exec.LookPath(serverBinary)
 	if err != nil {
 		return nil, fmt.Errorf("redialtest: %w", err)
@@ -125,21 +148,21 @@ func launchServer(tb testing.TB, useTLS bool, args []string) (_ *Server, err err
 		return nil, fmt.Errorf("redialtest: %w", err)
 	}
 	s := &Server{tb: tb, binary: binary, args: args, dir: dir}
-	defer func() {
-		if err != nil {
-			_ = s.Close()
-		}
-	}()
 	for i, arg := range args {
 		if arg == "--requirepass" && i+1 < len(args) {
 			s.password = args[i+1]
 		}
 	}
-	if useTLS {
-		if s.cert, err = newCertificate(dir); err != nil {
-			return nil, fmt.Errorf("redialtest: certificate: %w", err)
+	return s, nil
+}
+
+// launch runs the server for the first time, on a free port.
+func (s *Server) launch() (_ *Server, err error) {
+	defer func() {
+		if err != nil {
+			_ = s.Close()
 		}
-	}
+	}()
 	// Between choosing a port and the server's bind another process may take it.
 	for range serverPorts {
 		if s.port, err = freePort(); err != nil {
@@ -335,15 +358,16 @@ func (s *Server) exec() error {
 	args := []string{
 		"--bind", "127.0.0.1",
 		"--protected-mode", "no",
-		"--save", "",
-		"--appendonly", "no",
 		"--dir", s.dir,
 	}
 	port := strconv.Itoa(s.port)
-	if s.cert == nil {
-		args = append(args, "--port", port)
-	} else {
-		args = append(args, "--port", "0", "--tls-port", port,
+	switch {
+	case s.sentinel:
+		args = append([]string{filepath.Join(s.dir, sentinelFile), "--sentinel"}, append(args, "--port", port)...)
+	case s.cert == nil:
+		args = append(args, "--save", "", "--appendonly", "no", "--port", port)
+	default:
+		args = append(args, "--save", "", "--appendonly", "no", "--port", "0", "--tls-port", port,
 			"--tls-cert-file", s.cert.certFile, "--tls-key-file", s.cert.keyFile,
 			"--tls-ca-cert-file", s.cert.certFile, "--tls-auth-clients", "no")
 	}
