@@ -1,13 +1,15 @@
 // Package redialtest breaks the connection between a program and Redis on
 // purpose, so that a test can show what the program does about it.
 //
-// It holds four tools, each usable without the others and with any Redis client:
+// It holds these tools, each usable without the others and with any Redis client:
 //
 //   - [Proxy] is a TCP proxy in front of one address. It refuses, resets, cuts,
 //     hangs, drops idle connections as a NAT does, loses a request before or a
 //     reply after execution, slows down and garbles, switchable while it runs.
 //   - [Server] is a real redis-server process of one test, plain or TLS, that can
 //     be killed, started again on the same port, frozen and thawed.
+//   - [Cluster] and [Failover] are several of them that replace a dead primary by
+//     themselves: a Redis Cluster, and a primary with replicas and sentinels.
 //   - [FakeServer] is a scripted server in memory. It counts what it executed and
 //     works inside a testing/synctest bubble, where hours pass in milliseconds.
 //   - [Leaks] fails a test that leaves goroutines or TCP sockets behind.
@@ -36,7 +38,7 @@
 //
 // # Environment
 //
-// [StartServer] and [StartTLSServer] skip the test when redis-server is not in
-// PATH. With REDIAL_REQUIRE_REDIS=1 they fail it instead, so that a continuous
-// build cannot turn green by testing nothing.
+// [StartServer], [StartTLSServer], [StartCluster] and [StartFailover] skip the test
+// when redis-server is not in PATH. With REDIAL_REQUIRE_REDIS=1 they fail it
+// instead, so that a continuous build cannot turn green by testing nothing.
 package redialtest

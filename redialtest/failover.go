@@ -7,21 +7,18 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 )
 
 const (
-	sentinelFile       = "sentinel.conf"
-	deploymentsWithin  = 30 * time.Second // until a deployment is complete
-	deploymentPoll     = 20 * time.Millisecond
-	sentinelDownAfter  = "500"  // milliseconds without an answer until a server counts as down
-	sentinelGivesUp    = "3000" // milliseconds a failover may take
-	clusterNodeTimeout = "1000" // milliseconds without an answer until a node counts as failing
+	sentinelFile      = "sentinel.conf"
+	sentinelDownAfter = "500"  // milliseconds without an answer until a server counts as down
+	sentinelGivesUp   = "3000" // milliseconds a failover may take
 )
 
 // Failover is a primary with its replicas, watched over by sentinels, all of them
-// real processes of one test on loopback. Its sentinels take a server that does not
-// answer for 500 ms for dead. Make one with [StartFailover].
+// real processes on loopback. Its sentinels take a server that does not answer for
+// 500 ms for dead. Make one with [StartFailover] or, outside tests,
+// [LaunchFailover].
 type Failover struct {
 	// Name is what the sentinels call the primary.
 	Name string
@@ -30,7 +27,8 @@ type Failover struct {
 	// Sentinels watch over them.
 	Sentinels []*Server
 
-	tb testing.TB
+	owner
+	all []*Server // what Close closes, whatever became of the lists above
 }
 
 // StartFailover starts a primary, its replicas, and sentinels of which a majority
@@ -39,50 +37,87 @@ type Failover struct {
 // [StartServer].
 func StartFailover(tb testing.TB, replicas, sentinels int, args ...string) *Failover {
 	tb.Helper()
-	f := &Failover{Name: "primary", tb: tb}
-	primary := StartServer(tb, append([]string{"--repl-diskless-sync-delay", "0"}, args...)...)
-	f.Servers = append(f.Servers, primary)
+	return start(tb, func() (*Failover, error) { return launchFailover(tb, replicas, sentinels, args) })
+}
+
+// LaunchFailover is [StartFailover] for a program, as [LaunchServer] is StartServer:
+// the caller must Close it.
+func LaunchFailover(replicas, sentinels int, args ...string) (*Failover, error) {
+	return launchFailover(nil, replicas, sentinels, args)
+}
+
+func launchFailover(tb testing.TB, replicas, sentinels int, args []string) (_ *Failover, err error) {
+	f := &Failover{Name: "primary", owner: owner{tb}}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	args = append([]string{"--repl-diskless-sync-delay", "0"}, args...)
+	primary, err := launchServer(tb, false, args)
+	if err != nil {
+		return nil, err
+	}
+	f.Servers, f.all = append(f.Servers, primary), append(f.all, primary)
 	host, port, _ := net.SplitHostPort(primary.Addr())
+	args = append([]string{"--replicaof", host + " " + port}, args...)
 	for range replicas {
-		f.Servers = append(f.Servers, StartServer(tb, append([]string{
-			"--repl-diskless-sync-delay", "0", "--replicaof", host + " " + port}, args...)...))
+		s, err := launchServer(tb, false, args)
+		if err != nil {
+			return nil, err
+		}
+		f.Servers, f.all = append(f.Servers, s), append(f.all, s)
 	}
 	conf := fmt.Sprintf("sentinel monitor %[1]s %[2]s %[3]s %[4]d\n"+
 		"sentinel down-after-milliseconds %[1]s "+sentinelDownAfter+"\n"+
 		"sentinel failover-timeout %[1]s "+sentinelGivesUp+"\n",
 		f.Name, host, port, sentinels/2+1)
 	for range sentinels {
-		f.Sentinels = append(f.Sentinels, start(tb, func() (*Server, error) {
-			s, err := newServer(tb, nil)
-			if err != nil {
-				return nil, err
-			}
-			s.sentinel = true
-			if err := os.WriteFile(filepath.Join(s.dir, sentinelFile), []byte(conf), 0o600); err != nil {
-				_ = s.Close()
-				return nil, fmt.Errorf("redialtest: %w", err)
-			}
-			return s.launch()
-		}))
+		s, err := launchSentinel(tb, conf)
+		if err != nil {
+			return nil, err
+		}
+		f.Sentinels, f.all = append(f.Sentinels, s), append(f.all, s)
 	}
-	await(tb, "the replicas to follow their primary", func() bool {
+	return f, f.awaitComplete()
+}
+
+func launchSentinel(tb testing.TB, conf string) (*Server, error) {
+	s, err := newServer(tb, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.kind = kindSentinel
+	if err := os.WriteFile(filepath.Join(s.dir, sentinelFile), []byte(conf), 0o600); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("redialtest: %w", err)
+	}
+	return s.launch()
+}
+
+// awaitComplete waits until the replicas follow and the sentinels know everybody.
+func (f *Failover) awaitComplete() error {
+	err := await("the replicas to follow their primary", func() (bool, error) {
 		for _, s := range f.Servers[1:] {
-			if role, ok := s.Do("ROLE").([]any); !ok || len(role) < 4 || role[3] != "connected" {
-				return false
+			if ok, err := s.follows(); !ok || err != nil {
+				return false, err
 			}
 		}
-		return true
+		return true, nil
 	})
-	await(tb, "the sentinels to know each other and all replicas", func() bool {
+	if err != nil {
+		return err
+	}
+	replicas, others := strconv.Itoa(len(f.Servers)-1), strconv.Itoa(len(f.Sentinels)-1)
+	return await("the sentinels to know each other and all replicas", func() (bool, error) {
 		for _, s := range f.Sentinels {
-			known := s.fields("SENTINEL", "MASTER", f.Name)
-			if known["num-slaves"] != strconv.Itoa(replicas) || known["num-other-sentinels"] != strconv.Itoa(sentinels-1) {
-				return false
+			known, err := s.fields("SENTINEL", "MASTER", f.Name)
+			if known["num-slaves"] != replicas || known["num-other-sentinels"] != others {
+				return false, err
 			}
 		}
-		return true
+		return true, nil
 	})
-	return f
 }
 
 // SentinelAddrs returns the addresses of the sentinels.
@@ -91,7 +126,7 @@ func (f *Failover) SentinelAddrs() []string { return addrs(f.Sentinels) }
 // Primary returns the server that the sentinel with the given number names as the
 // primary. It fails the test when it names a server that is not part of f.
 func (f *Failover) Primary(sentinel int) *Server {
-	f.tb.Helper()
+	f.helper()
 	named, _ := f.Sentinels[sentinel].Do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", f.Name).([]any)
 	if len(named) == 2 {
 		for _, s := range f.Servers {
@@ -100,40 +135,10 @@ func (f *Failover) Primary(sentinel int) *Server {
 			}
 		}
 	}
-	f.tb.Fatalf("redialtest: sentinel %d names %v as the primary", sentinel, named)
+	f.fatal(fmt.Errorf("redialtest: sentinel %d names %v as the primary", sentinel, named))
 	return nil
 }
 
-// fields runs a command whose reply is a list of names and values, or a map.
-func (s *Server) fields(args ...any) map[string]string {
-	fields := make(map[string]string)
-	switch reply := s.Do(args...).(type) {
-	case []any:
-		for i := 0; i+1 < len(reply); i += 2 {
-			fields[fmt.Sprint(reply[i])] = fmt.Sprint(reply[i+1])
-		}
-	case map[any]any:
-		for k, v := range reply {
-			fields[fmt.Sprint(k)] = fmt.Sprint(v)
-		}
-	}
-	return fields
-}
-
-func addrs(servers []*Server) (list []string) {
-	for _, s := range servers {
-		list = append(list, s.Addr())
-	}
-	return list
-}
-
-// await waits until done, or fails the test.
-func await(tb testing.TB, what string, done func() bool) {
-	tb.Helper()
-	for giveUp := time.Now().Add(deploymentsWithin); !done(); {
-		if time.Now().After(giveUp) {
-			tb.Fatalf("redialtest: waited %v in vain for %s", deploymentsWithin, what)
-		}
-		time.Sleep(deploymentPoll) // nobody tells
-	}
-}
+// Close kills every process and removes their directories. It is idempotent. What
+// was started for a test is closed by its Cleanup.
+func (f *Failover) Close() error { return closeAll(f.all) }

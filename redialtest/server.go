@@ -35,24 +35,55 @@ const (
 )
 
 // Server is a real redis-server process on a loopback port of its own, without
-// persistence: what it holds is lost by Kill. Make one with [StartServer],
-// [StartTLSServer] or, outside tests, [LaunchServer].
+// persistence unless its arguments ask for it: what it holds is lost by Kill. Make
+// one with [StartServer], [StartTLSServer] or, outside tests, [LaunchServer].
 //
 // A Server is safe for concurrent use. Its methods fail the test, or panic when it
 // came from LaunchServer, if the process does not do what they promise.
 type Server struct {
-	tb       testing.TB // nil when made by LaunchServer; read-only
-	binary   string     // read-only
-	args     []string   // as given by the caller; read-only
-	dir      string     // removed by Close; read-only
-	port     int        // read-only once started
-	password string     // from --requirepass in args; read-only
-	sentinel bool       // read-only
+	owner
+	binary   string   // read-only
+	args     []string // as given by the caller; read-only
+	dir      string   // removed by Close; read-only
+	port     int      // read-only once started
+	busPort  int      // of a node of a cluster; read-only once started
+	password string   // from --requirepass in args; read-only
+	kind     kind     // read-only
 	cert     *certificate
 
-	mu     sync.Mutex // guards the fields below; held while the process is replaced
-	proc   *process   // the latest one; never nil once started
-	closed bool
+	mu       sync.Mutex // guards the fields below; held while the process is replaced
+	proc     *process   // the latest one; never nil once started
+	announce int        // the port that a node tells others instead of its own; 0: its own
+	closed   bool
+}
+
+// kind is what redis-server runs as.
+type kind int
+
+const (
+	kindServer kind = iota
+	kindSentinel
+	kindNode // of a cluster
+)
+
+// owner is who is told that a fault could not be caused.
+type owner struct {
+	tb testing.TB // nil outside tests; read-only
+}
+
+func (o owner) helper() {
+	if o.tb != nil {
+		o.tb.Helper()
+	}
+}
+
+// fatal fails the test, or panics where there is none.
+func (o owner) fatal(err error) {
+	if o.tb == nil {
+		panic(err)
+	}
+	o.tb.Helper()
+	o.tb.Fatal(err)
 }
 
 // process is one run of redis-server.
@@ -101,8 +132,8 @@ func startServer(tb testing.TB, useTLS bool, args []string) *Server {
 	return start(tb, func() (*Server, error) { return launchServer(tb, useTLS, args) })
 }
 
-// start makes a server for a test, or skips or fails it.
-func start(tb testing.TB, launch func() (*Server, error)) *Server {
+// start makes what launch does for a test, or skips or fails it.
+func start[T io.Closer](tb testing.TB, launch func() (T, error)) T {
 	tb.Helper()
 	s, err := launch()
 	if err == nil {
@@ -114,7 +145,7 @@ func start(tb testing.TB, launch func() (*Server, error)) *Server {
 		tb.Skipf("redialtest: skipped, needs a real server: %v (set %s=1 to fail instead)", err, requireRedis)
 	}
 	tb.Fatal(err)
-	return nil
+	return s
 }
 
 // LaunchServer is [StartServer] for a program: the caller must Close the server.
@@ -147,7 +178,7 @@ func newServer(tb testing.TB, args []string) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redialtest: %w", err)
 	}
-	s := &Server{tb: tb, binary: binary, args: args, dir: dir}
+	s := &Server{owner: owner{tb}, binary: binary, args: args, dir: dir}
 	for i, arg := range args {
 		if arg == "--requirepass" && i+1 < len(args) {
 			s.password = args[i+1]
@@ -167,6 +198,11 @@ func (s *Server) launch() (_ *Server, err error) {
 	for range serverPorts {
 		if s.port, err = freePort(); err != nil {
 			return nil, fmt.Errorf("redialtest: %w", err)
+		}
+		if s.kind == kindNode {
+			if s.busPort, err = freePort(); err != nil {
+				return nil, fmt.Errorf("redialtest: %w", err)
+			}
 		}
 		if err = s.exec(); err != nil {
 			return nil, err
@@ -224,8 +260,8 @@ func (s *Server) Kill() {
 	s.proc.kill()
 }
 
-// Start starts the server again, empty, on the same port and returns once it
-// answers PING. A server that still runs is left as it is.
+// Start starts the server again, empty unless it persists, on the same port and
+// returns once it answers PING. A server that still runs is left as it is.
 func (s *Server) Start() {
 	s.helper()
 	s.restart(true)
@@ -302,6 +338,14 @@ func (s *Server) signal(name string, send func(pid int) error) {
 // is fatal.
 func (s *Server) Do(args ...any) any {
 	s.helper()
+	reply, err := s.do(args...)
+	if err != nil {
+		s.fatal(err)
+	}
+	return reply
+}
+
+func (s *Server) do(args ...any) (any, error) {
 	rdb := redis.NewClient(&redis.Options{
 		Addr:                     s.Addr(),
 		Password:                 s.password,
@@ -322,9 +366,9 @@ func (s *Server) Do(args ...any) any {
 		if len(args) > 0 {
 			name = fmt.Sprint(args[0])
 		}
-		s.fatal(fmt.Errorf("redialtest: Do(%s): %w", name, err))
+		return nil, fmt.Errorf("redialtest: Do(%s): %w", name, err)
 	}
-	return reply
+	return reply, nil
 }
 
 // Close kills the process and removes its directory. It is idempotent. Servers of
@@ -339,18 +383,11 @@ func (s *Server) Close() error {
 	return os.RemoveAll(s.dir)
 }
 
-func (s *Server) helper() {
-	if s.tb != nil {
-		s.tb.Helper()
-	}
-}
-
-func (s *Server) fatal(err error) {
-	if s.tb == nil {
-		panic(err)
-	}
-	s.tb.Helper()
-	s.tb.Fatal(err)
+// running tells whether the process exists, be it frozen.
+func (s *Server) running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc.running()
 }
 
 // exec starts a process and makes it the latest. Caller holds mu or owns s alone.
@@ -362,7 +399,7 @@ func (s *Server) exec() error {
 	}
 	port := strconv.Itoa(s.port)
 	switch {
-	case s.sentinel:
+	case s.kind == kindSentinel:
 		args = append([]string{filepath.Join(s.dir, sentinelFile), "--sentinel"}, append(args, "--port", port)...)
 	case s.cert == nil:
 		args = append(args, "--save", "", "--appendonly", "no", "--port", port)
@@ -370,6 +407,9 @@ func (s *Server) exec() error {
 		args = append(args, "--save", "", "--appendonly", "no", "--port", "0", "--tls-port", port,
 			"--tls-cert-file", s.cert.certFile, "--tls-key-file", s.cert.keyFile,
 			"--tls-ca-cert-file", s.cert.certFile, "--tls-auth-clients", "no")
+	}
+	if s.kind == kindNode {
+		args = append(args, "--cluster-port", strconv.Itoa(s.busPort), "--cluster-announce-port", strconv.Itoa(s.announce))
 	}
 	log := &tailBuffer{limit: serverLogKept}
 	cmd := exec.Command(s.binary, append(args, s.args...)...)
