@@ -38,11 +38,7 @@ var _ redis.UniversalClient = (*Client)(nil)
 // invalid, and when opt names neither an Addr nor a Dialer. [Connect] returns
 // these as errors.
 func NewClient(opt *redis.Options, opts ...Option) *Client {
-	c, err := newClient(opt, opts)
-	if err != nil {
-		panic(err)
-	}
-	return c
+	return must(newClient(opt, opts))
 }
 
 // NewFailoverClient is redis.NewFailoverClient under supervision: a client for the
@@ -57,11 +53,7 @@ func NewClient(opt *redis.Options, opts ...Option) *Client {
 //
 // It panics when opt is nil or invalid, and when it names no master or no sentinel.
 func NewFailoverClient(opt *redis.FailoverOptions, opts ...Option) *Client {
-	c, err := newFailoverClient(opt, opts)
-	if err != nil {
-		panic(err)
-	}
-	return c
+	return must(newFailoverClient(opt, opts))
 }
 
 func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, error) {
@@ -140,7 +132,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 		adjust(l)
 	}
 	rdb := redis.NewClient(ownOptions(opt, l))
-	h := hook{l, rdb.Options().WriteTimeout}
+	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
 	l.warm = warmer(rdb, g.cfg.timeout)
 	g.start()
@@ -234,22 +226,7 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 // again, for what it did is not known here; when it fails with an error that is
 // [SafeToRetry] the caller may run Watch again.
 func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
-	attempts := call{link: c.hook.link, ctx: ctx, name: "watch", reads: true}
-	for {
-		called := false
-		err := c.Client.Watch(ctx, func(tx *redis.Tx) error {
-			called = true
-			return fn(tx)
-		}, keys...)
-		e := own(err)
-		if called || e == nil || e.kind == ErrUnavailable && e.Reason != reasonBroken {
-			return err
-		}
-		attempts.attempts += e.Attempts
-		if final := attempts.settle(notSent, e.Err); final != nil {
-			return final
-		}
-	}
+	return c.hook.watch(ctx, c.Client.Watch, fn, keys)
 }
 
 // AddHook adds a hook, as go-redis does. It runs inside redial's own, so it sees

@@ -131,13 +131,13 @@ func (c *conn) Write(p []byte) (int, error) {
 func (c *conn) unwritten(n int, last int64, err error) error {
 	switch {
 	case c.duplex.Load():
-		return &connError{phase: phasePartial, err: err, sent: math.MaxInt}
+		return c.link.seal(&connError{phase: phasePartial, err: err, sent: math.MaxInt})
 	case last < 0:
-		return &connError{phase: phasePartial, err: err, sent: c.sent + n}
+		return c.link.seal(&connError{phase: phasePartial, err: err, sent: c.sent + n})
 	case n > 0:
-		return &connError{phase: phasePartial, err: err, sent: n}
+		return c.link.seal(&connError{phase: phasePartial, err: err, sent: n})
 	}
-	return &connError{phase: phaseWrite, err: err}
+	return c.link.seal(&connError{phase: phaseWrite, err: err})
 }
 
 // Read receives a reply, or a part of one.
@@ -170,14 +170,17 @@ func (c *conn) Read(p []byte) (int, error) {
 // broke labels a failure to read. With RESP3, go-redis reads once more after the
 // first failure and reports the second, so the first is remembered.
 func (c *conn) broke(err error) error {
-	if first := c.broken.Load(); first != nil {
-		return first
+	failure := c.broken.Load()
+	if failure == nil {
+		failure = &connError{phase: phaseRead, err: c.blame(err)}
+		if !isTimeout(err) {
+			c.broken.CompareAndSwap(nil, failure)
+		}
 	}
-	failure := &connError{phase: phaseRead, err: c.blame(err)}
-	if !isTimeout(err) {
-		c.broken.CompareAndSwap(nil, failure)
+	if c.role.Load() == roleSubscriber {
+		return failure
 	}
-	return failure
+	return c.link.seal(failure)
 }
 
 // The reply of a server that is full. It closes the connection after it, and
@@ -239,7 +242,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		}
 	}
 	if err := c.Conn.SetReadDeadline(t); err != nil {
-		return &connError{phase: phaseRead, err: c.blame(err)}
+		return c.link.seal(&connError{phase: phaseRead, err: c.blame(err)})
 	}
 	return nil
 }
@@ -376,7 +379,7 @@ func (c *conn) prove() error {
 		deadline = wd
 	}
 	if err := c.ping(deadline); err != nil {
-		return &connError{phase: phaseWrite, err: err}
+		return c.link.seal(&connError{phase: phaseWrite, err: err})
 	}
 	return nil
 }

@@ -358,7 +358,7 @@ func TestSweep_LeavesHeldConnectionsAlone(t *testing.T) {
 }
 
 func TestStandin_EveryOperationIsNotSent(t *testing.T) {
-	s := &standin{errRefused}
+	s := &standin{err: errRefused}
 	_, err := s.Write([]byte("x"))
 	assert.Equal(t, notSent, outcomeOf(err))
 	_, err = s.Read(make([]byte, 1))

@@ -86,7 +86,7 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 		}
 		return nil, &connError{phase: phaseDial, err: err}
 	}
-	return &standin{err}, nil
+	return &standin{err, l}, nil
 }
 
 func (l *link) connect(ctx context.Context, network, addr string) (*conn, error) {
@@ -143,7 +143,14 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn,
 // has no gate to wait at.
 func (l *link) mayDial(ctx context.Context) error {
 	patient := l.subscription(ctx)
-	if state, _ := l.current(); patient || state == StateConnecting {
+	state, _ := l.current()
+	if state != StateConnected {
+		l.attend()
+		if patient { // its caller waits, though not at the gate
+			l.want()
+		}
+	}
+	if patient || state == StateConnecting {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
 		defer cancel()

@@ -37,7 +37,8 @@ var (
 type Error struct {
 	// Cmd is the name of the command, or "pipeline" or "transaction".
 	Cmd string
-	// Addr is the address the client was built for.
+	// Addr is the address the client was built for, or that of the node which the
+	// command was meant for, when the client has several.
 	Addr string
 	// Attempts counts how often the command was handed to go-redis; 0 means that
 	// it never left the gate.
@@ -151,6 +152,52 @@ func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
 func (e *connError) Timeout() bool        { return isTimeout(e.err) }
 func (e *connError) Temporary() bool      { return false }
 
+// sealedError is what a connection returns where go-redis would retry by itself: it
+// cannot tell what this is, and takes it for final. It says on which node it happened.
+type sealedError struct {
+	inner *connError
+	link  *link
+}
+
+func (e *sealedError) Error() string { return e.inner.Error() }
+
+// As finds a connError, and nothing else.
+func (e *sealedError) As(target any) bool {
+	inner, ok := target.(**connError)
+	if ok {
+		*inner = e.inner
+	}
+	return ok
+}
+
+// unsealed makes the cause of a sealed error visible again, and keeps the words of
+// what go-redis has wrapped it in.
+type unsealed struct {
+	text  string
+	inner *connError
+}
+
+func (e *unsealed) Error() string { return e.text }
+func (e *unsealed) Unwrap() error { return e.inner }
+
+// reveal returns err as users are to see it, and the link it came from; nil when it
+// does not say.
+func reveal(err error) (error, *link) {
+	var n *nodeError
+	if errors.As(err, &n) {
+		shown, _ := reveal(n.err)
+		return shown, n.link
+	}
+	var s *sealedError
+	switch {
+	case !errors.As(err, &s):
+		return err, nil
+	case err == error(s):
+		return s.inner, s.link
+	}
+	return &unsealed{err.Error(), s.inner}, s.link
+}
+
 // retiredError is the cause on connections that were given up before they
 // failed by themselves.
 type retiredError struct{ cause error }
@@ -195,6 +242,13 @@ func outcomeOf(err error) outcome {
 	// was sent.
 	if isHeld(err) {
 		return notSentForGood
+	}
+	var n *nodeError
+	if errors.As(err, &n) {
+		if n.setup {
+			return notSent // it was another command that may have run
+		}
+		return n.outcome
 	}
 	var e *Error
 	if errors.As(err, &e) {
@@ -242,6 +296,9 @@ func isHeld(err error) bool {
 // pipeline. It knows what the error alone does not tell.
 func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 	o := outcomeOf(err)
+	if n := nodeErrorOf(err); n != nil && n.setup && isHandshake(cmd) {
+		return n.outcome
+	}
 	switch {
 	case (o == refused || o == denied) && isScript(cmd) && !isNotReady(err):
 		return answered // the script may have done something before it said so
@@ -258,8 +315,20 @@ func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 		return notSent // half a command cannot run, and it was alone
 	case from == pooledCall && o == foreign && isGarbled(err):
 		return garbled
+	case from == routedCall && isUnrouted(err):
+		return notSent
 	}
 	return o
+}
+
+// isUnrouted reports whether err is go-redis's word that it found no node for a
+// command.
+func isUnrouted(err error) bool {
+	switch err.Error() {
+	case "redis: cluster has no nodes", "redis: all ring shards are down":
+		return true
+	}
+	return false
 }
 
 // isGarbled reports whether err is go-redis's own and says that it could not make

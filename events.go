@@ -96,11 +96,16 @@ func (e *events) log(ev Event) {
 	}
 	attrs := []slog.Attr{
 		slog.String("addr", ev.Addr),
+	}
+	if ev.Node != "" {
+		attrs = append(attrs, slog.String("node", ev.Node))
+	}
+	attrs = append(attrs,
 		slog.String("from", ev.From.String()),
 		slog.String("to", ev.To.String()),
 		slog.String("reason", ev.Reason),
 		slog.Duration("after", ev.In.Round(time.Microsecond)),
-	}
+	)
 	if ev.Attempts > 0 {
 		attrs = append(attrs, slog.Int("attempts", ev.Attempts))
 	}

@@ -55,16 +55,17 @@ func (l *link) leave() {
 
 // wait blocks a command until the link is Connected, or says why it does not wait
 // any longer, with ErrClosed, the end of ctx, or else the last transport error.
-// began is when the command first waited.
-func (l *link) wait(ctx context.Context, began time.Time) (reason string, err error) {
+// began is when the command first waited. A command that waits for a node goes on
+// as well when turn is closed, or the node is not part of the client any more.
+func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (reason string, err error) {
 	p := patienceOf(ctx)
-	l.mu.Lock()
-	if l.state == StateClosed || l.shutting {
-		l.mu.Unlock()
+	if l.front.closing() {
 		return reasonClosed, ErrClosed
 	}
+	l.attend()
+	l.mu.Lock()
 	o := l.outage
-	if o == nil {
+	if o == nil || l.state == StateClosed {
 		l.mu.Unlock()
 		return "", nil
 	}
@@ -80,10 +81,7 @@ func (l *link) wait(ctx context.Context, began time.Time) (reason string, err er
 	if reason != "" {
 		err := l.causeLocked()
 		l.mu.Unlock()
-		if !l.refusedOne.Load() {
-			l.refusedOne.Store(true)
-			nudge(l.wake)
-		}
+		l.want()
 		return reason, err
 	}
 	l.waiting++
@@ -103,7 +101,8 @@ func (l *link) wait(ctx context.Context, began time.Time) (reason string, err er
 	}
 	select {
 	case <-o.ended:
-	case <-l.refusing:
+	case <-turn:
+	case <-l.front.refusing:
 	case <-hopeless:
 		reason = p.exhausted()
 	case <-ctx.Done():
@@ -112,10 +111,10 @@ func (l *link) wait(ctx context.Context, began time.Time) (reason string, err er
 
 	l.mu.Lock()
 	l.waiting--
-	cause, closed := l.causeLocked(), l.state == StateClosed || l.shutting
+	cause := l.causeLocked()
 	l.mu.Unlock()
 	switch {
-	case closed:
+	case l.front.closing():
 		return reasonClosed, ErrClosed
 	case err != nil:
 		return reason, &cutShort{ctx: err, cause: cause}
@@ -123,6 +122,11 @@ func (l *link) wait(ctx context.Context, began time.Time) (reason string, err er
 		return reason, cause
 	}
 	return "", nil
+}
+
+// closing reports whether the link admits no command ever again.
+func (l *link) closing() bool {
+	return State(l.now.Load()) == StateClosed || isClosed(l.refusing)
 }
 
 // cutShort is the error of a wait that the context ended: it is both errors.
@@ -137,6 +141,14 @@ func isClosed(ch chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// want has the link hurry, for a command that does not wait.
+func (l *link) want() {
+	if !l.refusedOne.Load() {
+		l.refusedOne.Store(true)
+		nudge(l.wake)
 	}
 }
 

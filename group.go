@@ -15,7 +15,8 @@ type group struct {
 	ctx    context.Context // ends when the group is closed
 	cancel context.CancelFunc
 	began  time.Time
-	front  *link // stands for the client as a whole
+	front  *link  // stands for the client as a whole
+	nodes  *nodes // nil: the client has one server
 
 	clock  atomic.Int64 // nanoseconds since began, advanced by the keeper; never 0
 	events *events
@@ -66,6 +67,19 @@ func (g *group) advance() int64 {
 func (g *group) add(l *link) {
 	g.mu.Lock()
 	g.links[l] = struct{}{}
+	closed := g.closed
+	g.mu.Unlock()
+	if closed {
+		l.shut(closedByCaller)
+	}
+}
+
+// discard ends a link whose node is not part of the client any more.
+func (g *group) discard(l *link) {
+	l.shut("the node was removed")
+	l.closeConns()
+	g.mu.Lock()
+	delete(g.links, l)
 	g.mu.Unlock()
 }
 

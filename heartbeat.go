@@ -109,13 +109,13 @@ func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn,
 // dial is the Dialer of the client. It hands over what ping has dialed.
 func (p *pinger) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if p.flush.Load() {
-		return &standin{net.ErrClosed}, nil
+		return &standin{err: net.ErrClosed}, nil
 	}
 	c := p.dialed.Swap(nil)
 	if c == nil {
 		var err error
 		if c, err = p.connect(ctx, network, addr); err != nil {
-			return &standin{err}, nil
+			return &standin{err: err}, nil
 		}
 	}
 	return c, nil
@@ -216,6 +216,10 @@ func (l *link) measure(rtt time.Duration) {
 // look is what the keeper does with the link every now and then. It returns when
 // it wants to be called again.
 func (l *link) look(now time.Time) time.Time {
+	if l.removed != nil && l.removed() {
+		l.discard(l)
+		return now.Add(l.beat())
+	}
 	l.cutSilentSubscribers()
 	l.mu.Lock()
 	if l.state != StateConnected || now.Before(l.beatAt) {

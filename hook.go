@@ -19,6 +19,7 @@ import (
 type hook struct {
 	link         *link
 	writeTimeout time.Duration // of the client, as its Options have it
+	nodes        *nodes        // nil: the client has one server
 }
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
@@ -26,7 +27,10 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	from := originOf(next)
+	from := h.originOf(next)
+	if h.nodes != nil {
+		next = h.nodes.route(next)
+	}
 	next = labelWait(watchContext(h, next, from), from)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		l := h.link
@@ -48,19 +52,36 @@ const (
 	foreignHook origin = iota // a hook of the caller, which may do anything
 	pooledCall                // go-redis, with a connection for this call alone
 	sharedCall                // go-redis's full-duplex engine: many calls on one
+	routedCall                // go-redis's way to find a node, whose own hook has labelled what failed
 )
+
+func (h hook) originOf(next any) origin {
+	from := originOf(next)
+	if h.nodes != nil && from != foreignHook {
+		return routedCall
+	}
+	return from
+}
 
 // originOf tells by the name of the function: ours is the outermost hook, so next
 // is go-redis's own unless the caller has added one.
 func originOf(next any) origin {
-	f := runtime.FuncForPC(reflect.ValueOf(next).Pointer())
+	name := nameOf(next)
 	switch {
-	case f == nil || !strings.HasPrefix(f.Name(), "github.com/redis/go-redis/v9."):
+	case !strings.HasPrefix(name, "github.com/redis/go-redis/v9."):
 		return foreignHook
-	case strings.Contains(f.Name(), "fdEngine"), strings.Contains(strings.ToLower(f.Name()), "fdpipelin"):
+	case strings.Contains(name, "fdEngine"), strings.Contains(strings.ToLower(name), "fdpipelin"):
 		return sharedCall
 	}
 	return pooledCall
+}
+
+// nameOf returns the name of a function, "" when it has none.
+func nameOf(f any) string {
+	if f := runtime.FuncForPC(reflect.ValueOf(f).Pointer()); f != nil {
+		return f.Name()
+	}
+	return ""
 }
 
 // labelWait labels what go-redis itself returns when a context ends: its sockets
@@ -68,7 +89,7 @@ func originOf(next any) origin {
 // call was still waiting for a connection. Behind a hook of the caller that proof
 // does not hold, and next is left as it is.
 func labelWait[T any, F ~func(context.Context, T) error](next F, from origin) F {
-	if from != pooledCall {
+	if from != pooledCall && from != routedCall {
 		return next
 	}
 	return func(ctx context.Context, what T) error {
@@ -81,9 +102,10 @@ func labelWait[T any, F ~func(context.Context, T) error](next F, from origin) F 
 }
 
 // watchContext lets the cancellation of a context reach the connection. Where many
-// calls share one, go-redis itself lets the caller go.
+// calls share one, go-redis itself lets the caller go, and where a call may need
+// several, the hooks of the nodes do this.
 func watchContext[T any, F ~func(context.Context, T) error](h hook, next F, from origin) F {
-	if from == sharedCall {
+	if from == sharedCall || h.nodes != nil {
 		return next
 	}
 	return func(ctx context.Context, what T) error {
@@ -105,7 +127,7 @@ func run[T any](l *link, ctx context.Context, what T, next func(context.Context,
 // process carries a command on after its first attempt failed with err, or
 // before there was one.
 func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin, attempts int, err error) error {
-	c := call{link: h.link, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
+	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
 	for {
 		if err != nil {
 			o := outcomeFor(cmd, err, from)
@@ -135,6 +157,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 // call is one logical command or batch across its attempts.
 type call struct {
 	link     *link
+	nodes    *nodes // nil: the client has one server
 	ctx      context.Context
 	name     string
 	nested   bool // part of setting up a connection
@@ -147,6 +170,9 @@ type call struct {
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
 	reason   string    // why there is no other attempt
+
+	node *link         // where the last attempt failed, if the client has several; nil: unknown
+	turn chan struct{} // closed when another node may have taken over
 
 	undelivered []redis.Cmder // of a batch that was partly written: cannot have run
 
@@ -197,30 +223,49 @@ func (c *call) admit() error {
 	if state, _ := l.current(); state == StateClosed && c.attempts == 0 {
 		return nil // go-redis says so itself, unless it has work to flush
 	}
+	if c.node != nil && c.attempts > 1 { // what it routed by may have been old at first
+		if final := c.wait(c.node); final != nil {
+			return final
+		}
+	}
 	for !l.enter() {
-		if c.began.IsZero() {
-			c.began = time.Now()
+		if final := c.wait(l); final != nil {
+			return final
 		}
-		var err error
-		c.reason, err = l.wait(c.ctx, c.began)
-		switch {
-		case err == nil:
-			continue
-		case err == ErrClosed:
-			return c.fail(ErrClosed, err)
-		}
-		return c.fail(ErrUnavailable, err)
 	}
 	c.admitted = true
+	if c.nodes != nil && c.attempts > 0 {
+		c.turn = c.nodes.nextTurn()
+	}
 	return nil
+}
+
+// wait waits at the gate of a link, or returns the final error.
+func (c *call) wait(l *link) error {
+	if c.began.IsZero() {
+		c.began = time.Now()
+	}
+	reason, err := l.wait(c.ctx, c.began, c.turn)
+	c.reason = reason
+	switch {
+	case err == nil:
+		return nil
+	case err == ErrClosed:
+		return c.fail(ErrClosed, err)
+	}
+	return c.fail(ErrUnavailable, err)
 }
 
 // settle looks at the outcome of an attempt. It returns nil when another attempt
 // may be made, after a pause where one is due, and else the final error.
 func (c *call) settle(o outcome, err error) error {
-	l := c.link
 	same := o == notSent && sameFailure(err, c.last)
 	c.last, c.after = err, o
+	err, c.node = reveal(err)
+	l := c.link
+	if c.node != nil {
+		l = c.node
+	}
 	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
 		o = notSent // the pool is held up by the server, not by its callers
 	}
@@ -233,7 +278,11 @@ func (c *call) settle(o outcome, err error) error {
 		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
 	case notSentForGood:
 		if errors.Is(err, redis.ErrClosed) {
-			return err
+			if c.nodes == nil || c.link.closing() {
+				return err
+			}
+			c.nodes.refresh() // the node is not part of the client any more
+			break
 		}
 		c.reason = reasonPool
 		if isHeld(err) {
@@ -263,6 +312,9 @@ func (c *call) settle(o outcome, err error) error {
 	case ended(c.ctx) != nil:
 		c.reason = reasonContext
 	default:
+		if c.nodes != nil && c.node == nil {
+			c.nodes.refresh()
+		}
 		c.reason = c.pause(o)
 	}
 	switch {
@@ -302,10 +354,10 @@ func sameFailure(a, b error) bool {
 // does. It returns a reason when the patience of the call does not reach that far.
 func (c *call) pause(o outcome) (reason string) {
 	l := c.link
-	if l.gate.Load() != gateOpen {
+	if l.gate.Load() != gateOpen || c.node != nil && c.node.gate.Load() != gateOpen {
 		return ""
 	}
-	cheap := o == notSent
+	cheap := o == notSent || o == notSentForGood
 	if c.attempts > 1 || o == refused { // else: one stale connection says nothing about the next
 		if reason := c.sleep(min(retryPause<<min(c.attempts, 16), retryPauseCap)); reason != "" {
 			return reason
@@ -380,9 +432,13 @@ func (c *call) failure(kind, err error) *Error {
 	if e := own(err); e != nil && e.handshake {
 		err = fmt.Errorf("%s: %w", e.Cmd, e.Err) // its outcome is not this one's
 	}
-	state, since := c.link.current()
+	l := c.link
+	if c.node != nil {
+		l = c.node
+	}
+	state, since := l.current()
 	return &Error{
-		Cmd: c.name, Addr: c.link.addr, Attempts: c.attempts, State: state, Since: since,
+		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
 		Reason: c.reason, Err: err, kind: kind, handshake: c.free(), reads: c.reads,
 	}
 }

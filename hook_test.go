@@ -678,6 +678,7 @@ func TestCauses_AreNotReplies(t *testing.T) {
 		ready(t, c)
 		require.NoError(t, c.Ping(t.Context()).Err())
 		loading := redisError("LOADING Redis is loading the dataset in memory")
+		n.Freeze() // so that it stays lost
 		c.group.front.transition(StateReconnecting, "server is not ready", loading, 0)
 		_, err := c.group.front.dial(t.Context(), "tcp", "127.0.0.1:1")
 		require.Error(t, err)

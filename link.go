@@ -29,6 +29,10 @@ type link struct {
 	warm     func(context.Context) // fills the pool up; nil: nothing to warm
 	where    func() string         // the server that was dialed last; nil: addr says it
 	stale    func()                // called when the server may have to be looked for elsewhere; nil: it cannot be
+	told     func(State)           // called after every transition; nil: nobody wants to know
+	removed  func() bool           // whether go-redis has closed the client of a node; nil: it never does
+	sealed   bool                  // go-redis would retry by itself and must not, see sealedError
+	passive  bool                  // has no connections: it stands for a client of several nodes
 
 	// These synchronize themselves. The first three are all that a command
 	// touches while the link is Connected.
@@ -44,6 +48,7 @@ type link struct {
 	n          counters
 	lanes      lanes
 	wake       chan struct{} // capacity 1: commands wait, or were refused
+	again      chan struct{} // capacity 1: there is reason to try at once
 
 	mu        sync.Mutex
 	state     State              // guarded by mu; to be read without it: see now
@@ -95,6 +100,7 @@ func newState(g *group, addr string) *link {
 		ctx:      ctx,
 		cancel:   cancel,
 		wake:     make(chan struct{}, 1),
+		again:    make(chan struct{}, 1),
 		state:    StateConnecting,
 		since:    time.Now(),
 		reason:   "created",
@@ -126,11 +132,22 @@ func (l *link) causeLocked() error {
 	return errors.New("no connection yet")
 }
 
-// noteCause remembers the error of an attempt to reach the server.
+// noteCause remembers the error of an attempt to reach the server, which is news to
+// those who wait for the state to change.
 func (l *link) noteCause(err error) {
 	l.mu.Lock()
 	l.cause = plain(err)
+	close(l.changed)
+	l.changed = make(chan struct{})
 	l.mu.Unlock()
+}
+
+// seal hides a failure from go-redis where that would retry by itself.
+func (l *link) seal(failure *connError) error {
+	if l.sealed {
+		return &sealedError{failure, l}
+	}
+	return failure
 }
 
 // nudge makes the loop look around. It never blocks.
@@ -143,8 +160,9 @@ func nudge(ch chan struct{}) {
 
 // transition is the only writer of the state. It reports false when there is
 // nothing to change: StateClosed is terminal, no state follows itself, and only
-// what was Connected can be Reconnecting. On the way down, a cause means that the server is dead, so that whatever is in flight
-// is aborted; without one, idle connections are retired and the rest may finish.
+// what was Connected can be Reconnecting. On the way down, a cause means that the
+// server is dead, so that whatever is in flight is aborted; without one, idle
+// connections are retired and the rest may finish.
 func (l *link) transition(to State, reason string, cause error, attempts int) bool {
 	cause = plain(cause)
 	l.mu.Lock()
@@ -155,7 +173,10 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 	now := time.Now()
 	e := Event{
 		From: l.state, To: to, At: now, In: now.Sub(l.since),
-		Addr: l.addr, Reason: reason, Err: cause, Attempts: attempts,
+		Addr: l.front.addr, Reason: reason, Err: cause, Attempts: attempts,
+	}
+	if l != l.front {
+		e.Node = l.addr
 	}
 	l.state, l.since, l.reason = to, now, reason
 	l.now.Store(int32(to))
@@ -192,12 +213,14 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 
 	l.events.signal()
 	if cause == nil {
-		cause = errors.New(reason)
-		retireIdle(retired, cause)
-		return true
+		retireIdle(retired, errors.New(reason))
+	} else {
+		for _, c := range retired {
+			c.retire(cause)
+		}
 	}
-	for _, c := range retired {
-		c.retire(cause)
+	if l.told != nil {
+		l.told(to)
 	}
 	return true
 }
@@ -280,6 +303,10 @@ func (l *link) reconnect(reason string) {
 // heed does what a refusal asks for beyond waiting.
 func (l *link) heed(refusal error) {
 	if !isReply(refusal) {
+		return
+	}
+	if l.passive {
+		l.lookElsewhere() // the node it came from has heeded it
 		return
 	}
 	if isNotReady(refusal) {
@@ -370,32 +397,6 @@ func (l *link) waitState(ctx context.Context, want State) error {
 			return fmt.Errorf("redial: %s is %s, not %s: %w", l.addr, state, want, err)
 		}
 	}
-}
-
-func (l *link) stats() Stats {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := Stats{
-		State: l.state, Since: l.since, Reason: l.reason, Down: l.down,
-		Waiting: l.waiting, Connections: len(l.conns),
-		Generation: l.gen.Load(), RTT: time.Duration(l.rtt.Load()),
-		Outages:    l.n.outages.Load(),
-		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
-		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
-		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(),
-		RetriesUnsent: l.n.retriesUnsent.Load(), RetriesRefused: l.n.retriesRefused.Load(),
-		RetriesRepeated: l.n.retriesRepeated.Load(), RetriesDelayed: l.n.retriesDelayed.Load(),
-		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SilentCut: l.n.cut.Load(),
-		EventsDropped: l.events.lost.Load(),
-	}
-	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
-	if l.outage != nil && l.state != StateClosed {
-		s.Down += time.Since(l.outage.began)
-	}
-	if l.cause != nil {
-		s.LastError = l.cause.Error()
-	}
-	return s
 }
 
 // forget drops a closed connection from the register.

@@ -167,7 +167,9 @@ func TestLink_Transitions(t *testing.T) {
 		{[]State{StateClosed, StateConnected, StateReconnecting, StateClosed}, []bool{true, false, false, false}},
 	} {
 		var got []bool
-		l := newState(newGroup(&config{grace: time.Second}), "127.0.0.1:1")
+		g := newGroup(&config{grace: time.Second})
+		l := newState(g, "127.0.0.1:1")
+		g.front = l
 		for _, to := range tc.path {
 			got = append(got, l.transition(to, "test", nil, 0))
 		}

@@ -101,6 +101,16 @@ const (
 	// two seconds.
 	formerMaster = 30 * time.Second
 
+	// ringHeartbeat is how often a ring asks whether its shards are up, ringVotes how
+	// often it wants to hear that one is down.
+	ringHeartbeat = 100 * time.Millisecond
+	ringVotes     = 3
+	// lastSlot is the last of a cluster's hash slots.
+	lastSlot = 16383
+	// reloadSpacing is the least time between two questions for the topology of a
+	// cluster.
+	reloadSpacing = 50 * time.Millisecond
+
 	// eventQueue bounds the events not yet delivered to a slow callback.
 	eventQueue = 64
 	// callbackPatience is how long Close waits for a callback to return.

@@ -9,7 +9,10 @@ import (
 
 // ProcessPipelineHook guards pipelines and transactions.
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	from := originOf(next)
+	from := h.originOf(next)
+	if h.nodes != nil {
+		next = h.nodes.routeBatch(next)
+	}
 	next = labelWait(watchContext(h, next, from), from)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
@@ -18,6 +21,8 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 			return next(ctx, cmds)
 		case from == sharedCall:
 			return h.shared(ctx, cmds, next)
+		case h.nodes != nil && (h.nodes.ring || !isTransaction(cmds)):
+			return h.spread(ctx, cmds, next)
 		case !l.enter():
 			return h.pipeline(ctx, cmds, next, from, 0, nil)
 		}
@@ -34,7 +39,7 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 // pipeline does for a batch what process does for one command. Commands that
 // were answered keep their answers; only a tail that may be sent again is.
 func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin, attempts int, err error) error {
-	c := call{link: h.link, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
+	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
 	if isTransaction(cmds) {
 		c.name = "transaction"
 	}
@@ -176,7 +181,17 @@ func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome,
 		o = c.garbled()
 	}
 	inner := cmds[1 : len(cmds)-1]
+	if from == routedCall && o == refused {
+		// go-redis returns what aborted the block, and sets the abort on the rest.
+		for _, cmd := range inner {
+			if len(inner) == 1 && !isScript(cmd) || redis.IsExecAbortError(cmd.Err()) {
+				return refused, err
+			}
+		}
+	}
 	switch {
+	case from == routedCall && isUnrouted(err):
+		o = notSent
 	case redis.IsExecAbortError(err):
 		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && isRefusal(e) {
@@ -207,9 +222,15 @@ func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redi
 	if len(rest) == 0 {
 		return c.refusedTail(cmds, from)
 	}
+	return c.unansweredTail(rest, err, from), rest
+}
+
+// unansweredTail says what is known of the commands that were not answered, the first
+// of which failed with err.
+func (c *call) unansweredTail(rest []redis.Cmder, err error, from origin) outcome {
 	o := outcomeOf(err)
 	if e := own(err); from == foreignHook && e != nil && !e.handshake {
-		return foreign, rest
+		return foreign
 	}
 	if o == foreign && from == pooledCall && isGarbled(err) {
 		o = c.garbled()
@@ -221,13 +242,13 @@ func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redi
 			c.undelivered = rest[delivered(rest, ce.sent):]
 		}
 		if len(c.undelivered) == len(rest) {
-			return notSent, rest
+			return notSent
 		}
 	}
 	if (o == unknown || o == partly) && c.repeatable(rest[:len(rest)-len(c.undelivered)]) {
 		o = repeatable
 	}
-	return o, rest
+	return o
 }
 
 // refusedTail finds in a pipeline whose commands were all answered the first one

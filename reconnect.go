@@ -168,6 +168,8 @@ func (l *link) sleep(d time.Duration, began time.Time) bool {
 			return l.ctx.Err() == nil
 		case <-l.ctx.Done():
 			return false
+		case <-l.again:
+			return true
 		case <-l.wake:
 			hurry = hurry || l.demand()
 		}

@@ -65,6 +65,47 @@ func (s *sentinels) serverOptions() *redis.Options {
 	return o
 }
 
+// clusterOptions returns what opt says of a client for the master and its replicas.
+func (s *sentinels) clusterOptions() *redis.ClusterOptions {
+	o := &redis.ClusterOptions{}
+	copyFields(o, s.opt)
+	o.ClusterSlots = s.slots
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // as go-redis has it
+	if db := s.opt.DB; db != 0 {
+		o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			if err := cn.Select(ctx, db).Err(); err != nil {
+				return err
+			}
+			if s.opt.OnConnect != nil {
+				return s.opt.OnConnect(ctx, cn)
+			}
+			return nil
+		}
+	}
+	return o
+}
+
+// slots describes the deployment as a cluster of one shard.
+func (s *sentinels) slots(ctx context.Context) ([]redis.ClusterSlot, error) {
+	s.forget()
+	master, err := s.where(ctx)
+	if err != nil {
+		return nil, err
+	}
+	replicas, err := s.replicas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(replicas)
+	all := []redis.ClusterNode{{Addr: master}}
+	for _, addr := range replicas {
+		if addr != master {
+			all = append(all, redis.ClusterNode{Addr: addr})
+		}
+	}
+	return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: all}}, nil
+}
+
 // copyFields sets the fields of dst, a struct of options, that src has as well.
 func copyFields(dst, src any) {
 	d, s := reflect.ValueOf(dst).Elem(), reflect.ValueOf(src).Elem()
@@ -319,7 +360,7 @@ func (s *sentinels) clientLocked(addr string) *redis.SentinelClient {
 		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			nc, err := s.dial(ctx, network, addr)
 			if err != nil {
-				return &standin{err}, nil
+				return &standin{err: err}, nil
 			}
 			tune(innermost(nc), s.timeout)
 			return nc, nil

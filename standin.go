@@ -10,9 +10,19 @@ import (
 // dialer to fail instead, the pool would retry on its own schedule and then
 // answer with stale errors; so it succeeds, and every operation fails as not
 // sent.
-type standin struct{ err error }
+type standin struct {
+	err  error
+	link *link // nil: nobody's
+}
 
-func (s *standin) fail() error                      { return &connError{phase: phaseDial, err: s.err} }
+func (s *standin) fail() error {
+	failure := &connError{phase: phaseDial, err: s.err}
+	if s.link == nil {
+		return failure
+	}
+	return s.link.seal(failure)
+}
+
 func (s *standin) Read([]byte) (int, error)         { return 0, s.fail() }
 func (s *standin) Write([]byte) (int, error)        { return 0, s.fail() }
 func (s *standin) Close() error                     { return nil }

@@ -3,6 +3,8 @@ package redial
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -50,8 +52,11 @@ type Event struct {
 	// At is when the transition happened, In how long the link had been in From.
 	At time.Time
 	In time.Duration
-	// Addr is the address the client was built for.
+	// Addr is the address the client was built for, or its addresses. Node is the
+	// address of the node that the event is about, "" when it is about the client as a
+	// whole, as it always is for a client of one server.
 	Addr string
+	Node string
 	// Reason says why in a few words. It is never empty.
 	Reason string
 	// Err is the transport error behind the transition; nil when there is none.
@@ -124,6 +129,31 @@ type Stats struct {
 
 	// EventsDropped counts the events a slow callback never saw.
 	EventsDropped uint64 `json:"events_dropped"`
+
+	// Nodes are the nodes of a client that has several, by address; what is counted
+	// above is the sum over them. It is empty for a client of one server.
+	Nodes []NodeStats `json:"nodes,omitempty"`
+}
+
+// NodeStats is a snapshot of one node of a client that has several.
+type NodeStats struct {
+	// Addr is the address of the node.
+	Addr string `json:"addr"`
+	// State, Since and Reason are what they are for a client as a whole. A node that no
+	// command was meant for yet is StateConnecting: nobody has tried to reach it.
+	State  State     `json:"state"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+	// LastError is the last transport error that caused suspicion; "" if none.
+	LastError string `json:"last_error,omitempty"`
+	// RTT is the smoothed round trip, 0 until one was measured.
+	RTT time.Duration `json:"rtt"`
+	// Connections is how many connections of the node's pools are open now.
+	Connections int `json:"connections"`
+	// Outages counts the times the node left Connected.
+	Outages uint64 `json:"outages"`
+	// Waiting is how many commands wait for the node now.
+	Waiting int `json:"waiting"`
 }
 
 // String returns the snapshot as JSON.
@@ -156,4 +186,69 @@ func (n *counters) retried(after outcome) {
 	default:
 		n.retriesUnsent.Add(1)
 	}
+}
+
+// stats returns a snapshot of the client: of its only link, or the sum over all.
+func (g *group) stats() Stats {
+	s := g.front.stats()
+	if g.nodes == nil {
+		return s
+	}
+	for _, l := range g.all() {
+		s.add(l.stats(), l.addr)
+	}
+	slices.SortFunc(s.Nodes, func(a, b NodeStats) int { return strings.Compare(a.Addr, b.Addr) })
+	return s
+}
+
+// add adds the statistics of a node.
+func (s *Stats) add(n Stats, addr string) {
+	s.Nodes = append(s.Nodes, NodeStats{
+		Addr: addr, State: n.State, Since: n.Since, Reason: n.Reason, LastError: n.LastError,
+		RTT: n.RTT, Connections: n.Connections, Outages: n.Outages, Waiting: n.Waiting,
+	})
+	if s.LastError == "" {
+		s.LastError = n.LastError
+	}
+	s.RTT = max(s.RTT, n.RTT)
+	s.Connections += n.Connections
+	s.Waiting += n.Waiting
+	for _, pair := range [][2]*uint64{
+		{&s.Generation, &n.Generation},
+		{&s.Heartbeats, &n.Heartbeats}, {&s.HeartbeatsMissed, &n.HeartbeatsMissed}, {&s.HeartbeatsSkipped, &n.HeartbeatsSkipped},
+		{&s.Dials, &n.Dials}, {&s.DialErrors, &n.DialErrors},
+		{&s.Waited, &n.Waited}, {&s.Refused, &n.Refused}, {&s.Unknown, &n.Unknown},
+		{&s.Retries, &n.Retries}, {&s.RetriesUnsent, &n.RetriesUnsent}, {&s.RetriesRefused, &n.RetriesRefused},
+		{&s.RetriesRepeated, &n.RetriesRepeated}, {&s.RetriesDelayed, &n.RetriesDelayed},
+		{&s.IdleChecks, &n.IdleChecks}, {&s.IdleDropped, &n.IdleDropped}, {&s.SilentCut, &n.SilentCut},
+	} {
+		*pair[0] += *pair[1]
+	}
+}
+
+// stats returns a snapshot of the link.
+func (l *link) stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Stats{
+		State: l.state, Since: l.since, Reason: l.reason, Down: l.down,
+		Waiting: l.waiting, Connections: len(l.conns),
+		Generation: l.gen.Load(), RTT: time.Duration(l.rtt.Load()),
+		Outages:    l.n.outages.Load(),
+		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
+		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
+		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(),
+		RetriesUnsent: l.n.retriesUnsent.Load(), RetriesRefused: l.n.retriesRefused.Load(),
+		RetriesRepeated: l.n.retriesRepeated.Load(), RetriesDelayed: l.n.retriesDelayed.Load(),
+		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SilentCut: l.n.cut.Load(),
+		EventsDropped: l.events.lost.Load(),
+	}
+	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
+	if l.outage != nil && l.state != StateClosed {
+		s.Down += time.Since(l.outage.began)
+	}
+	if l.cause != nil {
+		s.LastError = l.cause.Error()
+	}
+	return s
 }

@@ -39,11 +39,15 @@ func (s *Supervisor) Reconnect(reason string) {
 	if reason == "" {
 		reason = "Reconnect was called"
 	}
+	if n := s.group.nodes; n != nil {
+		n.reconnect(reason)
+		return
+	}
 	s.group.front.reconnect(reason)
 }
 
 // Stats returns a snapshot.
-func (s *Supervisor) Stats() Stats { return s.group.front.stats() }
+func (s *Supervisor) Stats() Stats { return s.group.stats() }
 
 // Close ends supervision: the state becomes StateClosed, waiting commands return
 // [ErrClosed], and the goroutines are stopped and joined. It does not close the

@@ -1,0 +1,272 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ClusterClient is a *redis.ClusterClient under supervision. Everything that takes a
+// *redis.ClusterClient can be given ClusterClient.ClusterClient, everything that takes
+// a redis.UniversalClient or redis.Cmdable the ClusterClient itself; both are
+// protected.
+//
+// Each node has a link of its own. While one is down, commands for its slots wait and
+// are sent to whoever takes its place; commands for other nodes do not notice. The
+// state of the client is StateConnected when at least one node answers; which ones do
+// is in Stats().Nodes.
+//
+// It is safe for concurrent use. Close must be called to release it.
+type ClusterClient struct {
+	*redis.ClusterClient
+	*Supervisor
+
+	hook hook
+}
+
+var _ redis.UniversalClient = (*ClusterClient)(nil)
+
+// NewClusterClient is redis.NewClusterClient under supervision, an exact drop-in: it
+// does no I/O and never waits. The topology is asked for in the background at once,
+// and commands issued before a node has told it wait at the gate.
+//
+// opt is copied. MaxRetries and the DialerRetry options have no effect, see
+// [NewClient]; MaxRedirects has. ContextTimeoutEnabled is always on.
+//
+// It panics, as redis.NewClusterClient does, when opt is nil or an option is invalid,
+// and when opt names neither an address nor a ClusterSlots function.
+func NewClusterClient(opt *redis.ClusterOptions, opts ...Option) *ClusterClient {
+	return must(newClusterClient(opt, opts))
+}
+
+// NewFailoverClusterClient is redis.NewFailoverClusterClient under supervision: a
+// client for the master and the replicas of a deployment that sentinels watch over,
+// which reads from any of them when opt says so by RouteByLatency or RouteRandomly.
+// The sentinels are asked, and listened to, as for [NewFailoverClient]. It does no I/O
+// and never waits.
+//
+// It panics when opt is nil or invalid, and when it names no master or no sentinel.
+func NewFailoverClusterClient(opt *redis.FailoverOptions, opts ...Option) *ClusterClient {
+	return must(newFailoverClusterClient(opt, opts))
+}
+
+// must is for constructors that panic like those of go-redis.
+func must[T any](client T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return client
+}
+
+func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient, error) {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		return nil, err
+	case opt == nil:
+		return nil, errors.New("redial: cluster options are nil")
+	case len(opt.Addrs) == 0 && opt.ClusterSlots == nil:
+		return nil, errors.New("redial: ClusterOptions.Addrs is empty")
+	case slices.Contains(opt.Addrs, ""):
+		return nil, errors.New("redial: ClusterOptions.Addrs has an empty address")
+	}
+	addr := "cluster"
+	if len(opt.Addrs) > 0 {
+		addr = strings.Join(opt.Addrs, ",")
+	}
+	return buildCluster(opt, newNodes(cfg, addr))
+}
+
+func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*ClusterClient, error) {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		return nil, err
+	case opt == nil:
+		return nil, errors.New("redial: failover options are nil")
+	}
+	own := *opt
+	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
+	s, err := newSentinels(&own, cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := newNodes(cfg, opt.MasterName)
+	n.release = append(n.release, s.close)
+	c, err := buildCluster(s.clusterOptions(), n)
+	if err != nil {
+		return nil, err
+	}
+	n.spawn(func() {
+		s.listen(n.ctx, cfg.interval, func(addr string) {
+			for _, l := range n.all() {
+				if l.addr != addr { // nothing must go to the former master as such
+					l.moved("sentinel says that the master is " + addr)
+				}
+			}
+			n.refresh()
+		})
+	})
+	return c, nil
+}
+
+// buildCluster builds a client for the nodes of a cluster.
+func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err error) {
+	defer func() {
+		if r := recover(); r != nil { // go-redis panics on options it cannot serve
+			n.abandon()
+			c, err = nil, fmt.Errorf("redial: %v", r)
+		}
+	}()
+	own := *opt
+	own.Addrs = slices.Clone(opt.Addrs)
+	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+	own.MaxRetries = -1
+	newClient := opt.NewClient
+	if newClient == nil {
+		newClient = redis.NewClient
+	}
+	own.NewClient = func(o *redis.Options) *redis.Client { return n.adopt(o, newClient) }
+	if slots := opt.ClusterSlots; slots != nil {
+		own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+			list, err := slots(ctx)
+			if err == nil {
+				n.learn(list)
+			}
+			return list, err
+		}
+	}
+	tryOptions(&own)
+	n.reader = own.ReadOnly || own.RouteByLatency || own.RouteRandomly
+	rdb := redis.NewClusterClient(&own)
+	n.superviseCluster(rdb)
+	n.start()
+	return &ClusterClient{ClusterClient: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
+}
+
+// superviseCluster has n watch over the nodes of rdb.
+func (n *nodes) superviseCluster(rdb *redis.ClusterClient) {
+	n.splits = func(cmd redis.Cmder) bool {
+		policy := rdb.GetResolver().GetCommandPolicy(context.Background(), cmd)
+		return policy != nil && !policy.CanBeUsedInPipeline()
+	}
+	n.load = func(ctx context.Context) error {
+		before := n.toldSoFar()
+		err := rdb.ForEachMaster(ctx, func(_ context.Context, node *redis.Client) error {
+			if l := n.linkOf(node); l != nil {
+				l.attend() // it has a heartbeat from now on, used or not
+			}
+			return nil
+		})
+		if err == nil && n.toldSoFar() == before { // go-redis went by what it knew
+			err = errors.New("no node tells the topology")
+		}
+		if err != nil {
+			err, _ = reveal(err)
+		}
+		return err
+	}
+	rdb.AddHook(n.hook())
+}
+
+// tryOptions panics when go-redis would, later, when it builds the client of a node.
+func tryOptions(opt any) {
+	o := &redis.Options{}
+	copyFields(o, opt)
+	o.Addr = "node"
+	o.MinIdleConns = 0
+	_ = redis.NewClient(o).Close()
+}
+
+// Close stops supervision, then closes the client: waiting commands return
+// [ErrClosed], those in flight fail as they do in go-redis, and when it returns every
+// connection is closed and every goroutine of this package joined. To let commands in
+// flight finish, use Drain. It is idempotent.
+func (c *ClusterClient) Close() error {
+	c.group.shut(closedByCaller)
+	err := c.ClusterClient.Close()
+	c.group.closeConns()
+	c.group.join()
+	return err
+}
+
+// Drain closes the client gracefully, see [Client.Drain].
+func (c *ClusterClient) Drain(ctx context.Context) error {
+	err := c.group.front.drain(ctx)
+	return errors.Join(err, c.Close())
+}
+
+// Watch runs fn in a transaction guarded by WATCH, as go-redis does. When WATCH fails
+// because the node is down, it is tried again on the one that takes its place, within
+// the grace and ctx; see [Client.Watch].
+func (c *ClusterClient) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
+	return c.hook.watch(ctx, c.ClusterClient.Watch, fn, keys)
+}
+
+// ForEachMaster calls fn on each master of the cluster, as go-redis does. It waits, as
+// a command does, for the client to be Connected, and what fn sends waits for its
+// node.
+func (c *ClusterClient) ForEachMaster(ctx context.Context, fn func(context.Context, *redis.Client) error) error {
+	if err := c.hook.ready(ctx, "foreachmaster"); err != nil {
+		return err
+	}
+	return c.ClusterClient.ForEachMaster(ctx, fn)
+}
+
+// ForEachSlave calls fn on each replica of the cluster; see ForEachMaster.
+func (c *ClusterClient) ForEachSlave(ctx context.Context, fn func(context.Context, *redis.Client) error) error {
+	if err := c.hook.ready(ctx, "foreachslave"); err != nil {
+		return err
+	}
+	return c.ClusterClient.ForEachSlave(ctx, fn)
+}
+
+// ForEachShard calls fn on each node of the cluster; see ForEachMaster.
+func (c *ClusterClient) ForEachShard(ctx context.Context, fn func(context.Context, *redis.Client) error) error {
+	if err := c.hook.ready(ctx, "foreachshard"); err != nil {
+		return err
+	}
+	return c.ClusterClient.ForEachShard(ctx, fn)
+}
+
+// MasterForKey returns the client of the master that has a key. It waits, as a
+// command does, for the client to be Connected, and what that client sends waits for
+// its node, though not for another that takes its place.
+func (c *ClusterClient) MasterForKey(ctx context.Context, key string) (*redis.Client, error) {
+	if err := c.hook.ready(ctx, "masterforkey"); err != nil {
+		return nil, err
+	}
+	return c.ClusterClient.MasterForKey(ctx, key)
+}
+
+// SlaveForKey returns the client of a replica of a key; see MasterForKey.
+func (c *ClusterClient) SlaveForKey(ctx context.Context, key string) (*redis.Client, error) {
+	if err := c.hook.ready(ctx, "slaveforkey"); err != nil {
+		return nil, err
+	}
+	return c.ClusterClient.SlaveForKey(ctx, key)
+}
+
+// Subscribe subscribes to channels, as go-redis does. It waits for a short time for
+// the client to be Connected; a subscription that cannot be made yet is made later.
+func (c *ClusterClient) Subscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	c.hook.patient(ctx)
+	return c.ClusterClient.Subscribe(ctx, channels...)
+}
+
+// PSubscribe subscribes to patterns; see Subscribe.
+func (c *ClusterClient) PSubscribe(ctx context.Context, patterns ...string) *redis.PubSub {
+	c.hook.patient(ctx)
+	return c.ClusterClient.PSubscribe(ctx, patterns...)
+}
+
+// SSubscribe subscribes to shard channels, on the node that has their slot, and moves
+// with it; see Subscribe.
+func (c *ClusterClient) SSubscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	c.hook.patient(ctx)
+	return c.ClusterClient.SSubscribe(ctx, channels...)
+}

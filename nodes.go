@@ -1,0 +1,257 @@
+package redial
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// nodes are the nodes of one client, and what keeps its picture of them right.
+type nodes struct {
+	*group
+	load   func(ctx context.Context) error // asks for the topology afresh
+	ring   bool                            // its nodes know nothing of each other
+	reader bool                            // go-redis may read from any node of a shard
+	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
+
+	mu       sync.Mutex
+	byClient map[*redis.Client]*link // guarded by mu
+	asked    bool                    // guarded by mu; refresh was called since the last load began
+	loading  bool                    // guarded by mu; there is a goroutine for that
+	loadedAt time.Time               // guarded by mu
+	answers  int                     // guarded by mu; how often a node has told the topology
+	seen     string                  // guarded by mu; the topology it told last
+	acted    string                  // guarded by mu; the one that those who wait know of
+	turn     chan struct{}           // guarded by mu; closed when the topology has changed
+}
+
+// newNodes makes a client's front: the link that stands for all of its nodes.
+func newNodes(cfg *config, addr string) *nodes {
+	n := &nodes{
+		group:    newGroup(cfg),
+		byClient: make(map[*redis.Client]*link),
+		turn:     make(chan struct{}),
+		splits:   func(redis.Cmder) bool { return false },
+	}
+	l := newState(n.group, addr)
+	l.passive = true
+	l.prober = scout{n}
+	l.stale = n.refresh
+	l.told = func(to State) {
+		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
+			l.transition(StateReconnecting, "no node answers", cause, 0)
+		}
+	}
+	n.front, n.nodes = l, n
+	return n
+}
+
+// hook returns the outer hook.
+func (n *nodes) hook() hook { return hook{link: n.front, nodes: n} }
+
+// route marks the context of a command.
+func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if !n.splits(cmd) {
+			return next(routedContext(ctx), cmd)
+		}
+		p := &parts{}
+		return p.verdict(next(&routed{Context: ctx, parts: p}, cmd))
+	}
+}
+
+// routeBatch marks the context of a pipeline or transaction.
+func (n *nodes) routeBatch(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return next(routedContext(ctx), cmds)
+	}
+}
+
+// adopt builds the client of a node, with newClient, and the link to it. go-redis
+// calls it, holding a lock of its own.
+func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
+	l := newLink(n.group, opt, isQuick(opt.Dialer, opt.TLSConfig))
+	l.sealed = true
+	l.stale = n.refresh
+	l.told = n.told
+	rdb := newClient(ownOptions(opt, l))
+	n.enlist(rdb, l)
+	return rdb
+}
+
+// enlist has the hook and the link of a node watch over its client.
+func (n *nodes) enlist(rdb *redis.Client, l *link) {
+	rdb.AddHook(nodeHook{hook{link: l, writeTimeout: rdb.Options().WriteTimeout}, n})
+	l.warm = warmer(rdb, n.cfg.timeout)
+	closed := closedCheck(rdb)
+	l.removed = func() bool {
+		if !closed() {
+			return false
+		}
+		n.mu.Lock()
+		delete(n.byClient, rdb)
+		n.mu.Unlock()
+		return true
+	}
+	n.mu.Lock()
+	n.byClient[rdb] = l
+	n.mu.Unlock()
+	n.add(l)
+}
+
+// closedCheck returns a function that reports, without I/O, whether a client was
+// closed, as go-redis does with the clients of nodes that it needs no more.
+func closedCheck(rdb *redis.Client) func() bool {
+	plain := rdb.WithTimeout(time.Second) // no hooks: nobody must see this
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return func() bool { return plain.Ping(ctx).Err() == redis.ErrClosed }
+}
+
+// linkOf returns the link to the node that a client is for, nil when there is none.
+func (n *nodes) linkOf(rdb *redis.Client) *link {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.byClient[rdb]
+}
+
+// told is called after every transition of a node.
+func (n *nodes) told(to State) {
+	up, cause := n.anyUp()
+	switch {
+	case up && to == StateConnected:
+		nudge(n.front.again)
+	case !up:
+		n.front.transition(StateReconnecting, "no node answers", cause, 0)
+		n.front.attend()
+	}
+}
+
+// anyUp reports whether a node is Connected, or else what is wrong with one.
+func (n *nodes) anyUp() (bool, error) {
+	cause := error(nil)
+	for _, l := range n.all() {
+		if State(l.now.Load()) == StateConnected {
+			return true, nil
+		}
+		if state, _ := l.current(); state == StateReconnecting {
+			cause = l.lastCause()
+		}
+	}
+	return false, cause
+}
+
+// scout finds out whether the nodes of a client can serve.
+type scout struct{ *nodes }
+
+func (s scout) ping(bool) (verdict, error) {
+	if err := s.reload(); err != nil {
+		return dead, err
+	}
+	return alive, nil
+}
+
+func (scout) hurry(bool) {}
+func (scout) drop()      {}
+func (scout) close()     {}
+
+// reload asks for the topology and sends those who wait for a node on their way when
+// it has changed.
+func (n *nodes) reload() error {
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.timeout)
+	defer cancel()
+	err := n.load(ctx)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loadedAt = time.Now()
+	if n.seen != n.acted {
+		n.acted = n.seen
+		n.proceedLocked()
+	}
+	return err
+}
+
+// refresh has the topology asked for, soon and by one goroutine. While no node
+// answers that is under way anyhow.
+func (n *nodes) refresh() {
+	if State(n.front.now.Load()) != StateConnected {
+		n.front.want()
+		return
+	}
+	n.mu.Lock()
+	begin := !n.loading
+	n.asked, n.loading = true, true
+	n.mu.Unlock()
+	if begin {
+		n.spawn(n.keepLoading)
+	}
+}
+
+func (n *nodes) keepLoading() {
+	for {
+		n.mu.Lock()
+		if !n.asked || n.ctx.Err() != nil {
+			n.loading = false
+			n.mu.Unlock()
+			return
+		}
+		n.asked = false
+		wait := reloadSpacing - time.Since(n.loadedAt)
+		n.mu.Unlock()
+		if wait <= 0 || n.front.pause(early(wait)) {
+			if err := n.reload(); err != nil {
+				n.front.noteCause(err)
+			}
+		}
+	}
+}
+
+// learn notes a topology that a node has told.
+func (n *nodes) learn(slots []redis.ClusterSlot) {
+	ranges := make([]string, len(slots))
+	for i, s := range slots {
+		ranges[i] = fmt.Sprint(s.Start, "-", s.End)
+		for _, node := range s.Nodes {
+			ranges[i] += " " + node.Addr
+		}
+	}
+	slices.Sort(ranges)
+	n.mu.Lock()
+	n.answers++
+	n.seen = strings.Join(ranges, "\n")
+	n.mu.Unlock()
+}
+
+// toldSoFar counts the topologies that nodes have told.
+func (n *nodes) toldSoFar() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.answers
+}
+
+// nextTurn returns a channel that is closed when commands that wait for a node may
+// find another.
+func (n *nodes) nextTurn() chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.turn
+}
+
+func (n *nodes) proceedLocked() {
+	close(n.turn)
+	n.turn = make(chan struct{})
+}
+
+// reconnect retires the connections to all nodes and has them dialed afresh.
+func (n *nodes) reconnect(reason string) {
+	n.front.transition(StateReconnecting, reason, nil, 0)
+	for _, l := range n.all() {
+		l.reconnect(reason)
+	}
+	n.front.attend()
+}

@@ -1,0 +1,235 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Ring is a *redis.Ring under supervision. Everything that takes a *redis.Ring can be
+// given Ring.Ring, everything that takes a redis.UniversalClient or redis.Cmdable the
+// Ring itself; both are protected.
+//
+// Each shard has a link of its own. While one is down, commands for its keys wait
+// until it is back or the ring has given its keys to other shards, whichever is first.
+// The state of the client is StateConnected when at least one shard answers; which
+// ones do is in Stats().Nodes.
+//
+// It is safe for concurrent use. Close must be called to release it.
+type Ring struct {
+	*redis.Ring
+	*Supervisor
+
+	hook hook
+}
+
+var _ redis.UniversalClient = (*Ring)(nil)
+
+// NewRing is redis.NewRing under supervision, an exact drop-in: it does no I/O and
+// never waits.
+//
+// Unless opt has a HeartbeatFn, the ring goes by redial's heartbeats, which watch all
+// shards at the same time, and by default HeartbeatFrequency, at which it looks at
+// them, is 100ms: a shard leaves the ring three looks after its link went down, and is
+// back at the first look after it came up.
+//
+// opt is copied. MaxRetries and the DialerRetry options have no effect, see
+// [NewClient]. ContextTimeoutEnabled is always on.
+//
+// It panics, as redis.NewRing does, when opt is nil or an option is invalid.
+func NewRing(opt *redis.RingOptions, opts ...Option) *Ring {
+	return must(newRing(opt, opts))
+}
+
+func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		return nil, err
+	case opt == nil:
+		return nil, errors.New("redial: ring options are nil")
+	}
+	for name, addr := range opt.Addrs {
+		if addr == "" {
+			return nil, fmt.Errorf("redial: RingOptions.Addrs has no address for shard %q", name)
+		}
+	}
+	n := newNodes(cfg, strings.Join(slices.Sorted(maps.Values(opt.Addrs)), ","))
+	defer func() {
+		if r := recover(); r != nil { // go-redis panics on options it cannot serve
+			n.abandon()
+			err = fmt.Errorf("redial: %v", r)
+		}
+	}()
+	own := *opt
+	own.Addrs = maps.Clone(opt.Addrs)
+	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+	own.MaxRetries = -1
+	newClient := opt.NewClient
+	if newClient == nil {
+		newClient = redis.NewClient
+	}
+	own.NewClient = func(o *redis.Options) *redis.Client {
+		rdb := n.adopt(o, newClient)
+		n.linkOf(rdb).attend()
+		return rdb
+	}
+	if own.HeartbeatFn == nil {
+		own.HeartbeatFn = n.heartbeat
+		if own.HeartbeatFrequency == 0 {
+			own.HeartbeatFrequency = ringHeartbeat
+		}
+	}
+	own.HeartbeatFn = n.announced(own.HeartbeatFn)
+	tryOptions(&own)
+	n.ring = true
+	n.load = n.anyAnswers
+	rdb := redis.NewRing(&own)
+	rdb.AddHook(n.hook())
+	n.start()
+	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
+}
+
+// heartbeat tells a ring whether a shard is up.
+func (n *nodes) heartbeat(_ context.Context, shard *redis.Client) bool {
+	l := n.linkOf(shard)
+	return l != nil && State(l.now.Load()) == StateConnected
+}
+
+// announced returns f, which tells a ring whether a shard is up, and has commands that
+// wait for a shard go on once the ring has acted on a change: it wants to hear three
+// times that a shard is down, and once that it is up, before it moves keys.
+func (n *nodes) announced(f func(context.Context, *redis.Client) bool) func(context.Context, *redis.Client) bool {
+	type word struct {
+		up    bool
+		times int
+	}
+	said := make(map[*redis.Client]*word) // used by one goroutine of the ring
+	return func(ctx context.Context, shard *redis.Client) bool {
+		up := f(ctx, shard)
+		w := said[shard]
+		if w == nil || w.up != up {
+			maps.DeleteFunc(said, func(c *redis.Client, _ *word) bool { return n.linkOf(c) == nil })
+			w = &word{up: up}
+			said[shard] = w
+		}
+		if w.times++; w.times == ringVotes+1 || up && w.times == 2 {
+			n.mu.Lock()
+			n.proceedLocked()
+			n.mu.Unlock()
+		}
+		return up
+	}
+}
+
+// anyAnswers is how a ring asks for its topology, of which there is none: it has
+// commands wait until a shard answers.
+func (n *nodes) anyAnswers(context.Context) error {
+	up, cause := n.anyUp()
+	if up {
+		return nil
+	}
+	for _, l := range n.all() {
+		l.attend()
+		l.want()
+	}
+	if cause == nil {
+		cause = errors.New("no shard answers")
+	}
+	return cause
+}
+
+// Close stops supervision, then closes the client; see [ClusterClient.Close].
+func (c *Ring) Close() error {
+	c.group.shut(closedByCaller)
+	err := c.Ring.Close()
+	c.group.closeConns()
+	c.group.join()
+	return err
+}
+
+// Drain closes the client gracefully, see [Client.Drain].
+func (c *Ring) Drain(ctx context.Context) error {
+	err := c.group.front.drain(ctx)
+	return errors.Join(err, c.Close())
+}
+
+// Watch runs fn in a transaction guarded by WATCH, as go-redis does. When WATCH fails
+// because the shard is down, it is tried again, within the grace and ctx, when that is
+// back or has left the ring; see [Client.Watch].
+func (c *Ring) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
+	return c.hook.watch(ctx, c.Ring.Watch, fn, keys)
+}
+
+// Publish posts a message to a channel, on the shard that the channel belongs to.
+func (c *Ring) Publish(ctx context.Context, channel string, message any) *redis.IntCmd {
+	cmd := redis.NewIntCmd(ctx, "publish", channel, message)
+	_ = c.Process(ctx, cmd) // go-redis's Publish goes by the same key, but past the hooks
+	return cmd
+}
+
+// ForEachShard calls fn on each shard that is up, as go-redis does. It waits, as a
+// command does, for the client to be Connected, and what fn sends waits for its
+// shard.
+func (c *Ring) ForEachShard(ctx context.Context, fn func(context.Context, *redis.Client) error) error {
+	if err := c.hook.ready(ctx, "foreachshard"); err != nil {
+		return err
+	}
+	return c.Ring.ForEachShard(ctx, fn)
+}
+
+// Subscribe subscribes to channels on the shard that the first one belongs to. While
+// all shards are down it waits for a short time for one; a subscription that cannot be
+// made yet is made later. It panics when there is no channel, as go-redis does.
+func (c *Ring) Subscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	return c.shard(ctx, channels).Subscribe(ctx, channels...)
+}
+
+// PSubscribe subscribes to patterns on the shard that the first one belongs to; see
+// Subscribe.
+func (c *Ring) PSubscribe(ctx context.Context, patterns ...string) *redis.PubSub {
+	return c.shard(ctx, patterns).PSubscribe(ctx, patterns...)
+}
+
+// SSubscribe subscribes to shard channels on the shard that the first one belongs to;
+// see Subscribe.
+func (c *Ring) SSubscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	return c.shard(ctx, channels).SSubscribe(ctx, channels...)
+}
+
+// shard returns the client for a subscription. go-redis panics when it knows of no
+// shard that is up; then it is the one that the channel belongs to when all are up.
+func (c *Ring) shard(ctx context.Context, channels []string) *redis.Client {
+	if len(channels) == 0 {
+		panic("redial: at least one channel is required")
+	}
+	rdb, err := c.GetShardClientForKey(channels[0])
+	if err == nil {
+		return rdb
+	}
+	c.hook.patient(ctx)
+	if rdb, err = c.GetShardClientForKey(channels[0]); err == nil {
+		return rdb
+	}
+	return c.group.nodes.shardFor(c.Options(), channels[0])
+}
+
+func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	byAddr := make(map[string]*redis.Client)
+	for rdb, l := range n.byClient {
+		byAddr[l.addr] = rdb
+	}
+	if addrs := slices.Sorted(maps.Keys(byAddr)); len(addrs) > 0 {
+		return byAddr[opt.NewConsistentHash(addrs).Get(key)]
+	}
+	closed := redis.NewClient(&redis.Options{Addr: "none"}) // there is no shard, now or ever
+	_ = closed.Close()
+	return closed
+}
