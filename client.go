@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Client is a *redis.Client under supervision. Everything that takes a
@@ -147,11 +149,36 @@ func ownOptions(opt *redis.Options, l *link) *redis.Options {
 	own.MaxRetries = -1
 	own.DialerRetries = 1
 	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+	own.MaintNotificationsConfig = withoutLookup(opt)
 	if onConnect := opt.OnConnect; onConnect != nil {
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
 		}
 	}
+	return &own
+}
+
+// withoutLookup returns the configuration of maintenance notifications with which
+// go-redis does not resolve the name of the server, for up to two seconds, when it
+// builds a client. What it would want to know is by which kind of address the server
+// is to tell where it moves; the answer here is that the name will lead there.
+func withoutLookup(opt *redis.Options) *maintnotifications.Config {
+	conf := opt.MaintNotificationsConfig
+	host, _, err := net.SplitHostPort(opt.Addr)
+	if err != nil {
+		host = opt.Addr
+	}
+	if host == "" || net.ParseIP(host) != nil {
+		return conf
+	}
+	own := maintnotifications.Config{}
+	if conf != nil {
+		own = *conf
+	}
+	if own.EndpointType != "" && own.EndpointType != maintnotifications.EndpointTypeAuto {
+		return conf
+	}
+	own.EndpointType = maintnotifications.EndpointTypeNone
 	return &own
 }
 

@@ -151,6 +151,10 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 // superviseCluster has n watch over the nodes of rdb.
 func (n *nodes) superviseCluster(rdb *redis.ClusterClient) {
 	n.splits = func(cmd redis.Cmder) bool {
+		switch cmd.Name() {
+		case "dbsize", "script": // methods of their own, which ask all nodes
+			return true
+		}
 		policy := rdb.GetResolver().GetCommandPolicy(context.Background(), cmd)
 		return policy != nil && !policy.CanBeUsedInPipeline()
 	}
@@ -177,7 +181,7 @@ func (n *nodes) superviseCluster(rdb *redis.ClusterClient) {
 func tryOptions(opt any) {
 	o := &redis.Options{}
 	copyFields(o, opt)
-	o.Addr = "node"
+	o.Addr = ":0"
 	o.MinIdleConns = 0
 	_ = redis.NewClient(o).Close()
 }

@@ -52,6 +52,7 @@ type conn struct {
 	broken atomic.Pointer[connError]    // the first failure to read
 
 	greeted atomic.Bool // a first byte was read
+	leaving atomic.Bool // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines as go-redis set them; each is used by one side only, and by whoever
 	// holds the claim. early says that the one set for reading is sooner.
 	readDeadline, writeDeadline time.Time
@@ -146,6 +147,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.read(p)
 	c.leave()
 	if n > 0 {
+		if c.link.strayed != nil && c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
+			c.link.strayed(c)
+		}
 		c.last.Store(c.link.clock.Load())
 		if !c.link.heard.Load() {
 			c.link.heard.Store(true)
@@ -166,6 +170,18 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// isStray reports whether a node tells a subscription of shard channels that it has
+// to go elsewhere, with a push that nobody has asked for or in answer to SSUBSCRIBE.
+// go-redis would take the one for the end of the subscription, the other for an error.
+func isStray(p []byte) bool {
+	return len(p) > 0 && bytes.HasPrefix(p[1:], strayPush) && (p[0] == '>' || p[0] == '*') || bytes.HasPrefix(p, strayReply)
+}
+
+var (
+	strayPush  = []byte("3\r\n$12\r\nsunsubscribe\r\n")
+	strayReply = []byte("-MOVED ")
+)
 
 // broke labels a failure to read. With RESP3, go-redis reads once more after the
 // first failure and reports the second, so the first is remembered.
@@ -308,6 +324,8 @@ func (c *conn) observe(p []byte) {
 		return
 	case "subscribe", "psubscribe", "ssubscribe":
 		c.role.Store(roleSubscriber)
+	case "sunsubscribe":
+		c.leaving.Store(true)
 	case "multi":
 		if len(p) == len("*1\r\n$5\r\nmulti\r\n") {
 			c.role.Store(roleHeld)

@@ -149,8 +149,11 @@ func (g *group) keep() {
 		next := now.Add(g.tick())
 		all := g.all()
 		for _, l := range all {
-			if at := l.look(now); at.Before(next) {
-				next = at
+			if !now.Before(l.lookAt) {
+				l.lookAt = l.look(now)
+			}
+			if l.lookAt.Before(next) {
+				next = l.lookAt
 			}
 		}
 		g.sweep()

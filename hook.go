@@ -35,13 +35,21 @@ func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		l := h.link
 		if !l.enter() {
-			return h.process(ctx, cmd, next, from, 0, nil)
+			err := h.process(ctx, cmd, next, from, 0, nil)
+			if h.nodes != nil {
+				cmd.SetErr(err)
+			}
+			return err
 		}
 		err := run(l, ctx, cmd, next)
 		if err == nil || err == redis.Nil {
 			return err
 		}
-		return h.process(ctx, cmd, next, from, 1, err)
+		err = h.process(ctx, cmd, next, from, 1, err)
+		if h.nodes != nil {
+			cmd.SetErr(err) // go-redis does not always
+		}
+		return err
 	}
 }
 

@@ -29,6 +29,7 @@ type link struct {
 	warm     func(context.Context) // fills the pool up; nil: nothing to warm
 	where    func() string         // the server that was dialed last; nil: addr says it
 	stale    func()                // called when the server may have to be looked for elsewhere; nil: it cannot be
+	strayed  func(*conn)           // called when a subscription has to go to another node; nil: there is none
 	told     func(State)           // called after every transition; nil: nobody wants to know
 	removed  func() bool           // whether go-redis has closed the client of a node; nil: it never does
 	sealed   bool                  // go-redis would retry by itself and must not, see sealedError
@@ -67,6 +68,8 @@ type link struct {
 	attended  bool               // guarded by mu; a goroutine looks after the link, see attend
 	beatAt    time.Time          // guarded by mu; when the next heartbeat is due
 	beatIsDue bool               // guarded by mu; it is, and there was no traffic
+
+	lookAt time.Time // when the keeper, which alone uses it, looks next
 
 	refusing chan struct{} // closed when shutting
 	idle     chan struct{} // closed when shutting and the last command is out

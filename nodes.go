@@ -2,6 +2,7 @@ package redial
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,7 +62,14 @@ func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
 			return next(routedContext(ctx), cmd)
 		}
 		p := &parts{}
-		return p.verdict(next(&routed{Context: ctx, parts: p}, cmd))
+		cmd.SetErr(nil)
+		err := next(&routed{Context: ctx, parts: p}, cmd)
+		if err == nil { // go-redis tells of some failures on the command only
+			err = cmd.Err()
+		}
+		err = p.verdict(err)
+		cmd.SetErr(err)
+		return err
 	}
 }
 
@@ -79,6 +87,7 @@ func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.
 	l.sealed = true
 	l.stale = n.refresh
 	l.told = n.told
+	l.strayed = n.lead
 	rdb := newClient(ownOptions(opt, l))
 	n.enlist(rdb, l)
 	return rdb
@@ -232,6 +241,20 @@ func (n *nodes) toldSoFar() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.answers
+}
+
+// lead sends a subscription to the node that has its slot now: it subscribes anew when
+// its connection ends, and goes by the topology that go-redis knows then.
+func (n *nodes) lead(c *conn) {
+	n.spawn(func() {
+		for n.ctx.Err() == nil {
+			if err := n.reload(); err == nil {
+				break
+			}
+			n.front.pause(reloadSpacing)
+		}
+		c.retire(errors.New("the slot of a subscription was moved"))
+	})
 }
 
 // nextTurn returns a channel that is closed when commands that wait for a node may

@@ -8,10 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
-	clusterNodeTimeout = "1000" // milliseconds without an answer until a node counts as failing
+	failoverGivesUp    = 6 * time.Second // when a planned failover that was asked of a node has failed
+	clusterNodeTimeout = "1000"          // milliseconds without an answer until a node counts as failing
 	clusterSlots       = 16384
 )
 
@@ -207,9 +209,14 @@ func (c *Cluster) Promoted(old *Server) *Server {
 // returns when it is, every running node knows, and the old primary follows it.
 func (c *Cluster) Failover(replica *Server) {
 	c.helper()
-	replica.Do("CLUSTER", "FAILOVER")
 	node := c.index(replica)
+	var asked time.Time
 	err := await("the replica to become the primary", func() (bool, error) {
+		if time.Since(asked) > failoverGivesUp {
+			// Nodes do not vote twice for the same shard within a short time.
+			asked = time.Now()
+			replica.Do("CLUSTER", "FAILOVER")
+		}
 		next, err := c.agree(node, nil)
 		return next == replica, err
 	})
