@@ -141,15 +141,17 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 		}
 	}
 	tryOptions(&own)
+	n.tells = true
 	n.reader = own.ReadOnly || own.RouteByLatency || own.RouteRandomly
 	rdb := redis.NewClusterClient(&own)
-	n.superviseCluster(rdb)
+	n.goBy(rdb, rdb.ForEachMaster)
 	n.start()
 	return &ClusterClient{ClusterClient: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
 }
 
-// superviseCluster has n watch over the nodes of rdb.
-func (n *nodes) superviseCluster(rdb *redis.ClusterClient) {
+// goBy has n go by the topology of rdb, which each asks for. It calls its argument for
+// the nodes that are to have a heartbeat from now on, used or not.
+func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(context.Context, *redis.Client) error) error) {
 	n.splits = func(cmd redis.Cmder) bool {
 		switch cmd.Name() {
 		case "dbsize", "script": // methods of their own, which ask all nodes
@@ -160,13 +162,13 @@ func (n *nodes) superviseCluster(rdb *redis.ClusterClient) {
 	}
 	n.load = func(ctx context.Context) error {
 		before := n.toldSoFar()
-		err := rdb.ForEachMaster(ctx, func(_ context.Context, node *redis.Client) error {
+		err := each(ctx, func(_ context.Context, node *redis.Client) error {
 			if l := n.linkOf(node); l != nil {
-				l.attend() // it has a heartbeat from now on, used or not
+				l.attend()
 			}
 			return nil
 		})
-		if err == nil && n.toldSoFar() == before { // go-redis went by what it knew
+		if err == nil && n.toldSoFar() == before && n.tells { // go-redis went by what it knew
 			err = errors.New("no node tells the topology")
 		}
 		if err != nil {

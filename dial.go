@@ -18,8 +18,11 @@ type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error
 // get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that find a half-open
 // connection within budget.
 func baseDialer(opt *redis.Options, budget time.Duration) dialFunc {
-	dial := plainDialer(opt.Dialer, opt.TLSConfig)
-	timeout := opt.DialTimeout
+	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, budget)
+}
+
+// tuned bounds the time that dial may take, and tunes its sockets.
+func tuned(dial dialFunc, timeout, budget time.Duration) dialFunc {
 	if timeout == 0 {
 		timeout = defaultDialTimeout
 	}
@@ -71,7 +74,11 @@ var _ syscall.RawConn = (*poolCheck)(nil)
 // dial makes the connections of go-redis's pools and subscriptions. It fails
 // only where nobody counts failures; see standin.
 func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := l.connect(ctx, network, addr)
+	return l.dialBy(ctx, network, addr, l.base)
+}
+
+func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
+	c, err := l.connect(ctx, network, addr, base)
 	if err == nil {
 		if l.csc && c.rc == nil {
 			return c, nil
@@ -89,7 +96,7 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return &standin{err, l}, nil
 }
 
-func (l *link) connect(ctx context.Context, network, addr string) (*conn, error) {
+func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*conn, error) {
 	if err := l.mayDial(ctx); err != nil {
 		return nil, err
 	}
@@ -99,7 +106,7 @@ func (l *link) connect(ctx context.Context, network, addr string) (*conn, error)
 	gen := l.gen.Load()
 	ok := false
 	defer func() { l.lanes.leave(ok) }()
-	nc, err := l.dialNetwork(ctx, network, addr)
+	nc, err := l.dialNetwork(ctx, network, addr, base)
 	ok = err == nil
 	if err != nil {
 		if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
@@ -122,13 +129,13 @@ func (l *link) connect(ctx context.Context, network, addr string) (*conn, error)
 }
 
 // dialNetwork dials and counts. Closing the link ends it.
-func (l *link) dialNetwork(ctx context.Context, network, addr string) (net.Conn, error) {
+func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
 	l.n.dials.Add(1)
 	began := time.Now()
-	nc, err := l.base(ctx, network, addr)
+	nc, err := base(ctx, network, addr)
 	if err != nil {
 		l.n.dialErrors.Add(1)
 	} else if l.rtt.Load() == 0 {

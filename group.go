@@ -74,8 +74,14 @@ func (g *group) add(l *link) {
 	}
 }
 
-// discard ends a link whose node is not part of the client any more.
+// discard ends a link whose client was closed by somebody else: by go-redis, because
+// the node is not part of the client any more, or by the owner of a client that was
+// built before it was supervised.
 func (g *group) discard(l *link) {
+	if l == g.front {
+		g.shut("the client was closed")
+		return
+	}
 	l.shut("the node was removed")
 	l.closeConns()
 	g.mu.Lock()

@@ -94,7 +94,7 @@ func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn,
 		ctx, cancel = context.WithTimeout(ctx, max(quickDial, proofRoundTrips*time.Duration(rtt)))
 		defer cancel()
 	}
-	nc, err := p.link.dialNetwork(ctx, network, addr)
+	nc, err := p.link.dialNetwork(ctx, network, addr, p.link.base)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +217,7 @@ func (l *link) measure(rtt time.Duration) {
 // it wants to be called again.
 func (l *link) look(now time.Time) time.Time {
 	if l.removed != nil && l.removed() {
-		l.discard(l)
+		l.discard(l) // its client was closed
 		return now.Add(l.beat())
 	}
 	l.cutSilentSubscribers()

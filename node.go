@@ -137,6 +137,8 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		switch {
 		case isAboutTopology(cmd):
 			return h.ask(ctx, cmd, next)
+		case h.of.pinged && cmd.Name() == "ping":
+			return h.pinged(ctx, cmd, direct)
 		case r == nil:
 			return direct(ctx, cmd)
 		case r.parts == nil:
@@ -201,6 +203,16 @@ func (h nodeHook) down(reads bool) error {
 		link: l, outcome: notSent, err: &connError{phase: phaseDial, err: l.lastCause()},
 		another: h.of.reader && reads,
 	}
+}
+
+// pinged passes on what may be a heartbeat of the ring, which must not wait for this
+// shard. The ring may move keys after it, so commands that wait for one look again.
+func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.ProcessHook) error {
+	err := direct(FailFast(ctx), cmd)
+	if err != nil {
+		h.of.proceed()
+	}
+	return err
 }
 
 // ask puts a question about the topology to the node. It takes a node that does not

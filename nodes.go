@@ -17,6 +17,8 @@ type nodes struct {
 	*group
 	load   func(ctx context.Context) error // asks for the topology afresh
 	ring   bool                            // its nodes know nothing of each other
+	pinged bool                            // go-redis PINGs them one after the other, through their hooks
+	tells  bool                            // whenever the topology is told, learn is called
 	reader bool                            // go-redis may read from any node of a shard
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
 
@@ -83,19 +85,25 @@ func (n *nodes) routeBatch(next redis.ProcessPipelineHook) redis.ProcessPipeline
 // adopt builds the client of a node, with newClient, and the link to it. go-redis
 // calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
-	l := newLink(n.group, opt, isQuick(opt.Dialer, opt.TLSConfig))
-	l.sealed = true
-	l.stale = n.refresh
-	l.told = n.told
-	l.strayed = n.lead
+	l := n.newLink(opt, isQuick(opt.Dialer, opt.TLSConfig))
 	rdb := newClient(ownOptions(opt, l))
+	rdb.AddHook(nodeHook{hook{link: l, writeTimeout: rdb.Options().WriteTimeout}, n})
 	n.enlist(rdb, l)
 	return rdb
 }
 
-// enlist has the hook and the link of a node watch over its client.
+// newLink builds the link to a node.
+func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
+	l := newLink(n.group, opt, quick)
+	l.sealed = true
+	l.stale = n.refresh
+	l.told = n.told
+	l.strayed = n.lead
+	return l
+}
+
+// enlist has the link of a node watch over its client.
 func (n *nodes) enlist(rdb *redis.Client, l *link) {
-	rdb.AddHook(nodeHook{hook{link: l, writeTimeout: rdb.Options().WriteTimeout}, n})
 	l.warm = warmer(rdb, n.cfg.timeout)
 	closed := closedCheck(rdb)
 	l.removed = func() bool {
@@ -263,6 +271,13 @@ func (n *nodes) nextTurn() chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.turn
+}
+
+// proceed has commands that wait for a node look for it again.
+func (n *nodes) proceed() {
+	n.mu.Lock()
+	n.proceedLocked()
+	n.mu.Unlock()
 }
 
 func (n *nodes) proceedLocked() {

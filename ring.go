@@ -59,7 +59,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 			return nil, fmt.Errorf("redial: RingOptions.Addrs has no address for shard %q", name)
 		}
 	}
-	n := newNodes(cfg, strings.Join(slices.Sorted(maps.Values(opt.Addrs)), ","))
+	n := newNodes(cfg, ringAddr(opt))
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
 			n.abandon()
@@ -95,6 +95,11 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
 }
 
+// ringAddr returns the addresses of all shards.
+func ringAddr(opt *redis.RingOptions) string {
+	return strings.Join(slices.Sorted(maps.Values(opt.Addrs)), ",")
+}
+
 // heartbeat tells a ring whether a shard is up.
 func (n *nodes) heartbeat(_ context.Context, shard *redis.Client) bool {
 	l := n.linkOf(shard)
@@ -119,9 +124,7 @@ func (n *nodes) announced(f func(context.Context, *redis.Client) bool) func(cont
 			said[shard] = w
 		}
 		if w.times++; w.times == ringVotes+1 || up && w.times == 2 {
-			n.mu.Lock()
-			n.proceedLocked()
-			n.mu.Unlock()
+			n.proceed()
 		}
 		return up
 	}

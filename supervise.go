@@ -1,0 +1,146 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Supervise puts an existing client under supervision, in place: a *redis.Client, of
+// any origin, a *redis.ClusterClient or a *redis.Ring. Everything that holds the same
+// pointer is protected, libraries and frameworks included, as if the client came from
+// [NewClient], [NewClusterClient] or [NewRing], with these differences:
+//
+//   - Connections that were dialed before are used as they are until they end; what
+//     fails on them go-redis retries by itself, and may run twice.
+//   - Clones that WithTimeout has made, or makes later, have the connections but not
+//     the hooks: their commands do not wait.
+//   - The options of the client stay what they are. Where ContextTimeoutEnabled is not
+//     set, the end of a context does not end the wait for a reply. PoolSize, timeouts
+//     and MaxRedirects hold; MaxRetries concerns only what the server refuses.
+//   - A WATCH, or what goes past the hooks of a cluster or ring, as Publish of a ring
+//     does, fails as go-redis has it.
+//   - A ring keeps its own heartbeat and the time that takes.
+//
+// Call it once, before the client is busy. It does no I/O and never waits. When the
+// client is closed, supervision ends within a heartbeat; [Supervisor.Close] ends it
+// at once, and must not be called before: without supervision a supervised client
+// does not dial.
+//
+// It returns an error when rdb is nil, of another type, or comes from this package,
+// and when an option is invalid.
+func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	switch rdb := rdb.(type) {
+	case nil:
+		return nil, errors.New("redial: the client to supervise is nil")
+	case *Client, *ClusterClient, *Ring:
+		return nil, errors.New("redial: the client is under supervision already")
+	case *redis.Client:
+		if rdb != nil {
+			return superviseClient(rdb, cfg), nil
+		}
+	case *redis.ClusterClient:
+		if rdb != nil {
+			return superviseCluster(rdb, cfg), nil
+		}
+	case *redis.Ring:
+		if rdb != nil {
+			return superviseRing(rdb, cfg)
+		}
+	default:
+		return nil, fmt.Errorf("redial: cannot supervise a %T", rdb)
+	}
+	return nil, errors.New("redial: the client to supervise is nil")
+}
+
+// existing makes a hook work on a client that was built without it: its connections
+// are dialed through the link.
+type existing struct {
+	redis.Hook
+	link *link
+	opt  *redis.Options
+}
+
+// DialHook makes the connections of the client ours.
+func (e existing) DialHook(next redis.DialHook) redis.DialHook {
+	base := tuned(next, e.opt.DialTimeout, e.link.cfg.detection())
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return e.link.dialBy(ctx, network, addr, base)
+	}
+}
+
+func superviseClient(rdb *redis.Client, cfg *config) *Supervisor {
+	g := newGroup(cfg)
+	opt := rdb.Options()
+	l := newLink(g, opt, false)
+	l.sealed = true
+	l.removed = closedCheck(rdb)
+	l.warm = warmer(rdb, cfg.timeout)
+	g.front = l
+	g.add(l)
+	rdb.AddHook(existing{hook{link: l, writeTimeout: opt.WriteTimeout}, l, opt})
+	g.start()
+	return &Supervisor{g}
+}
+
+// attach puts the client of a node under supervision.
+func (n *nodes) attach(rdb *redis.Client) *link {
+	if l := n.linkOf(rdb); l != nil {
+		return l
+	}
+	opt := rdb.Options()
+	l := n.newLink(opt, false)
+	rdb.AddHook(existing{nodeHook{hook{link: l, writeTimeout: opt.WriteTimeout}, n}, l, opt})
+	n.enlist(rdb, l)
+	return l
+}
+
+func superviseCluster(rdb *redis.ClusterClient, cfg *config) *Supervisor {
+	opt := rdb.Options()
+	n := newNodes(cfg, strings.Join(opt.Addrs, ","))
+	n.tells = opt.ClusterSlots == nil
+	n.reader = opt.ReadOnly
+	rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
+	n.goBy(rdb, func(ctx context.Context, f func(context.Context, *redis.Client) error) error {
+		return rdb.ForEachShard(ctx, func(ctx context.Context, node *redis.Client) error {
+			n.attach(node)
+			return f(ctx, node)
+		})
+	})
+	n.start()
+	return &Supervisor{n.group}
+}
+
+func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
+	n := newNodes(cfg, ringAddr(rdb.Options()))
+	n.ring = true
+	n.pinged = true
+	rdb.OnNewNode(func(shard *redis.Client) { n.attach(shard).attend() })
+	attachAll := func(ctx context.Context) error {
+		return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
+			n.attach(shard).attend()
+			return nil
+		})
+	}
+	n.load = func(ctx context.Context) error {
+		if err := attachAll(ctx); err != nil { // those that were down at first
+			return err
+		}
+		return n.anyAnswers(ctx)
+	}
+	if err := attachAll(context.Background()); err != nil {
+		n.abandon()
+		return nil, err
+	}
+	rdb.AddHook(n.hook())
+	n.start()
+	return &Supervisor{n.group}, nil
+}
