@@ -69,7 +69,7 @@ func connect(t *testing.T, opt *redis.Options, opts ...redial.Option) *redial.Cl
 // load keeps goroutines busy with GET, SET and INCR until stop, and accounts for
 // every INCR.
 type load struct {
-	c                        *redial.Client
+	c                        redial.UniversalClient
 	wg                       sync.WaitGroup
 	quit                     chan struct{}
 	done, acknowledged       atomic.Int64
@@ -80,7 +80,7 @@ type load struct {
 
 const counter = "counter"
 
-func startLoad(t *testing.T, c *redial.Client, goroutines int) *load {
+func startLoad(t *testing.T, c redial.UniversalClient, goroutines int) *load {
 	l := &load{c: c, quit: make(chan struct{})}
 	for i := range goroutines {
 		l.wg.Go(func() {
@@ -121,7 +121,7 @@ func (l *load) step(k int) {
 }
 
 // step is one GET, SET or INCR.
-func step(ctx context.Context, c *redial.Client, k int) error {
+func step(ctx context.Context, c redial.UniversalClient, k int) error {
 	switch k % 3 {
 	case 0:
 		return c.Incr(ctx, counter).Err()

@@ -104,7 +104,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	n.spawn(func() {
 		s.listen(n.ctx, cfg.interval, func(addr string) {
 			for _, l := range n.all() {
-				if l.addr != addr { // nothing must go to the former master as such
+				if l.addr != addr && "127.0.0.1"+l.addr != addr { // go-redis leaves a loopback address out
 					l.moved("sentinel says that the master is " + addr)
 				}
 			}

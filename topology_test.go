@@ -262,6 +262,7 @@ func testGone(t *testing.T, d deployment) {
 	assert.Less(t, took, 2500*time.Millisecond, "it waits for the grace, and not much longer")
 	require.NoError(t, waitState(c, redial.StateReconnecting, 3*time.Second))
 
+	time.Sleep(1100 * time.Millisecond) // of the grace; not every node was missed at once
 	began = time.Now()
 	err = c.Set(ctx, "gone", 1, 0).Err()
 	assert.ErrorIs(t, err, redial.ErrUnavailable)
