@@ -1,0 +1,139 @@
+package compat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+)
+
+// connOpt is an asynq.RedisConnOpt. asynq closes the clients that it makes.
+type connOpt func() redis.UniversalClient
+
+func (o connOpt) MakeRedisClient() any { return o() }
+
+// silent is an asynq.Logger.
+type silent struct{}
+
+func (silent) Debug(...any) {}
+func (silent) Info(...any)  {}
+func (silent) Warn(...any)  {}
+func (silent) Error(...any) {}
+func (silent) Fatal(...any) {}
+
+// tasks is a queue of asynq with its worker, and what went through them.
+type tasks struct {
+	client *asynq.Client
+	queue  string
+	number atomic.Int64
+
+	mu        sync.Mutex
+	enqueued  map[string]bool // acknowledged
+	processed map[string]int  // how often
+	changed   chan struct{}   // has room for one; told when processed changed
+}
+
+func newTasks(t *testing.T, queue string, producer, consumer connOpt) *tasks {
+	t.Helper()
+	q := &tasks{
+		client: asynq.NewClient(producer), queue: queue,
+		enqueued: make(map[string]bool), processed: make(map[string]int), changed: make(chan struct{}, 1),
+	}
+	t.Cleanup(func() { assert.NoError(t, q.client.Close()) })
+	worker := asynq.NewServer(consumer, asynq.Config{
+		Concurrency: workers, Queues: map[string]int{queue: 1}, TaskCheckInterval: pace, Logger: silent{},
+	})
+	require.NoError(t, worker.Start(asynq.HandlerFunc(q.process)))
+	t.Cleanup(worker.Shutdown)
+	return q
+}
+
+// process takes longer than it takes to enqueue, so that tasks wait when the server
+// dies.
+func (q *tasks) process(_ context.Context, task *asynq.Task) error {
+	time.Sleep(5 * pace)
+	q.mu.Lock()
+	q.processed[string(task.Payload())]++
+	q.mu.Unlock()
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// enqueue enqueues a new task. Its client may repeat itself: the queue takes a task
+// ID once, so a conflict of a new one says that the task is in the queue already.
+func (q *tasks) enqueue(ctx context.Context) error {
+	id := fmt.Sprint(q.number.Add(1))
+	_, err := q.client.EnqueueContext(ctx, asynq.NewTask("work", []byte(id)), asynq.TaskID(id), asynq.Queue(q.queue))
+	if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.enqueued[id] = true
+	return nil
+}
+
+// missing returns the tasks that were acknowledged and are not processed.
+func (q *tasks) missing() (ids []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id := range q.enqueued {
+		if q.processed[id] == 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// TestAsynq: every task that was acknowledged is processed, with a client and a
+// worker that live through the restart.
+func TestAsynq(t *testing.T) {
+	server := startServer(t)
+	goRedis, patient := &rider{name: "go-redis", sits: true}, &rider{name: "redial"}
+	opt := &redis.Options{Addr: server.Addr()}
+	plain := connOpt(func() redis.UniversalClient { return redis.NewClient(opt) })
+	queues := map[*rider]*tasks{
+		goRedis: newTasks(t, "go-redis", plain, plain),
+		patient: newTasks(t, "redial",
+			func() redis.UniversalClient { return redial.NewClient(opt, redial.WithRetry(repeating)) },
+			func() redis.UniversalClient { return redial.NewClient(opt) }), // must not take two tasks for one
+	}
+	ride(t, server, func(ctx context.Context, r *rider) error { return queues[r].enqueue(ctx) }, goRedis, patient)
+
+	unharmed(t, patient)
+	q := queues[patient]
+	timeout := time.After(5 * time.Second)
+	for late := false; len(q.missing()) > 0 && !late; {
+		select {
+		case <-q.changed:
+		case <-timeout:
+			late = true
+		}
+	}
+	// What the server had handed out when it died, and nobody got, asynq hands out
+	// again when its lease ends, which takes it a minute and a half.
+	inspector := asynq.NewInspector(plain)
+	defer func() { assert.NoError(t, inspector.Close()) }()
+	leased := 0
+	for _, id := range q.missing() {
+		info, err := inspector.GetTaskInfo(q.queue, id)
+		if assert.NoError(t, err, "task %s was acknowledged and is lost", id) && assert.Equal(t, asynq.TaskStateActive, info.State, "task %s", id) {
+			leased++
+		}
+	}
+	assert.LessOrEqual(t, leased, workers)
+	t.Logf("%d tasks acknowledged with redial, %d of them still leased to nobody", len(q.enqueued), leased)
+}
