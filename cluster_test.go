@@ -630,3 +630,43 @@ func ownGoroutines() (n int) {
 	}
 	return n
 }
+
+// What supervision costs a command that succeeds, beside go-redis.
+func TestCluster_HealthyPath_Allocations(t *testing.T) {
+	cluster := redialtest.StartCluster(t, 3, 0)
+	ours := newCluster(t, cluster)
+	bare := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+	defer bare.Close()
+	cancelable, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	for name, run := range map[string]func(ctx context.Context, c redis.UniversalClient){
+		"GET": func(ctx context.Context, c redis.UniversalClient) { _ = c.Get(ctx, "key").Err() },
+		"pipeline of 30": func(ctx context.Context, c redis.UniversalClient) {
+			_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+				for i := range 30 {
+					p.Get(ctx, fmt.Sprint("key:", i))
+				}
+				return nil
+			})
+		},
+	} {
+		for ctx, kind := range map[context.Context]string{context.Background(): "background", cancelable: "cancelable"} {
+			for i := range 30 {
+				require.NoError(t, ours.Set(ctx, fmt.Sprint("key:", i), i, 0).Err())
+			}
+			require.NoError(t, ours.Set(ctx, "key", 0, 0).Err())
+			for range 20 { // the pools fill up
+				run(ctx, ours)
+				run(ctx, bare)
+			}
+			with := testing.AllocsPerRun(500, func() { run(ctx, ours) })
+			without := testing.AllocsPerRun(500, func() { run(ctx, bare) })
+			t.Logf("%s, %s: %v allocations, %v without redial", name, kind, with, without)
+			most := map[string]float64{"GET": 1, "pipeline of 30": 4 * 4}[name] // 3 nodes and the whole
+			if name == "GET" && kind == "background" {
+				most = 0
+			}
+			assert.LessOrEqual(t, with, without+most, name)
+		}
+	}
+}

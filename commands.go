@@ -38,6 +38,16 @@ func classOf(cmd redis.Cmder) class {
 	return classes[name]
 }
 
+// isKnown reports whether cmd is in the table.
+func isKnown(cmd redis.Cmder) bool {
+	name := cmd.Name()
+	_, known := classes[name]
+	if !known {
+		_, known = classesByArgs[name]
+	}
+	return known
+}
+
 func isReadOnly(cmd redis.Cmder) bool {
 	c := classOf(cmd)
 	return c == reads || c == inert

@@ -296,8 +296,10 @@ func isHeld(err error) bool {
 // pipeline. It knows what the error alone does not tell.
 func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 	o := outcomeOf(err)
-	if n := nodeErrorOf(err); n != nil && n.setup && isHandshake(cmd) {
-		return n.outcome
+	if isHandshake(cmd) {
+		if n := nodeErrorOf(err); n != nil {
+			return n.outcome
+		}
 	}
 	switch {
 	case (o == refused || o == denied) && isScript(cmd) && !isNotReady(err):

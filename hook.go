@@ -78,7 +78,7 @@ func originOf(next any) origin {
 	switch {
 	case !strings.HasPrefix(name, "github.com/redis/go-redis/v9."):
 		return foreignHook
-	case strings.Contains(name, "fdEngine"), strings.Contains(strings.ToLower(name), "fdpipelin"):
+	case strings.Contains(name, "fdEngine"), strings.Contains(name, "fdPipelin"), strings.Contains(name, "FDPipelin"):
 		return sharedCall
 	}
 	return pooledCall

@@ -325,11 +325,17 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 	if cmds[0].Name() == "multi" || len(cmds) > 1 && cmds[1].Name() == "multi" { // after ASKING
 		return next(ctx, cmds)
 	}
-	if err := h.guarded(ctx, cmds, next); err == nil && firstError(cmds, nil) == nil {
+	if err := h.guarded(ctx, cmds, next); err == nil && !slices.ContainsFunc(cmds, isTroubled) {
 		return nil
 	}
 	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1}
 	return h.label(&c, cmds, unanswered(cmds), from)
+}
+
+// isTroubled reports whether a command has an error other than redis.Nil.
+func isTroubled(cmd redis.Cmder) bool {
+	err := cmd.Err()
+	return err != nil && err != redis.Nil
 }
 
 // isSetup reports whether cmds set up a connection.

@@ -61,6 +61,11 @@ func (n *nodes) hook() hook { return hook{link: n.front, nodes: n} }
 func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if !n.splits(cmd) {
+			if isKnown(cmd) {
+				// go-redis wants to know this of commands that it splits, and would ask a
+				// node for the description of all commands before it sends the first.
+				cmd.SetStepCount(1)
+			}
 			return next(routedContext(ctx), cmd)
 		}
 		p := &parts{}
