@@ -6,9 +6,10 @@
 //	rdb := redial.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
 //	defer rdb.Close()
 //
-// A [Client] embeds the *redis.Client it protects. It keeps watch over the
-// server with a background PING heartbeat, replaces dead connections by
-// exponential backoff, lets commands ride out a short outage, and says of every
+// A [Client] embeds the *redis.Client it protects, a [ClusterClient] or a [Ring] its
+// counterpart; [Supervise] protects a client that exists already. They keep watch
+// over the server with a background PING heartbeat, replace dead connections by
+// exponential backoff, let commands ride out a short outage, and say of every
 // failed command whether it can have run: [ErrUnavailable] means that nothing
 // ran, [ErrOutcomeUnknown] that the command was written and its reply was lost.
 //
@@ -19,7 +20,7 @@
 // every older connection fail before its first byte, so the pool, hooks,
 // subscriptions and every pointer handed out before an outage work after it.
 //
-// The link to the server is in one of four states:
+// The link to a server is in one of four states:
 //
 //	Connecting -> Connected <-> Reconnecting -> Closed
 //
@@ -28,9 +29,14 @@
 // their context ends or the grace of the outage has passed; then they fail at
 // once. See [WithGrace], [WithMaxWaiting], [FailFast] and [WaitFor].
 //
+// A client of several nodes has a link to each. It is Connected while one of them is;
+// commands for a node that is down wait for it, or for the one that takes its place.
+//
 // # Concurrency
 //
 // Everything exported is safe for concurrent use. Events are delivered one at a
-// time and in order. A client owns at most three goroutines whatever the size
-// of its pool; [Client.Close] stops and joins them.
+// time and in order. One goroutine keeps watch over an idle client, and one more
+// listens to its sentinels if it has any, whatever the number of its connections and
+// nodes; others come when there is something to do, and go. [Client.Close] stops and
+// joins them all.
 package redial

@@ -310,3 +310,57 @@ func ExampleClient_Drain() {
 	fmt.Println(rdb.State())
 	// Output: closed
 }
+
+// Commands follow the master that the sentinels name.
+func ExampleNewFailoverClient() {
+	rdb := redial.NewFailoverClient(&redis.FailoverOptions{
+		MasterName:    "primary",
+		SentinelAddrs: []string{"127.0.0.1:26379", "127.0.0.1:26380", "127.0.0.1:26381"},
+	})
+	defer rdb.Close()
+}
+
+// Stats names the nodes that are down.
+func ExampleNewClusterClient() {
+	rdb := redial.NewClusterClient(&redis.ClusterOptions{
+		Addrs: []string{"127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.1:7002"},
+	})
+	defer rdb.Close()
+
+	for _, node := range rdb.Stats().Nodes {
+		if node.State == redial.StateReconnecting {
+			fmt.Println(node.Addr, "is down since", node.Since, "because of:", node.Reason)
+		}
+	}
+}
+
+// A client that somebody else has made is put under supervision in place.
+func ExampleSupervise() {
+	server := startServer()
+	defer server.Close()
+	ctx := context.Background()
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()}) // in a framework, perhaps
+	defer rdb.Close()
+
+	supervisor, err := redial.Supervise(rdb)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer supervisor.Close()
+
+	fmt.Println(rdb.Set(ctx, "greeting", "hello", 0).Err(), supervisor.State())
+	// Output: <nil> connected
+}
+
+// A client that serves locks or rate limits alone may repeat everything.
+func ExampleWithRetry_locks() {
+	server := startServer()
+	defer server.Close()
+	addr := server.Addr()
+	rdb := redial.NewClient(&redis.Options{Addr: addr},
+		redial.WithRetry(func(redis.Cmder) bool { return true }),
+	)
+	defer rdb.Close()
+	fmt.Println(rdb.SetNX(context.Background(), "lock", "token", time.Minute))
+	// Output: set lock token ex 60 nx: true
+}
