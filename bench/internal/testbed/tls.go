@@ -1,4 +1,4 @@
-package main
+package testbed
 
 import (
 	"crypto/ecdsa"
@@ -16,9 +16,9 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
-// launchTLS starts a server that listens on a second port with TLS, and returns
+// LaunchTLS starts a server that listens on a second port with TLS, and returns
 // the client configuration and address for that one.
-func launchTLS() (*redialtest.Server, *tls.Config, string, error) {
+func LaunchTLS() (*redialtest.Server, *tls.Config, string, error) {
 	dir, err := os.MkdirTemp("", "measure-")
 	if err != nil {
 		return nil, nil, "", err
