@@ -134,12 +134,12 @@ func dropped(later time.Duration) func(k client.Kind, s *sample) error {
 // closedTLS has the server close all connections under TLS.
 func closedTLS(call func(client.Client, int) []load.Call) func(k client.Kind, s *sample) error {
 	return func(k client.Kind, s *sample) error {
-		server, conf, addr, err := testbed.LaunchTLS()
+		server, err := testbed.LaunchTLS()
 		if err != nil {
 			return err
 		}
 		defer func() { s.expect(server.Close() == nil, "server did not close") }()
-		c, err := k.Open(client.Settings{Addr: addr, TLS: conf, PoolSize: 20})
+		c, err := k.Open(client.Settings{Addr: server.TLSAddr, TLS: server.Config, PoolSize: 20})
 		if err != nil {
 			return err
 		}

@@ -61,11 +61,11 @@ func compare(b *bench, bare, ours *sample) error {
 	defer func() { _ = mine.Close() }()
 
 	for name, t := range map[string]overhead.Task{"GET": overhead.Gets, "pipeline of 10": overhead.Pipelines} {
-		a, err := overhead.Allocations(t, theirs)
+		a, err := overhead.Allocations(t.With(theirs), 10_000)
 		if err != nil {
 			return err
 		}
-		c, err := overhead.Allocations(t, mine)
+		c, err := overhead.Allocations(t.With(mine), 10_000)
 		if err != nil {
 			return err
 		}
@@ -85,10 +85,11 @@ func compare(b *bench, bare, ours *sample) error {
 		"pipeline time ratio":     {overhead.Pipelines, 500},
 		"parallel GET time ratio": {overhead.ParallelGets, 4000},
 	} {
-		ratios, err := overhead.Paired(w.task, theirs, mine, rounds, w.n)
+		took, err := overhead.Rounds(rounds, w.n, w.task.With(theirs), w.task.With(mine))
 		if err != nil {
 			return err
 		}
+		ratios := overhead.Ratios(took[0], took[1])
 		ours.set(name, stats.Quantile(ratios, 0.5))
 		if name == "GET time ratio" {
 			ours.set("lower quartile", stats.Quantile(ratios, 0.25))

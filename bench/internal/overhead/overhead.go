@@ -1,4 +1,4 @@
-// Package overhead compares what two clients cost while everything works.
+// Package overhead compares what clients cost while everything works.
 package overhead
 
 import (
@@ -12,9 +12,24 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Task is a piece of work that both clients do in turn.
+// Work does n units of something with one client.
+type Work func(n int) error
+
+// Task is a piece of work for go-redis and whatever has its methods.
 type Task func(rdb redis.Cmdable, n int) error
 
+// With binds a task to a client.
+func (t Task) With(rdb redis.Cmdable) Work {
+	return func(n int) error { return t(rdb, n) }
+}
+
+// The numbers of commands in a pipeline and of goroutines in parallel tasks.
+const (
+	pipelined = 10
+	parallel  = 16
+)
+
+// Gets issues GET n times.
 func Gets(rdb redis.Cmdable, n int) error {
 	ctx := context.Background()
 	for range n {
@@ -25,11 +40,36 @@ func Gets(rdb redis.Cmdable, n int) error {
 	return nil
 }
 
+// GetsInTime issues GET n times, each with a deadline of its own.
+func GetsInTime(rdb redis.Cmdable, n int) error {
+	for range n {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		err := rdb.Get(ctx, "key").Err()
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sets issues SET n times.
+func Sets(rdb redis.Cmdable, n int) error {
+	ctx := context.Background()
+	for range n {
+		if err := rdb.Set(ctx, "key", "value", 0).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Pipelines issues n pipelines of 10 GETs.
 func Pipelines(rdb redis.Cmdable, n int) error {
 	ctx := context.Background()
 	for range n {
 		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for range 10 {
+			for range pipelined {
 				p.Get(ctx, "key")
 			}
 			return nil
@@ -41,12 +81,32 @@ func Pipelines(rdb redis.Cmdable, n int) error {
 	return nil
 }
 
+// ParallelGets issues n GETs from 16 goroutines.
 func ParallelGets(rdb redis.Cmdable, n int) error {
-	const workers = 16
+	return inParallel(n, func(n int) error { return Gets(rdb, n) })
+}
+
+// AutoPipelinedGets is ParallelGets through the client's autopipeline.
+func AutoPipelinedGets(rdb redis.Cmdable, n int) error {
+	owner, ok := rdb.(interface {
+		AutoPipeline() (*redis.AutoPipeliner, error)
+	})
+	if !ok {
+		return fmt.Errorf("overhead: %T has no autopipeline", rdb)
+	}
+	ap, err := owner.AutoPipeline() // the same one every time
+	if err != nil {
+		return err
+	}
+	return ParallelGets(ap, n)
+}
+
+// inParallel spreads n units over goroutines.
+func inParallel(n int, w Work) error {
 	var wg sync.WaitGroup
-	errs := make(chan error, workers)
-	for range workers {
-		wg.Go(func() { errs <- Gets(rdb, n/workers) })
+	errs := make(chan error, parallel)
+	for range parallel {
+		wg.Go(func() { errs <- w(n / parallel) })
 	}
 	wg.Wait()
 	close(errs)
@@ -58,51 +118,49 @@ func ParallelGets(rdb redis.Cmdable, n int) error {
 	return nil
 }
 
-// Allocations returns how many allocations one unit of the task makes, in the
-// whole process, to a tenth: what heartbeats allocate is far below that.
-func Allocations(t Task, rdb redis.Cmdable) (float64, error) {
-	const n = 10_000
-	if err := t(rdb, 100); err != nil {
+// Allocations returns how many allocations one unit makes, in the whole process,
+// to a tenth: what heartbeats allocate is far below that.
+func Allocations(w Work, n int) (float64, error) {
+	if err := w(n / 10); err != nil {
 		return 0, err
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	err := t(rdb, n)
+	err := w(n)
 	runtime.ReadMemStats(&after)
-	return math.Round(10*float64(after.Mallocs-before.Mallocs)/n) / 10, err
+	return math.Round(10*float64(after.Mallocs-before.Mallocs)/float64(n)) / 10, err
 }
 
-// Paired runs the task on both clients in rounds A B, B A, A B ... and returns
-// time of b over time of a for every round.
-func Paired(t Task, a, b redis.Cmdable, rounds, n int) ([]float64, error) {
-	timed := func(rdb redis.Cmdable) (time.Duration, error) {
-		began := time.Now()
-		err := t(rdb, n)
-		return time.Since(began), err
-	}
-	for _, rdb := range []redis.Cmdable{a, b} {
-		if err := t(rdb, n); err != nil {
+// Rounds lets all work n units each, in rounds A B C, C B A, A B C, ..., and
+// returns what each took in every round, by the order of the works.
+func Rounds(rounds, n int, works ...Work) ([][]time.Duration, error) {
+	for _, w := range works {
+		if err := w(n); err != nil {
 			return nil, fmt.Errorf("warm-up: %w", err)
 		}
 	}
-	var ratios []float64
-	for i := range rounds {
-		first, second := a, b
-		if i%2 == 1 {
-			first, second = b, a
+	took := make([][]time.Duration, len(works))
+	for r := range rounds {
+		for k := range works {
+			i := k
+			if r%2 == 1 {
+				i = len(works) - 1 - k
+			}
+			began := time.Now()
+			if err := works[i](n); err != nil {
+				return nil, err
+			}
+			took[i] = append(took[i], time.Since(began))
 		}
-		d1, err := timed(first)
-		if err != nil {
-			return nil, err
-		}
-		d2, err := timed(second)
-		if err != nil {
-			return nil, err
-		}
-		if i%2 == 1 {
-			d1, d2 = d2, d1
-		}
-		ratios = append(ratios, float64(d2)/float64(d1))
 	}
-	return ratios, nil
+	return took, nil
+}
+
+// Ratios returns b over a for every round.
+func Ratios(a, b []time.Duration) []float64 {
+	ratios := make([]float64, len(a))
+	for i := range a {
+		ratios[i] = float64(b[i]) / float64(a[i])
+	}
+	return ratios
 }

@@ -3,6 +3,7 @@ package testbed
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/redial-go/redial"
@@ -19,35 +20,52 @@ type Ledger struct {
 	Refused int // failed, said not to have run
 }
 
-// Audit compares the calls with what is on the server. Each that counts had a key of its own.
+// Audit compares the calls with what is on the server. Each that counts had a key
+// of its own.
 func Audit(addr string, calls []load.Call) (Ledger, error) {
-	rdb := redis.NewClient(&redis.Options{Addr: addr})
-	defer func() { _ = rdb.Close() }()
-	var l Ledger
-	var incrs []load.Call
+	var counting []load.Call
+	var keys []string
 	for _, c := range calls {
 		if c.Key != "" {
-			incrs = append(incrs, c)
+			counting = append(counting, c)
+			keys = append(keys, c.Key)
 		}
 	}
-	for len(incrs) > 0 {
-		batch := incrs[:min(1000, len(incrs))]
-		incrs = incrs[len(batch):]
-		keys := make([]string, len(batch))
-		for i, c := range batch {
-			keys[i] = c.Key
-		}
-		values, err := rdb.MGet(context.Background(), keys...).Result()
-		if err != nil {
-			return l, err
-		}
-		for i, c := range batch {
-			text, _ := values[i].(string)
-			count, _ := strconv.Atoi(text)
-			l.enter(c, count)
-		}
+	var l Ledger
+	counts, err := Counts(addr, keys)
+	if err != nil {
+		return l, err
+	}
+	for i, c := range counting {
+		l.enter(c, counts[i])
 	}
 	return l, nil
+}
+
+// Counts asks a server for the counters at keys; a missing one is 0.
+func Counts(addr string, keys []string) ([]int, error) {
+	rdb := redis.NewClient(&redis.Options{Addr: addr})
+	defer func() { _ = rdb.Close() }()
+	var counts []int
+	for batch := range slices.Chunk(keys, 1000) {
+		values, err := rdb.MGet(context.Background(), batch...).Result()
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range values {
+			text, ok := v.(string)
+			if !ok {
+				counts = append(counts, 0)
+				continue
+			}
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				return nil, err
+			}
+			counts = append(counts, n)
+		}
+	}
+	return counts, nil
 }
 
 func (l *Ledger) enter(c load.Call, executed int) {

@@ -1,0 +1,110 @@
+// Package chaos breaks things between Redis clients and their servers and records
+// what becomes of the calls.
+package chaos
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/redial-go/redial/bench/internal/client"
+)
+
+// Options say how much to do.
+type Options struct {
+	Quick bool // shorter faults
+	Runs  int
+	Lanes int  // scenarios at a time
+	Apart bool // one client at a time instead of all side by side
+	// Progress gets a line for each finished run.
+	Progress io.Writer
+}
+
+// Outcome is what a scenario gave.
+type Outcome struct {
+	Scenario *Scenario
+	// Runs holds those that finished, by name of the client.
+	Runs map[string][]*Run
+	// Failures are runs that could not be made or mean nothing.
+	Failures []string
+}
+
+// Suite plays the scenarios. Every client has a server, a proxy and a process of
+// its own. Within a run of a scenario all start at the same time; which one starts
+// first changes from run to run.
+func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt Options) []*Outcome {
+	outcomes := make([]*Outcome, len(scenarios))
+	for i, s := range scenarios {
+		outcomes[i] = &Outcome{Scenario: s, Runs: make(map[string][]*Run)}
+	}
+	var mu sync.Mutex // guards outcomes and Progress
+	for n := range opt.Runs {
+		order := slices.Concat(kinds[n%len(kinds):], kinds[:n%len(kinds)])
+		lanes := make(chan struct{}, max(opt.Lanes, 1))
+		var wg sync.WaitGroup
+		for _, i := range longestFirst(scenarios, opt.Quick) {
+			s := scenarios[i]
+			lanes <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-lanes }()
+				var side sync.WaitGroup
+				for _, k := range order {
+					one := func() {
+						run, err := s.perform(ctx, k, opt.Quick)
+						mu.Lock()
+						defer mu.Unlock()
+						outcomes[i].add(k, n, run, err, opt.Progress)
+					}
+					if opt.Apart {
+						one()
+					} else {
+						side.Go(one)
+					}
+				}
+				side.Wait()
+			})
+		}
+		wg.Wait()
+	}
+	return outcomes
+}
+
+// longestFirst orders scenarios so that none is left to run alone at the end.
+func longestFirst(scenarios []*Scenario, quick bool) []int {
+	order := make([]int, len(scenarios))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(scenarios[b].after(quick), scenarios[a].after(quick))
+	})
+	return order
+}
+
+func (o *Outcome) add(k client.Kind, n int, run *Run, err error, progress io.Writer) {
+	where := fmt.Sprintf("%s, %s, run %d", o.Scenario.Name, k.Title, n+1)
+	if err != nil {
+		o.Failures = append(o.Failures, fmt.Sprintf("%s: %v", where, err))
+		fmt.Fprintf(progress, "%s: FAILED: %v\n", where, err)
+		return
+	}
+	o.Runs[k.Name] = append(o.Runs[k.Name], run)
+	for _, d := range run.Doubts {
+		o.Failures = append(o.Failures, fmt.Sprintf("%s: %s", where, d))
+	}
+	fmt.Fprintf(progress, "%s: %s\n", where, run)
+}
+
+// String lists the values of a run in one line.
+func (r *Run) String() string {
+	text := ""
+	for _, m := range Metrics() {
+		if v, ok := r.Values[m.Key]; ok {
+			text += fmt.Sprintf("%s %s; ", m.Key, m.Format(v, r.Censored[m.Key]))
+		}
+	}
+	return fmt.Sprintf("%s%d doubts %v; %v", text, len(r.Doubts), r.Doubts, r.Errors)
+}
