@@ -169,7 +169,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 	}
 	run = &Run{Doubts: st.doubts, Errors: result.Errors, Result: result, Faults: st.faults, Healed: st.healed}
 	run.Values, run.Censored = s.measure(m)
-	run.Doubts = append(run.Doubts, s.doubt(m, kind)...)
+	run.Doubts = append(run.Doubts, s.doubt(m, quick)...)
 	return run, nil
 }
 

@@ -161,7 +161,9 @@ func Scenarios() []*Scenario {
 			Fault: func(st *stage) error {
 				st.expect(st.proxy.DropIdle() > 0, "no connection was lost")
 				time.Sleep(3 * time.Second)
-				st.expect(testbed.Pong(st.client) == nil, "new connections do not work")
+				if err := healthy(st); err != nil {
+					return err
+				}
 				now := time.Now() // what callers may blame on it begins with them
 				st.outage(now, now, now)
 				return nil
@@ -252,7 +254,7 @@ func Scenarios() []*Scenario {
 			Why: "A read that was under way can be repeated when the connection is known to be dead; a write cannot. " +
 				"Its caller learns that the outcome is unknown.",
 			Plan: plan(patient), TLS: true,
-			Before: before, After: 8 * time.Second, QuickAfter: 3 * time.Second,
+			Before: before, After: 8 * time.Second, QuickAfter: 5 * time.Second,
 			Fault: func(st *stage) error {
 				began := time.Now()
 				st.expect(st.proxy.DropIdle() > 0, "no connection was lost")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/redial-go/redial/bench/internal/client"
 )
@@ -19,8 +20,10 @@ type Options struct {
 	Runs  int
 	Lanes int  // scenarios at a time
 	Apart bool // one client at a time instead of all side by side
-	// Progress gets a line for each finished run.
+	// Progress gets a line for each scenario that begins, and with Verbose one for
+	// each run that ends.
 	Progress io.Writer
+	Verbose  bool
 }
 
 // Outcome is what a scenario gave.
@@ -32,9 +35,13 @@ type Outcome struct {
 	Failures []string
 }
 
+// stagger is the time between the starts of two clients that play side by side: it
+// keeps the moments apart at which all their callers come back at once.
+const stagger = 150 * time.Millisecond
+
 // Suite plays the scenarios. Every client has a server, a proxy and a process of
-// its own. Within a run of a scenario all start at the same time; which one starts
-// first changes from run to run.
+// its own. Within a run of a scenario all play side by side; which one starts first
+// changes from run to run.
 func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt Options) []*Outcome {
 	outcomes := make([]*Outcome, len(scenarios))
 	for i, s := range scenarios {
@@ -47,16 +54,29 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 		var wg sync.WaitGroup
 		for _, i := range longestFirst(scenarios, opt.Quick) {
 			s := scenarios[i]
-			lanes <- struct{}{}
+			if !s.PubSub { // that one is no load to speak of
+				lanes <- struct{}{}
+			}
+			mu.Lock()
+			fmt.Fprintf(opt.Progress, "run %d of %d: %s\n", n+1, opt.Runs, s.Title)
+			mu.Unlock()
 			wg.Go(func() {
-				defer func() { <-lanes }()
+				if !s.PubSub {
+					defer func() { <-lanes }()
+				}
 				var side sync.WaitGroup
-				for _, k := range order {
+				for place, k := range order {
 					one := func() {
+						if !opt.Apart {
+							time.Sleep(time.Duration(place) * stagger)
+						}
 						run, err := s.perform(ctx, k, opt.Quick)
 						mu.Lock()
 						defer mu.Unlock()
-						outcomes[i].add(k, n, run, err, opt.Progress)
+						line := outcomes[i].add(k, n, run, err)
+						if opt.Verbose || err != nil {
+							fmt.Fprintln(opt.Progress, line)
+						}
 					}
 					if opt.Apart {
 						one()
@@ -84,18 +104,19 @@ func longestFirst(scenarios []*Scenario, quick bool) []int {
 	return order
 }
 
-func (o *Outcome) add(k client.Kind, n int, run *Run, err error, progress io.Writer) {
+// add keeps a run and describes it.
+func (o *Outcome) add(k client.Kind, n int, run *Run, err error) string {
 	where := fmt.Sprintf("%s, %s, run %d", o.Scenario.Name, k.Title, n+1)
 	if err != nil {
-		o.Failures = append(o.Failures, fmt.Sprintf("%s: %v", where, err))
-		fmt.Fprintf(progress, "%s: FAILED: %v\n", where, err)
-		return
+		failure := fmt.Sprintf("%s: %v", where, err)
+		o.Failures = append(o.Failures, failure)
+		return failure
 	}
 	o.Runs[k.Name] = append(o.Runs[k.Name], run)
 	for _, d := range run.Doubts {
 		o.Failures = append(o.Failures, fmt.Sprintf("%s: %s", where, d))
 	}
-	fmt.Fprintf(progress, "%s: %s\n", where, run)
+	return fmt.Sprintf("%s: %s", where, run)
 }
 
 // String lists the values of a run in one line.

@@ -105,8 +105,8 @@ func AutoPipelinedGets(rdb redis.Cmdable, n int) error {
 func inParallel(n int, w Work) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, parallel)
-	for range parallel {
-		wg.Go(func() { errs <- w(n / parallel) })
+	for i := range parallel {
+		wg.Go(func() { errs <- w((n + i) / parallel) })
 	}
 	wg.Wait()
 	close(errs)

@@ -56,12 +56,12 @@ func Table(rounds int) (rows []Row, err error) {
 		rueidis Work
 		n       int
 	}{
-		{"GET", Gets, bare, rueidisGets(other), 500},
-		{"GET with a deadline", GetsInTime, timely, rueidisGetsInTime(other), 500},
-		{"SET", Sets, bare, rueidisSets(other), 500},
-		{"pipeline of 10 GETs", Pipelines, bare, rueidisPipelines(other), 200},
-		{"GET, 16 goroutines", ParallelGets, bare, rueidisParallel(other), 1600},
-		{"GET, 16 goroutines, autopipeline", AutoPipelinedGets, bare, rueidisParallel(other), 3200},
+		{"GET", Gets, bare, RueidisGets(other), 500},
+		{"GET with a deadline", GetsInTime, timely, RueidisGetsInTime(other), 500},
+		{"SET", Sets, bare, RueidisSets(other), 500},
+		{"pipeline of 10 GETs", Pipelines, bare, RueidisPipelines(other), 200},
+		{"GET, 16 goroutines", ParallelGets, bare, RueidisParallelGets(other), 1600},
+		{"GET, 16 goroutines, autopipeline", AutoPipelinedGets, bare, RueidisParallelGets(other), 3200},
 	} {
 		works := []Work{t.task.With(t.bare), t.task.With(ours), t.rueidis}
 		took, err := Rounds(rounds, t.n, works...)
@@ -91,64 +91,4 @@ func unit(took []time.Duration, n int) time.Duration {
 		values[i] = float64(d) / float64(n)
 	}
 	return time.Duration(stats.Quantile(values, 0.5))
-}
-
-func rueidisGets(c rueidis.Client) Work {
-	return func(n int) error {
-		ctx := context.Background()
-		for range n {
-			if err := c.Do(ctx, c.B().Get().Key("key").Build()).Error(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-func rueidisGetsInTime(c rueidis.Client) Work {
-	return func(n int) error {
-		for range n {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			err := c.Do(ctx, c.B().Get().Key("key").Build()).Error()
-			cancel()
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-func rueidisSets(c rueidis.Client) Work {
-	return func(n int) error {
-		ctx := context.Background()
-		for range n {
-			if err := c.Do(ctx, c.B().Set().Key("key").Value("value").Build()).Error(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-func rueidisPipelines(c rueidis.Client) Work {
-	return func(n int) error {
-		ctx := context.Background()
-		for range n {
-			cmds := make([]rueidis.Completed, pipelined)
-			for i := range cmds {
-				cmds[i] = c.B().Get().Key("key").Build()
-			}
-			for _, reply := range c.DoMulti(ctx, cmds...) {
-				if err := reply.Error(); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
-}
-
-func rueidisParallel(c rueidis.Client) Work {
-	return func(n int) error { return inParallel(n, rueidisGets(c)) }
 }

@@ -57,6 +57,38 @@ func cellText(m chaos.Metric, c chaos.Cell) string {
 	return m.Format(c.Value, c.Censored)
 }
 
+// standing counts values by where redial stands in them.
+type standing struct{ alone, level, behind int }
+
+// count compares redial with all peers at once.
+func (r *Report) count() (s standing) {
+	for _, o := range r.Outcomes {
+		for _, m := range chaos.Metrics() {
+			ours := o.Cell(client.RedialName, m)
+			if !m.Compared || !ours.Known {
+				continue
+			}
+			ahead, behind := 0, false
+			for _, p := range r.Kinds[1:] {
+				theirs := o.Cell(p.Name, m)
+				behind = behind || m.Better(theirs, ours)
+				if m.Better(ours, theirs) {
+					ahead++
+				}
+			}
+			switch {
+			case behind:
+				s.behind++
+			case ahead == len(r.Kinds)-1:
+				s.alone++
+			default:
+				s.level++
+			}
+		}
+	}
+	return s
+}
+
 // goal is something that redial is meant to reach.
 type goal struct {
 	what, bare, redial, reached string

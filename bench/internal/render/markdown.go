@@ -115,8 +115,29 @@ func (r *Report) summary(d *document) {
 		}
 		d.row(cells...)
 	}
+	cells := []string{"**all scenarios**"}
+	for _, k := range r.Kinds {
+		cells = append(cells, r.totals(k.Name))
+	}
+	d.row(cells...)
 	d.p("")
-	r.picture(d, "refuse")
+	r.picture(d, firstPicture)
+}
+
+// firstPicture is the scenario whose picture comes with the summary.
+const firstPicture = "idledrop"
+
+// totals sums up over all scenarios what must not happen.
+func (r *Report) totals(name string) string {
+	var parts []string
+	for _, k := range []chaos.Key{chaos.Twice, chaos.Lied} {
+		sum := 0.0
+		for _, o := range r.Outcomes {
+			sum += o.Cell(name, chaos.MetricOf(k)).Value
+		}
+		parts = append(parts, fmt.Sprintf("%.0f %s", sum, k))
+	}
+	return strings.Join(parts, " · ")
 }
 
 // anchor is what a heading is linked by.
@@ -160,6 +181,9 @@ func (r *Report) goals(d *document) {
 
 func (r *Report) notFirst(d *document) {
 	d.p("## Where redial is not first\n")
+	c := r.count()
+	d.p("Of %d values (a metric in a scenario), redial is better than every other client in %d, level with the best in %d, "+
+		"and behind at least one in %d.\n", c.alone+c.level+c.behind, c.alone, c.level, c.behind)
 	d.p("Every value in which another client is better by more than noise, and in the last column what the same client " +
 		"does worse in the same scenario. Redial's values are in parentheses.\n")
 	d.p("| scenario | client | is better in | is worse in |")
@@ -217,7 +241,7 @@ func (r *Report) scenarios(d *document) {
 			r.metricRow(d, o, m)
 		}
 		d.p("")
-		if s.Name != "refuse" {
+		if s.Name != firstPicture {
 			r.picture(d, s.Name)
 		}
 	}

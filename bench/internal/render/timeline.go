@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/go-analyze/charts"
@@ -9,7 +10,7 @@ import (
 )
 
 // bin is the resolution of a timeline.
-const bin = 200 * time.Millisecond
+const bin = 100 * time.Millisecond
 
 // Line is one client in a timeline.
 type Line struct {
@@ -19,32 +20,33 @@ type Line struct {
 
 // Timeline draws how a run went: the calls that were answered in time and the
 // worst latency, both by the moment at which the calls were made, as SVG.
-func Timeline(title string, deadline time.Duration, lines ...Line) ([]byte, error) {
-	const width, height = 880, 520
-	span := shortest(lines)
-	bins := int(span / bin)
+func Timeline(s *chaos.Scenario, lines ...Line) ([]byte, error) {
+	const width, height = 900, 560
+	lead := time.Duration(0) // what is shown of the time before the fault
+	if !s.Idle {
+		lead = time.Second
+	}
+	seconds := int((shortest(lines) + lead - bin) / time.Second)
+	bins := seconds*int(time.Second/bin) + 1
 	var names []string
 	var served, worst [][]float64
 	for _, l := range lines {
-		s, w := series(l.Run, bins, deadline)
-		names, served, worst = append(names, l.Title), append(served, s), append(worst, w)
+		answered, latency := series(l.Run, bins, lead, s.Plan.Deadline)
+		names, served, worst = append(names, l.Title), append(served, answered), append(worst, latency)
 	}
 	labels := make([]string, bins)
-	fault := faultBegin(lines[0].Run)
 	for i := range labels {
-		labels[i] = fmt.Sprintf("%.0f s", (time.Duration(i)*bin - fault).Seconds())
+		labels[i] = fmt.Sprintf("%.0f s", (time.Duration(i)*bin - lead).Seconds())
 	}
 	p := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: width, Height: height})
 	p.FilledRect(0, 0, width, height, charts.ColorWhite, charts.ColorWhite, 0)
 	theme := charts.GetTheme(charts.ThemeLight).WithSeriesColors([]charts.Color{
 		charts.ColorFromHex("#1b7f5c"), charts.ColorFromHex("#d1495b")})
-	upper := options(title, names, labels, served)
-	upper.YAxis[0].Title = "answered in time, calls/s"
-	lower := options("", names, labels, worst)
-	lower.YAxis[0].Title = "worst latency, s"
-	lower.XAxis.Title = "when the calls were made; the fault begins at 0"
+	upper := options(s.Title+": calls answered in time, per second", names, labels, served)
+	lower := options("Worst latency in seconds, by when the call was made", nil, labels, worst)
 	for i, opt := range []charts.LineChartOption{upper, lower} {
 		opt.Theme = theme
+		opt.XAxis.LabelCount = seconds + 1
 		panel := p.Child(charts.PainterBoxOption(charts.NewBox(0, i*height/2, width, (i+1)*height/2)))
 		if err := panel.LineChart(opt); err != nil {
 			return nil, err
@@ -53,29 +55,32 @@ func Timeline(title string, deadline time.Duration, lines ...Line) ([]byte, erro
 	return p.Bytes()
 }
 
+// options prepares a panel; one without names has no legend.
 func options(title string, names, labels []string, values [][]float64) charts.LineChartOption {
 	opt := charts.NewLineChartOptionWithData(values)
 	opt.Title.Text = title
-	opt.Title.FontStyle.FontSize = 14
+	opt.Title.FontStyle.FontSize = 13
 	opt.Legend.SeriesNames = names
-	opt.Legend.Show = charts.Ptr(title != "")
+	opt.Legend.Show = charts.Ptr(names != nil)
 	opt.Legend.Symbol = charts.SymbolSquare
+	opt.Legend.Offset = charts.OffsetRight
 	opt.Symbol.Shape = charts.SymbolNone
 	opt.LineStrokeWidth = 2
-	opt.Padding = charts.NewBoxEqual(14)
+	opt.Padding = charts.NewBoxEqual(16)
 	opt.XAxis.Labels = labels
 	opt.XAxis.BoundaryGap = charts.Ptr(false)
-	opt.XAxis.Unit = float64(time.Second / bin)
 	opt.YAxis[0].Min = charts.Ptr(0.0)
 	return opt
 }
 
 // series returns what a run gave in each bin.
-func series(run *chaos.Run, bins int, deadline time.Duration) (served, worst []float64) {
+func series(run *chaos.Run, bins int, lead, deadline time.Duration) (served, worst []float64) {
 	served, worst = make([]float64, bins), make([]float64, bins)
+	shift := lead - faultBegin(run)
 	for _, c := range run.Result.Calls {
-		i := int(time.Duration(c.Begin) * time.Microsecond / bin)
-		if i >= bins {
+		at := time.Duration(c.Begin)*time.Microsecond + shift
+		i := int(at / bin)
+		if at < 0 || i >= bins {
 			continue
 		}
 		took := time.Duration(c.End-c.Begin) * time.Microsecond
@@ -87,7 +92,7 @@ func series(run *chaos.Run, bins int, deadline time.Duration) (served, worst []f
 	return served, worst
 }
 
-// faultBegin is how long after the load the fault began.
+// faultBegin is how long after the begin of the load the fault came.
 func faultBegin(run *chaos.Run) time.Duration {
 	if len(run.Faults) == 0 {
 		return 0
@@ -95,11 +100,11 @@ func faultBegin(run *chaos.Run) time.Duration {
 	return max(run.Faults[0].From.Sub(run.Result.Began), 0)
 }
 
-// shortest is how long all runs lasted.
+// shortest is for how long after the fault all runs have something to show.
 func shortest(lines []Line) time.Duration {
-	span := lines[0].Run.Result.Stopped.Sub(lines[0].Run.Result.Began)
-	for _, l := range lines[1:] {
-		span = min(span, l.Run.Result.Stopped.Sub(l.Run.Result.Began))
+	span := time.Duration(math.MaxInt64)
+	for _, l := range lines {
+		span = min(span, l.Run.Result.Stopped.Sub(l.Run.Result.Began)-faultBegin(l.Run))
 	}
 	return span
 }
