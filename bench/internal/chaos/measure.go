@@ -211,7 +211,10 @@ func peak(moments []time.Time, period time.Duration) int {
 }
 
 // tolerableLateness is how late the load itself may be before a run means nothing.
-const tolerableLateness = 500 * time.Millisecond
+const tolerableLateness = 250 * time.Millisecond
+
+// Spoiled reports whether the machine was too busy for the run to mean anything.
+func (r *Run) Spoiled() bool { return r.Result.Late >= tolerableLateness }
 
 // doubt says what makes a run worthless, beyond the doubts of its faults. A quick
 // run is not held to what a slow machine alone can spoil.
@@ -263,6 +266,9 @@ func (s *Scenario) Broken(r *Run) (broken []string) {
 		if v := r.Values[k]; v > 0 {
 			broken = append(broken, fmt.Sprintf("%s: %v", k, v))
 		}
+	}
+	if r.Spoiled() {
+		return broken // there may have been no time to come back
 	}
 	keys := []Key{First}
 	if !s.PubSub {

@@ -58,7 +58,7 @@ func TestMeasure_NeverBack(t *testing.T) {
 	if got[First] != 200 || !math.IsInf(got[AllBack], 1) {
 		t.Errorf("first success %v, all back %v; want 200 and never", got[First], got[AllBack])
 	}
-	broken := strings.Join(s.Broken(&Run{Values: got}), "; ")
+	broken := strings.Join(s.Broken(&Run{Values: got, Result: m.result}), "; ")
 	if !strings.Contains(broken, string(AllBack)) || strings.Contains(broken, string(First)) {
 		t.Errorf("broken: %s", broken)
 	}

@@ -44,8 +44,8 @@ func Metrics() []Metric {
 		{Key: OutcomeOpen, What: "writes whose outcome the client said to be unknown, all runs", Sum: true},
 		never(Lost, "writes acknowledged that the server did not execute, all runs"),
 		{Key: CPU, What: "processor time of the client's process, load included", Unit: "ms", Compared: true, Absolute: 50, Relative: 0.2},
-		never(Goroutines, "goroutines left 2 s after Close, all runs"),
-		never(Sockets, "sockets left 2 s after Close, all runs"),
+		never(Goroutines, "goroutines left 5 s after Close, all runs"),
+		never(Sockets, "sockets left 5 s after Close, all runs"),
 	}
 }
 

@@ -244,7 +244,7 @@ func (c *child) say(word string) error {
 
 func (c *child) hear() (m message, err error) {
 	if err := c.out.Decode(&m); err != nil {
-		return m, fmt.Errorf("chaos: child: %w: %s", err, c.stderr.String())
+		return m, fmt.Errorf("chaos: child: %w", err) // close says what it wrote to stderr
 	}
 	if m.Error != "" {
 		return m, fmt.Errorf("chaos: child: %s", m.Error)

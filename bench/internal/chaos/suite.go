@@ -26,6 +26,14 @@ type Options struct {
 	Verbose  bool
 }
 
+// repeats is how often a run is made again that a busy machine has spoiled.
+func (o Options) repeats() int {
+	if o.Quick {
+		return 1
+	}
+	return 2
+}
+
 // Outcome is what a scenario gave.
 type Outcome struct {
 	Scenario *Scenario
@@ -71,6 +79,9 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 							time.Sleep(time.Duration(place) * stagger)
 						}
 						run, err := s.perform(ctx, k, opt.Quick)
+						for again := opt.repeats(); again > 0 && err == nil && run.Spoiled(); again-- {
+							run, err = s.perform(ctx, k, opt.Quick)
+						}
 						mu.Lock()
 						defer mu.Unlock()
 						line := outcomes[i].add(k, n, run, err)

@@ -71,8 +71,12 @@ func (r *Report) head(d *document) {
 	d.p("Five clients, %d ways to break what is between them and their server. Written by a program, every number of it: "+
 		"`cd bench && go run ./cmd/report` repeats it all in about %.0f minutes. [How it is measured](#how-it-is-measured).\n",
 		len(r.Outcomes), max(r.Took.Minutes(), 1))
-	for _, problem := range r.Problems {
-		d.p("> **Wrong in this run:** %s\n", problem)
+	if len(r.Problems) > 0 {
+		d.p("> **Wrong in this run:**\n>")
+		for _, problem := range r.Problems {
+			d.p("> - %s", problem)
+		}
+		d.p("")
 	}
 	if r.Options.Quick {
 		d.p("> This is a quick run: one run each, shorter faults. It shows that everything works; its times mean little.\n")
@@ -307,16 +311,19 @@ func (r *Report) setup(d *document) {
 	for _, k := range r.Kinds {
 		d.p("- **%s**: %s", k.Title, k.Setup)
 	}
-	side := "side by side"
+	side, lanes := "side by side", "one scenario at a time"
 	if r.Options.Apart {
 		side = "one after the other"
+	}
+	if r.Options.Lanes > 1 {
+		lanes = fmt.Sprintf("up to %d scenarios at a time", r.Options.Lanes)
 	}
 	d.p("\n**Load.** An open loop: calls start when they are due, whatever became of the earlier ones, and latency is counted from that moment, " +
 		"so a stalled client cannot slow its own load down. GET, SET and INCR in turn, unless the scenario says otherwise. " +
 		"Every call has a context with a deadline. Each INCR has a key of its own: afterwards the server is asked how often that very call was executed.\n")
 	d.p("**Runs.** %d of each scenario; values are medians, except those that say “all runs”, which are sums. In each run the clients play %s, "+
-		"each in a process of its own, with its own redis-server and its own fault-injecting proxy from `redialtest`; up to %d scenarios run at a time. "+
-		"Processor time, goroutines and sockets are those of that process.\n", r.Options.Runs, side, max(r.Options.Lanes, 1))
+		"each in a process of its own, with its own redis-server and its own fault-injecting proxy from `redialtest`; %s. "+
+		"A run in which the load itself was late is made again. Processor time, goroutines and sockets are those of that process.\n", r.Options.Runs, side, lanes)
 	d.p("**Checks.** Each fault is seen to have happened: a frozen or refusing server is asked for a PONG and must not answer, resets and cuts are counted, "+
 		"and a call that succeeds in the middle of an outage makes the run worthless. The load itself was late by at most %s.\n", r.lateness())
 	d.p("**Values.**\n")
