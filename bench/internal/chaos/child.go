@@ -89,6 +89,7 @@ type Result struct {
 	Late       time.Duration // of the load itself, at worst
 	Goroutines int           // left after Close
 	Sockets    int           // left after Close
+	CloseError string        // what Close returned
 	Errors     map[string]int
 }
 
@@ -165,7 +166,7 @@ func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
 		return nil, err
 	}
 	if err := c.Close(); err != nil {
-		return nil, fmt.Errorf("chaos: closing %s: %w", kind.Title, err)
+		result.CloseError = err.Error()
 	}
 	result.Dials = set.Dials.Times()
 	result.Goroutines, result.Sockets, err = leftovers(goroutines, sockets)

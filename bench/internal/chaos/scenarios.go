@@ -182,8 +182,14 @@ func Scenarios() []*Scenario {
 				base := st.proxy.Stats().Cuts
 				for i := range 40 {
 					began := time.Now()
-					st.proxy.CutAfterRequest(1)
-					if err := eventually("a reply to be cut", func() bool { return st.proxy.Stats().Cuts > base+i }); err != nil {
+					done := func() bool { return st.proxy.Stats().Cuts > base+i }
+					err := eventually("a reply to be cut", func() bool {
+						// A caller may give up between request and reply, and with it the cut.
+						st.proxy.CutAfterRequest(1)
+						return within(500*time.Millisecond, done)
+					})
+					st.proxy.CutAfterRequest(0)
+					if err != nil {
 						return err
 					}
 					now := time.Now()
@@ -361,11 +367,19 @@ func failover(st *stage) error {
 
 // eventually waits for what nobody announces.
 func eventually(what string, done func() bool) error {
-	for giveUp := time.Now().Add(20 * time.Second); !done(); {
+	if !within(20*time.Second, done) {
+		return fmt.Errorf("chaos: waited in vain for %s", what)
+	}
+	return nil
+}
+
+// within asks until it is done, or the time is up.
+func within(d time.Duration, done func() bool) bool {
+	for giveUp := time.Now().Add(d); !done(); {
 		if time.Now().After(giveUp) {
-			return fmt.Errorf("chaos: waited in vain for %s", what)
+			return false
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return nil
+	return true
 }

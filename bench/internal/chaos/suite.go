@@ -5,6 +5,7 @@ package chaos
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -39,6 +40,9 @@ type Outcome struct {
 	Scenario *Scenario
 	// Runs holds those that finished, by name of the client.
 	Runs map[string][]*Run
+	// Repeated is how many runs were made again, because the machine was too busy
+	// for them or the test bed failed.
+	Repeated int
 	// Failures are runs that could not be made or mean nothing.
 	Failures []string
 }
@@ -78,12 +82,17 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 						if !opt.Apart {
 							time.Sleep(time.Duration(place) * stagger)
 						}
-						run, err := s.perform(ctx, k, opt.Quick)
-						for again := opt.repeats(); again > 0 && err == nil && run.Spoiled(); again-- {
-							run, err = s.perform(ctx, k, opt.Quick)
+						run, err := s.try(ctx, k, opt.Quick)
+						repeated := 0
+						for ; repeated < opt.repeats() && (err != nil || run.Spoiled()) && ctx.Err() == nil; repeated++ {
+							mu.Lock()
+							fmt.Fprintf(opt.Progress, "once more: %s, %s: %v\n", s.Title, k.Title, cmp.Or(err, errLate))
+							mu.Unlock()
+							run, err = s.try(ctx, k, opt.Quick)
 						}
 						mu.Lock()
 						defer mu.Unlock()
+						outcomes[i].Repeated += repeated
 						line := outcomes[i].add(k, n, run, err)
 						if opt.Verbose || err != nil {
 							fmt.Fprintln(opt.Progress, line)
@@ -101,6 +110,19 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 		wg.Wait()
 	}
 	return outcomes
+}
+
+var errLate = errors.New("the load was late")
+
+// try plays a scenario once. What redialtest panics with, since it serves no test
+// here, is an error like any other.
+func (s *Scenario) try(ctx context.Context, k client.Kind, quick bool) (run *Run, err error) {
+	defer func() {
+		if broken := recover(); broken != nil {
+			err = fmt.Errorf("chaos: %v", broken)
+		}
+	}()
+	return s.perform(ctx, k, quick)
 }
 
 // longestFirst orders scenarios so that none is left to run alone at the end.

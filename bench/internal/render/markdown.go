@@ -323,13 +323,21 @@ func (r *Report) setup(d *document) {
 		"Every call has a context with a deadline. Each INCR has a key of its own: afterwards the server is asked how often that very call was executed.\n")
 	d.p("**Runs.** %d of each scenario; values are medians, except those that say “all runs”, which are sums. In each run the clients play %s, "+
 		"each in a process of its own, with its own redis-server and its own fault-injecting proxy from `redialtest`; %s. "+
-		"A run in which the load itself was late is made again. Processor time, goroutines and sockets are those of that process.\n", r.Options.Runs, side, lanes)
+		"A run in which the load itself was late, or the test bed failed, is made again: %d here. Processor time, goroutines and sockets are those of that process.\n", r.Options.Runs, side, lanes, r.repeated())
 	d.p("**Checks.** Each fault is seen to have happened: a frozen or refusing server is asked for a PONG and must not answer, resets and cuts are counted, "+
 		"and a call that succeeds in the middle of an outage makes the run worthless. The load itself was late by at most %s.\n", r.lateness())
 	d.p("**Values.**\n")
 	for _, m := range chaos.Metrics() {
 		d.p("- *%s*: %s", m.Key, m.What)
 	}
+}
+
+// repeated is how many runs were made again.
+func (r *Report) repeated() (n int) {
+	for _, o := range r.Outcomes {
+		n += o.Repeated
+	}
+	return n
 }
 
 // lateness is by how much the load was late at worst.

@@ -8,14 +8,17 @@ import (
 	"time"
 )
 
-// Pong asks once for a PONG on a connection of its own.
-func Pong(addr string) error {
-	nc, err := net.DialTimeout("tcp", addr, 100*time.Millisecond)
+// Pong asks once for a PONG on a connection of its own. It does not wait long for
+// one: it is there to see that nobody answers.
+func Pong(addr string) error { return pong(addr, 100*time.Millisecond) }
+
+func pong(addr string, patience time.Duration) error {
+	nc, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = nc.Close() }()
-	if err := nc.SetDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(nc, "PING\r\n"); err != nil {
@@ -33,9 +36,9 @@ func Pong(addr string) error {
 
 // AwaitPong tries in a tight loop and returns the moment of the first PONG.
 func AwaitPong(addr string) (time.Time, error) {
-	giveUp := time.Now().Add(10 * time.Second)
+	giveUp := time.Now().Add(20 * time.Second)
 	for {
-		err := Pong(addr)
+		err := pong(addr, time.Second)
 		now := time.Now()
 		if err == nil {
 			return now, nil
