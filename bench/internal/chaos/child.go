@@ -22,10 +22,10 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 )
 
-// The words that the parent says to a child, one a line.
+// The words that the parent says to a child, one a line, each with a moment.
 const (
-	sayLoad = "load" // begin to issue calls
-	sayStop = "stop" // end them, close the client and report
+	sayLoad = "load" // begin to issue calls; now
+	sayStop = "stop" // end them, close the client and report; when the fault was over
 )
 
 // leakPatience is how long what a client has started may outlive its Close.
@@ -38,6 +38,10 @@ type job struct {
 	Addr   string
 	Roots  []byte // PEM; empty: no TLS
 	Plan   load.Plan
+	// Patience is for how much longer the load goes on if some workers have had no
+	// success by the end: a slow machine shall not pass for a client that never
+	// comes back.
+	Patience time.Duration
 	// Topic makes the child a subscriber instead of a caller.
 	Topic string
 	// Cold lets the load begin before there is a server, and so maybe before a
@@ -108,15 +112,17 @@ func Child(in io.Reader, out io.Writer) error {
 	return answer.Encode(message{Result: result})
 }
 
-// await reads lines until word comes.
-func await(lines *bufio.Scanner, word string) error {
+// await waits for a word and returns the moment that comes with it.
+func await(lines *bufio.Scanner, word string) (time.Time, error) {
 	if !lines.Scan() {
-		return cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
+		return time.Time{}, cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
 	}
-	if lines.Text() != word {
-		return fmt.Errorf("chaos: heard %q, not %q", lines.Text(), word)
+	var heard string
+	var nanos int64
+	if _, err := fmt.Sscan(lines.Text(), &heard, &nanos); err != nil || heard != word {
+		return time.Time{}, fmt.Errorf("chaos: heard %q, not %q", lines.Text(), word)
 	}
-	return nil
+	return time.Unix(0, nanos), nil
 }
 
 func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
@@ -158,7 +164,7 @@ func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
 	}
 	var result *Result
 	if j.Topic == "" {
-		result, err = call(c, j.Plan, lines)
+		result, err = call(c, j, lines)
 	} else {
 		result, err = listen(c, j.Topic, lines)
 	}
@@ -210,8 +216,8 @@ func warm(c client.Client) error {
 }
 
 // call runs the load.
-func call(c client.Client, plan load.Plan, lines *bufio.Scanner) (*Result, error) {
-	if err := await(lines, sayLoad); err != nil {
+func call(c client.Client, j job, lines *bufio.Scanner) (*Result, error) {
+	if _, err := await(lines, sayLoad); err != nil {
 		return nil, err
 	}
 	before, err := testbed.CPU()
@@ -219,11 +225,14 @@ func call(c client.Client, plan load.Plan, lines *bufio.Scanner) (*Result, error
 		return nil, err
 	}
 	r := &Result{Began: time.Now(), Errors: make(map[string]int)}
-	l := load.Open(c, plan)
-	stopErr := await(lines, sayStop)
+	l := load.Open(c, j.Plan)
+	healed, stopErr := await(lines, sayStop)
+	for giveUp := time.Now().Add(j.Patience); stopErr == nil && time.Now().Before(giveUp) && !l.Back(j.Plan.Workers, healed); {
+		time.Sleep(20 * time.Millisecond)
+	}
 	r.Stopped = time.Now()
 	after, err := testbed.CPU()
-	calls, late := l.Stop(plan.Deadline + 500*time.Millisecond)
+	calls, late := l.Stop(j.Plan.Deadline + 500*time.Millisecond)
 	stopped := time.Now()
 	if err := errors.Join(stopErr, err); err != nil {
 		return nil, err
@@ -260,7 +269,7 @@ func status(err error) Status {
 
 // listen runs a subscription.
 func listen(c client.Client, topic string, lines *bufio.Scanner) (*Result, error) {
-	if err := await(lines, sayLoad); err != nil {
+	if _, err := await(lines, sayLoad); err != nil {
 		return nil, err
 	}
 	before, err := testbed.CPU()
@@ -281,7 +290,7 @@ func listen(c client.Client, topic string, lines *bufio.Scanner) (*Result, error
 			r.Deliveries = append(r.Deliveries, d)
 		})
 	}()
-	stopErr := await(lines, sayStop)
+	_, stopErr := await(lines, sayStop)
 	r.Stopped = time.Now()
 	after, err := testbed.CPU()
 	cancel()

@@ -80,12 +80,19 @@ func (st *stage) outage(from, sure, to time.Time) {
 // runWithin bounds one run: a child that hangs is killed.
 const runWithin = 2 * time.Minute
 
+// comebackWithin is how long redial may take to be back in a quick run, on however
+// slow a machine.
+const comebackWithin = 15 * time.Second
+
 // perform plays a scenario once with one client.
 func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (run *Run, err error) {
 	ctx, cancel := context.WithTimeout(ctx, runWithin)
 	defer cancel()
 	st := &stage{quick: quick}
 	j := job{Client: kind.Name, Plan: s.Plan, Cold: s.Cold}
+	if quick && kind.Name == client.RedialName {
+		j.Patience = comebackWithin // it is the one that is held to come back
+	}
 	var closers []func() error
 	defer func() {
 		for _, c := range slices.Backward(closers) {
@@ -140,7 +147,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 	}
 	closers = append(closers, c.close)
 	if !s.Idle {
-		if err := c.say(sayLoad); err != nil {
+		if err := c.say(sayLoad, time.Now()); err != nil {
 			return nil, err
 		}
 		time.Sleep(st.pick(s.Before, min(s.Before, time.Second)))
@@ -149,12 +156,12 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 		return nil, err
 	}
 	if s.Idle {
-		if err := c.say(sayLoad); err != nil {
+		if err := c.say(sayLoad, time.Now()); err != nil {
 			return nil, err
 		}
 	}
 	time.Sleep(s.after(quick))
-	if err := c.say(sayStop); err != nil {
+	if err := c.say(sayStop, st.healed); err != nil {
 		return nil, err
 	}
 	result, err := c.result()
@@ -237,8 +244,8 @@ func startChild(ctx context.Context, j job) (*child, error) {
 	return c, nil
 }
 
-func (c *child) say(word string) error {
-	_, err := fmt.Fprintln(c.in, word)
+func (c *child) say(word string, at time.Time) error {
+	_, err := fmt.Fprintln(c.in, word, at.UnixNano())
 	return err
 }
 

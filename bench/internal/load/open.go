@@ -81,6 +81,19 @@ func (l *OpenLoop) issue(c client.Client, p Plan, start time.Time) {
 	}
 }
 
+// Back reports whether every worker has had a success that came after since.
+func (l *OpenLoop) Back(workers int, since time.Time) bool {
+	back := make(map[int]bool)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.calls {
+		if c.Err == nil && c.End.After(since) {
+			back[c.Worker] = true
+		}
+	}
+	return len(back) == workers
+}
+
 // Stop ends the loop, waits for the calls under way, though not longer than
 // patience, and returns all calls. End is zero for those that did not return. It
 // also returns by how much the loop itself was late at worst.
