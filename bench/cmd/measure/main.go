@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9/logging"
+
+	"github.com/redial-go/redial/bench/internal/client"
 )
 
 // experiment produces one or more lines of the table.
@@ -21,7 +23,7 @@ type experiment struct {
 	lines []line
 	// clients names those it makes sense for; nil: redial and bare go-redis.
 	clients []string
-	run     func(b *bench, kinds []kind) samples
+	run     func(b *bench, kinds []client.Kind) samples
 }
 
 func (e experiment) hasLine(ids []string) bool {
@@ -43,14 +45,14 @@ func (b *bench) runs(full, quick int) int {
 
 // each makes runs runs with every client in turn, so that a change of the
 // machine's mood meets all of them.
-func each(kinds []kind, runs int, once func(k kind, s *sample) error) samples {
+func each(kinds []client.Kind, runs int, once func(k client.Kind, s *sample) error) samples {
 	got := make(samples)
 	for range runs {
 		for _, k := range kinds {
 			s := newSample()
 			err := once(k, s)
 			s.expect(err == nil, "run failed: %v", err)
-			got[k.name] = append(got[k.name], s)
+			got[k.Name] = append(got[k.Name], s)
 		}
 	}
 	return got
@@ -90,11 +92,11 @@ func main() {
 	for _, e := range experiments {
 		fits := e.clients
 		if fits == nil {
-			fits = []string{goredisName, redialName}
+			fits = []string{client.GoRedisName, client.RedialName}
 		}
-		var with []kind
+		var with []client.Kind
 		for _, k := range kinds {
-			if slices.Contains(fits, k.name) {
+			if slices.Contains(fits, k.Name) {
 				with = append(with, k)
 			}
 		}

@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/stats"
 )
 
 // sample is what one run measured, by the name of a column.
@@ -53,7 +55,7 @@ func (a aggregate) of(values []float64) float64 {
 		}
 		return sum
 	}
-	return quantile(values, 0.5)
+	return stats.Quantile(values, 0.5)
 }
 
 // comparison is how a value relates to its limit.
@@ -90,9 +92,9 @@ func (c column) target() string {
 		if c.limit == 0 {
 			return c.name + " 0"
 		}
-		return fmt.Sprintf("%s ≤ %s", c.name, number(c.limit, c.unit))
+		return fmt.Sprintf("%s ≤ %s", c.name, stats.Number(c.limit, c.unit))
 	case atLeast:
-		return fmt.Sprintf("%s ≥ %s", c.name, number(c.limit, c.unit))
+		return fmt.Sprintf("%s ≥ %s", c.name, stats.Number(c.limit, c.unit))
 	}
 	return ""
 }
@@ -121,9 +123,9 @@ func (l line) cell(runs []*sample, promised bool) string {
 			continue
 		}
 		v := c.how.of(values)
-		text := c.name + " " + number(v, c.unit)
+		text := c.name + " " + stats.Number(v, c.unit)
 		if c.how == median && len(values) > 1 {
-			text += fmt.Sprintf(" [%s…%s]", number(slices.Min(values), ""), number(slices.Max(values), ""))
+			text += fmt.Sprintf(" [%s…%s]", stats.Number(slices.Min(values), ""), stats.Number(slices.Max(values), ""))
 		}
 		if promised && !c.holds(v) {
 			missed = true
@@ -155,55 +157,16 @@ func (l line) target() string {
 	return strings.Join(parts, ", ")
 }
 
-// number prints v with three significant digits or as an integer.
-func number(v float64, unit string) string {
-	var text string
-	switch {
-	case math.IsInf(v, 1):
-		return "never"
-	case math.IsNaN(v):
-		return "n/a"
-	case v == math.Trunc(v) && math.Abs(v) < 1e6:
-		text = fmt.Sprintf("%d", int64(v))
-	case math.Abs(v) >= 100:
-		text = fmt.Sprintf("%.0f", v)
-	case math.Abs(v) >= 10:
-		text = fmt.Sprintf("%.1f", v)
-	case math.Abs(v) >= 0.1:
-		text = fmt.Sprintf("%.3g", v)
-	default:
-		text = fmt.Sprintf("%.3f", v)
-	}
-	if unit != "" {
-		text += " " + unit
-	}
-	return text
-}
-
-// quantile returns the q-quantile of values by linear interpolation.
-func quantile(values []float64, q float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	pos := q * float64(len(sorted)-1)
-	low := int(pos)
-	if low+1 == len(sorted) || math.IsInf(sorted[low+1], 1) {
-		return sorted[int(math.Round(pos))]
-	}
-	return sorted[low] + (pos-float64(low))*(sorted[low+1]-sorted[low])
-}
-
 // table prints lines as they are finished.
 type table struct {
 	out   io.Writer
-	kinds []kind
+	kinds []client.Kind
 }
 
 func (t table) header() {
 	head, rule := "| row | what |", "|---|---|"
 	for _, k := range t.kinds {
-		head += " " + k.title + " |"
+		head += " " + k.Title + " |"
 		rule += "---|"
 	}
 	fmt.Fprintln(t.out, head+" must reach |")
@@ -213,7 +176,7 @@ func (t table) header() {
 func (t table) print(l line, got samples) {
 	text := fmt.Sprintf("| %s | %s |", l.id, l.what)
 	for _, k := range t.kinds {
-		text += " " + l.cell(got[k.name], k.name == redialName) + " |"
+		text += " " + l.cell(got[k.Name], k.Name == client.RedialName) + " |"
 	}
 	fmt.Fprintln(t.out, text+" "+l.target()+" |")
 }
@@ -221,19 +184,17 @@ func (t table) print(l line, got samples) {
 // raw prints every run of an experiment.
 func (t table) raw(e experiment, got samples) {
 	for _, k := range t.kinds {
-		for i, s := range got[k.name] {
+		for i, s := range got[k.Name] {
 			var parts []string
 			for _, l := range e.lines {
 				for _, c := range l.columns {
 					if v, ok := s.values[c.name]; ok {
-						parts = append(parts, c.name+" "+number(v, c.unit))
+						parts = append(parts, c.name+" "+stats.Number(v, c.unit))
 					}
 				}
 			}
-			for _, n := range s.notes {
-				parts = append(parts, n)
-			}
-			fmt.Fprintf(t.out, "<!-- %s %s run %d: %s -->\n", e.lines[0].id, k.name, i+1, strings.Join(parts, "; "))
+			parts = append(parts, s.notes...)
+			fmt.Fprintf(t.out, "<!-- %s %s run %d: %s -->\n", e.lines[0].id, k.Name, i+1, strings.Join(parts, "; "))
 		}
 	}
 }

@@ -12,6 +12,11 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/redialtest"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/load"
+	"github.com/redial-go/redial/bench/internal/stats"
+	"github.com/redial-go/redial/bench/internal/testbed"
 )
 
 // The experiments about what a client leaves behind and what waiting costs.
@@ -24,8 +29,8 @@ func closeRows() []experiment {
 	for i, state := range closeStates() {
 		rows = append(rows, experiment{
 			lines: []line{{fmt.Sprintf("14%c", 'a'+i), "Close " + state.what, columns}},
-			run: func(b *bench, kinds []kind) samples {
-				return each(kinds, b.runs(5, 2), func(k kind, s *sample) error { return closed(k, s, state) })
+			run: func(b *bench, kinds []client.Kind) samples {
+				return each(kinds, b.runs(5, 2), func(k client.Kind, s *sample) error { return closed(k, s, state) })
 			},
 		})
 	}
@@ -34,8 +39,8 @@ func closeRows() []experiment {
 			{name: "heap per caller", unit: "B", cmp: atMost, limit: 1024},
 			{name: "stack per caller", unit: "B"},
 		}}},
-		clients: []string{redialName},
-		run:     func(b *bench, kinds []kind) samples { return each(kinds, b.runs(3, 1), waiters) },
+		clients: []string{client.RedialName},
+		run:     func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(3, 1), waiters) },
 	})
 }
 
@@ -48,47 +53,47 @@ type closeState struct {
 
 // stage is what brings a client into a state.
 type stage struct {
-	set     settings             // to open the client with
-	settle  func(c client) error // returns once the state is reached
-	release func()               // takes everything down, more than once if need be
+	set     client.Settings             // to open the client with
+	settle  func(c client.Client) error // returns once the state is reached
+	release func()                      // takes everything down, more than once if need be
 }
 
 func closeStates() []closeState {
 	return []closeState{
-		{"while connected and idle", 0, onServer(func(_ *redialtest.Server, c client) error { return warm(c, 20) })},
-		{"while connected under load", loadWorkers, onServer(func(_ *redialtest.Server, c client) error { return pause(c) })},
-		{"while connecting to a refused port", loadWorkers, onNobody},
-		{"while connecting to a peer that never answers", loadWorkers, onMute(nil)},
-		{"while a TLS handshake is never answered", loadWorkers, onMute(&tls.Config{InsecureSkipVerify: true})},
+		{"while connected and idle", 0, onServer(func(_ *redialtest.Server, c client.Client) error { return warm(c, 20) })},
+		{"while connected under load", load.Workers, onServer(func(_ *redialtest.Server, c client.Client) error { return pause(c) })},
+		{"while connecting to a refused port", load.Workers, onNobody},
+		{"while connecting to a peer that never answers", load.Workers, onMute(nil)},
+		{"while a TLS handshake is never answered", load.Workers, onMute(&tls.Config{InsecureSkipVerify: true})},
 		{"while reconnecting, 1,000 callers waiting", 1000, onServer(reconnecting((*redialtest.Server).Kill, 1000))},
-		{"while the server is frozen, 50 callers blocked", loadWorkers, onServer(func(server *redialtest.Server, c client) error {
+		{"while the server is frozen, 50 callers blocked", load.Workers, onServer(func(server *redialtest.Server, c client.Client) error {
 			if err := pause(c); err != nil {
 				return err
 			}
 			server.Freeze()
 			return pause(c)
 		})},
-		{"while reconnecting to a frozen server, 50 callers waiting", loadWorkers,
-			onServer(reconnecting((*redialtest.Server).Freeze, loadWorkers))},
+		{"while reconnecting to a frozen server, 50 callers waiting", load.Workers,
+			onServer(reconnecting((*redialtest.Server).Freeze, load.Workers))},
 	}
 }
 
 // pause lets callers run into whatever is prepared for them.
-func pause(client) error {
+func pause(client.Client) error {
 	time.Sleep(300 * time.Millisecond)
 	return nil
 }
 
 // onServer is a stage with a running server.
-func onServer(settle func(*redialtest.Server, client) error) func(*sample) (stage, error) {
+func onServer(settle func(*redialtest.Server, client.Client) error) func(*sample) (stage, error) {
 	return func(s *sample) (stage, error) {
 		server, _, stop, err := launch(s, false)
 		if err != nil {
 			return stage{}, err
 		}
 		return stage{
-			set:     settings{addr: server.Addr()},
-			settle:  func(c client) error { return settle(server, c) },
+			set:     client.Settings{Addr: server.Addr()},
+			settle:  func(c client.Client) error { return settle(server, c) },
 			release: stop,
 		}, nil
 	}
@@ -101,8 +106,8 @@ func onNobody(s *sample) (stage, error) {
 		return stage{}, err
 	}
 	server.Kill()
-	s.expect(pong(server.Addr()) != nil, "killed server answers")
-	return stage{set: settings{addr: server.Addr()}, settle: pause, release: stop}, nil
+	s.expect(testbed.Pong(server.Addr()) != nil, "killed server answers")
+	return stage{set: client.Settings{Addr: server.Addr()}, settle: pause, release: stop}, nil
 }
 
 // onMute is a stage with a port on which the kernel accepts and nobody reads.
@@ -113,7 +118,7 @@ func onMute(conf *tls.Config) func(*sample) (stage, error) {
 			return stage{}, err
 		}
 		return stage{
-			set:     settings{addr: ln.Addr().String(), tls: conf},
+			set:     client.Settings{Addr: ln.Addr().String(), TLS: conf},
 			settle:  pause,
 			release: func() { _ = ln.Close() },
 		}, nil
@@ -121,13 +126,13 @@ func onMute(conf *tls.Config) func(*sample) (stage, error) {
 }
 
 // reconnecting takes the server away and waits until callers wait for it.
-func reconnecting(take func(*redialtest.Server), waiting int) func(*redialtest.Server, client) error {
-	return func(server *redialtest.Server, c client) error {
+func reconnecting(take func(*redialtest.Server), waiting int) func(*redialtest.Server, client.Client) error {
+	return func(server *redialtest.Server, c client.Client) error {
 		if err := pause(c); err != nil {
 			return err
 		}
 		take(server)
-		sup := supervisorOf(c)
+		sup := client.SupervisorOf(c)
 		if sup == nil {
 			return pause(c)
 		}
@@ -147,18 +152,18 @@ func reconnecting(take func(*redialtest.Server), waiting int) func(*redialtest.S
 }
 
 // closed closes a client in some state and waits until nothing of it is left.
-func closed(k kind, s *sample, state closeState) error {
+func closed(k client.Kind, s *sample, state closeState) error {
 	on, err := state.stage(s)
 	if err != nil {
 		return err
 	}
 	defer on.release()
 	goroutinesBefore := clientGoroutines()
-	socketsBefore, err := sockets()
+	socketsBefore, err := testbed.Sockets()
 	if err != nil {
 		return err
 	}
-	c, err := k.open(on.set)
+	c, err := k.Open(on.set)
 	if err != nil {
 		return err
 	}
@@ -171,16 +176,16 @@ func closed(k kind, s *sample, state closeState) error {
 		s.expect(false, "not in the wanted state: %v", err)
 	}
 	began := time.Now()
-	err = c.close()
+	err = c.Close()
 	took := time.Since(began)
 	s.expect(err == nil, "Close: %v", err)
 	close(quit)
-	s.set("Close took", ms(took))
+	s.set("Close took", stats.Ms(took))
 
-	gone, left, open := never, 0, 0
+	gone, left, open := stats.Never, 0, 0
 	for giveUp := time.Now().Add(5 * time.Second); time.Now().Before(giveUp); time.Sleep(2 * time.Millisecond) {
 		left = clientGoroutines() - goroutinesBefore
-		if open, err = sockets(); err != nil {
+		if open, err = testbed.Sockets(); err != nil {
 			return err
 		}
 		if left <= 0 && open <= socketsBefore {
@@ -188,8 +193,8 @@ func closed(k kind, s *sample, state closeState) error {
 			break
 		}
 	}
-	s.set("all gone after", ms(gone))
-	if gone == never {
+	s.set("all gone after", stats.Ms(gone))
+	if gone == stats.Never {
 		s.note("%d goroutines and %d sockets left after 5 s", left, open-socketsBefore)
 		on.release() // lets them go
 	}
@@ -198,22 +203,22 @@ func closed(k kind, s *sample, state closeState) error {
 }
 
 // callUntilClosed issues commands until the client or the experiment ends.
-func callUntilClosed(c client, worker int, quit chan struct{}) {
+func callUntilClosed(c client.Client, worker int, quit chan struct{}) {
 	for i := worker; ; i++ {
-		r := issue(context.Background(), c, op(i)%opCount, worker)
-		if errors.Is(r.err, redial.ErrClosed) {
+		r := load.Issue(context.Background(), c, load.Mixed(i), worker)
+		if errors.Is(r.Err, redial.ErrClosed) {
 			return
 		}
 		select {
 		case <-quit:
 			return
-		case <-time.After(loadEvery):
+		case <-time.After(load.Every):
 		}
 	}
 }
 
 // waiters measures the memory of callers that wait at the gate.
-func waiters(k kind, s *sample) error {
+func waiters(k client.Kind, s *sample) error {
 	const count = redial.DefaultMaxWaiting
 	server, err := redialtest.LaunchServer()
 	if err != nil {
@@ -221,18 +226,18 @@ func waiters(k kind, s *sample) error {
 	}
 	defer func() { s.expect(server.Close() == nil, "server did not close") }()
 	server.Kill()
-	c, err := k.open(settings{addr: server.Addr(), options: []redial.Option{redial.WithGrace(time.Hour)}})
+	c, err := k.Open(client.Settings{Addr: server.Addr(), Options: []redial.Option{redial.WithGrace(time.Hour)}})
 	if err != nil {
 		return err
 	}
-	sup := supervisorOf(c)
+	sup := client.SupervisorOf(c)
 
 	blockedCost(count) // the runtime keeps the descriptors of past goroutines
 	plainHeap, plainStack := blockedCost(count)
 	heapBefore, stackBefore := memory()
 	var callers sync.WaitGroup
 	for range count {
-		callers.Go(func() { _ = c.get(context.Background(), "key") })
+		callers.Go(func() { _ = c.Get(context.Background(), "key") })
 	}
 	for giveUp := time.Now().Add(10 * time.Second); sup.Stats().Waiting < count && time.Now().Before(giveUp); {
 		time.Sleep(10 * time.Millisecond)
@@ -242,7 +247,7 @@ func waiters(k kind, s *sample) error {
 	s.set("heap per caller", (heapAfter-heapBefore-plainHeap)/count)
 	s.set("stack per caller", (stackAfter-stackBefore-plainStack)/count)
 	s.note("on a channel: heap %.0f B, stack %.0f B", plainHeap/count, plainStack/count)
-	err = c.close()
+	err = c.Close()
 	callers.Wait()
 	return err
 }

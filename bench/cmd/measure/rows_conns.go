@@ -6,6 +6,11 @@ import (
 	"time"
 
 	"github.com/redial-go/redial"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/load"
+	"github.com/redial-go/redial/bench/internal/stats"
+	"github.com/redial-go/redial/bench/internal/testbed"
 )
 
 // The experiments in which connections die while the server lives.
@@ -18,7 +23,7 @@ func connRows() []experiment {
 				{name: "slowest", unit: "ms", how: worst, cmp: atMost, limit: 250},
 			}}},
 			clients: everyone,
-			run:     func(b *bench, kinds []kind) samples { return each(kinds, b.runs(5, 2), dropped(3*time.Second)) },
+			run:     func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(5, 2), dropped(3*time.Second)) },
 		},
 		{
 			lines: []line{{"10b", "the same, 100 ms later", []column{
@@ -26,7 +31,7 @@ func connRows() []experiment {
 				{name: "INCRs executed twice", how: total, cmp: atMost},
 				{name: "slowest", unit: "ms", how: worst},
 			}}},
-			run: func(b *bench, kinds []kind) samples {
+			run: func(b *bench, kinds []client.Kind) samples {
 				return each(kinds, b.runs(3, 1), dropped(100*time.Millisecond))
 			},
 		},
@@ -37,7 +42,7 @@ func connRows() []experiment {
 				{name: "slowest", unit: "ms", how: worst},
 			}}},
 			clients: everyone,
-			run:     func(b *bench, kinds []kind) samples { return each(kinds, b.runs(5, 2), closedTLS(atOnce)) },
+			run:     func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(5, 2), closedTLS(load.AtOnce)) },
 		},
 		{
 			lines: []line{{"11b", "the same, 50 calls one after the other", []column{
@@ -45,7 +50,7 @@ func connRows() []experiment {
 				{name: "INCRs not executed exactly once", how: total, cmp: atMost},
 				{name: "slowest", unit: "ms", how: worst},
 			}}},
-			run: func(b *bench, kinds []kind) samples { return each(kinds, b.runs(5, 2), closedTLS(inTurn)) },
+			run: func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(5, 2), closedTLS(inTurn)) },
 		},
 		{
 			lines: []line{{"12", "40 INCRs executed, their replies cut off", []column{
@@ -55,69 +60,69 @@ func connRows() []experiment {
 				{name: "slowest", unit: "ms", how: worst},
 			}}},
 			clients: everyone,
-			run:     func(b *bench, kinds []kind) samples { return each(kinds, b.runs(3, 1), replyCut) },
+			run:     func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(3, 1), replyCut) },
 		},
 	}
 }
 
 // inTurn issues n commands one after the other.
-func inTurn(c client, n int) []call {
-	var calls []call
+func inTurn(c client.Client, n int) []load.Call {
+	var calls []load.Call
 	for i := range n {
-		calls = append(calls, issue(context.Background(), c, op(i)%opCount, 0))
+		calls = append(calls, load.Issue(context.Background(), c, load.Mixed(i), 0))
 	}
 	return calls
 }
 
 // summarize sets what the experiments of this file have in common.
-func summarize(s *sample, addr string, calls []call) error {
-	failed, example := failures(calls, time.Time{}, time.Now())
+func summarize(s *sample, addr string, calls []load.Call) error {
+	failed, example := load.Failures(calls, time.Time{}, time.Now())
 	s.set("errors", float64(failed))
 	slowest := time.Duration(0)
 	incrs, right := 0, 0
 	for _, r := range calls {
-		slowest = max(slowest, r.end.Sub(r.begin))
-		if r.op == opIncr {
+		slowest = max(slowest, r.End.Sub(r.Begin))
+		if r.Op == load.Incr {
 			incrs++
-			if r.err == nil {
+			if r.Err == nil {
 				right++
 			}
 		}
 	}
-	account, err := audit(addr, calls)
+	account, err := testbed.Audit(addr, calls)
 	if err != nil {
 		return err
 	}
-	s.set("slowest", ms(slowest))
-	s.set("INCRs executed twice", float64(account.twice))
-	s.set("INCRs not executed exactly once", float64(incrs-right+account.twice+account.lost))
+	s.set("slowest", stats.Ms(slowest))
+	s.set("INCRs executed twice", float64(account.Twice))
+	s.set("INCRs not executed exactly once", float64(incrs-right+account.Twice+account.Lost))
 	s.note("%d calls, %v, %+v", len(calls), example, account)
 	return nil
 }
 
 // dropped lets a proxy forget all connections, as a NAT does, and calls later.
-func dropped(later time.Duration) func(k kind, s *sample) error {
-	return func(k kind, s *sample) error {
+func dropped(later time.Duration) func(k client.Kind, s *sample) error {
+	return func(k client.Kind, s *sample) error {
 		server, proxy, stop, err := launch(s, true)
 		if err != nil {
 			return err
 		}
 		defer stop()
 		var events eventLog
-		c, err := k.open(settings{addr: proxy.Addr(), poolSize: 20, options: []redial.Option{events.option()}})
+		c, err := k.Open(client.Settings{Addr: proxy.Addr(), PoolSize: 20, Options: []redial.Option{events.option()}})
 		if err != nil {
 			return err
 		}
-		defer func() { s.expect(c.close() == nil, "client did not close") }()
+		defer func() { s.expect(c.Close() == nil, "client did not close") }()
 		if err := warm(c, 20); err != nil {
 			return err
 		}
 		gone := proxy.DropIdle()
-		s.expect(gone >= 20 || k.name == rueidisName, "%d connections dropped, not 20", gone)
+		s.expect(gone >= 20 || k.Name == client.RueidisName, "%d connections dropped, not 20", gone)
 		at := time.Now()
 		time.Sleep(later)
-		calls := atOnce(c, 50)
-		if sup := supervisorOf(c); sup != nil {
+		calls := load.AtOnce(c, 50)
+		if sup := client.SupervisorOf(c); sup != nil {
 			st := sup.Stats()
 			s.note("%s; %d idle checks, %d dropped, %d retries", events.since(at), st.IdleChecks, st.IdleDropped, st.Retries)
 		}
@@ -127,24 +132,24 @@ func dropped(later time.Duration) func(k kind, s *sample) error {
 }
 
 // closedTLS has the server close all connections under TLS.
-func closedTLS(call func(client, int) []call) func(k kind, s *sample) error {
-	return func(k kind, s *sample) error {
-		server, conf, addr, err := launchTLS()
+func closedTLS(call func(client.Client, int) []load.Call) func(k client.Kind, s *sample) error {
+	return func(k client.Kind, s *sample) error {
+		server, err := testbed.LaunchTLS()
 		if err != nil {
 			return err
 		}
 		defer func() { s.expect(server.Close() == nil, "server did not close") }()
-		c, err := k.open(settings{addr: addr, tls: conf, poolSize: 20})
+		c, err := k.Open(client.Settings{Addr: server.TLSAddr, TLS: server.Config, PoolSize: 20})
 		if err != nil {
 			return err
 		}
-		defer func() { s.expect(c.close() == nil, "client did not close") }()
+		defer func() { s.expect(c.Close() == nil, "client did not close") }()
 		if err := warm(c, 20); err != nil {
 			return err
 		}
 		time.Sleep(100 * time.Millisecond)
 		killed, _ := server.Do("client", "kill", "type", "normal", "skipme", "yes").(int64)
-		s.expect(killed >= 20 || k.name == rueidisName, "%d connections closed, not 20", killed)
+		s.expect(killed >= 20 || k.Name == client.RueidisName, "%d connections closed, not 20", killed)
 		time.Sleep(100 * time.Millisecond)
 		s.note("%d connections closed", killed)
 		return summarize(s, server.Addr(), call(c, 50))
@@ -152,26 +157,26 @@ func closedTLS(call func(client, int) []call) func(k kind, s *sample) error {
 }
 
 // replyCut cuts the connection after the server has executed an INCR.
-func replyCut(k kind, s *sample) error {
+func replyCut(k client.Kind, s *sample) error {
 	server, proxy, stop, err := launch(s, true)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	c, err := k.open(settings{addr: proxy.Addr()})
+	c, err := k.Open(client.Settings{Addr: proxy.Addr()})
 	if err != nil {
 		return err
 	}
-	defer func() { s.expect(c.close() == nil, "client did not close") }()
+	defer func() { s.expect(c.Close() == nil, "client did not close") }()
 	if err := warm(c, 5); err != nil {
 		return err
 	}
 	proxy.Match("incr")
 	before := proxy.Stats().Cuts
-	var calls []call
+	var calls []load.Call
 	for range 40 {
 		proxy.CutAfterRequest(1)
-		calls = append(calls, issue(context.Background(), c, opIncr, 0))
+		calls = append(calls, load.Issue(context.Background(), c, load.Incr, 0))
 	}
 	proxy.Restore()
 	cuts := proxy.Stats().Cuts - before
@@ -179,13 +184,13 @@ func replyCut(k kind, s *sample) error {
 	unknown, fine := 0, 0
 	for _, r := range calls {
 		switch {
-		case r.err == nil:
+		case r.Err == nil:
 			fine++
-		case errors.Is(r.err, redial.ErrOutcomeUnknown):
+		case errors.Is(r.Err, redial.ErrOutcomeUnknown):
 			unknown++
 		}
 	}
-	if supervisorOf(c) != nil {
+	if client.SupervisorOf(c) != nil {
 		s.set("reported as outcome unknown", float64(unknown))
 	}
 	s.set("reported as success", float64(fine))

@@ -8,6 +8,10 @@ import (
 
 	"github.com/redial-go/redial/redialtest"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/load"
+	"github.com/redial-go/redial/bench/internal/stats"
 )
 
 // The experiments beyond the promises: what the idle check costs, and Pub/Sub.
@@ -19,25 +23,25 @@ func extraRows() []experiment {
 				{name: "p99", unit: "ms"},
 				{name: "idle checks", how: total},
 			}}},
-			run: func(b *bench, kinds []kind) samples { return each(kinds, 1, b.trickle) },
+			run: func(b *bench, kinds []client.Kind) samples { return each(kinds, 1, b.trickle) },
 		},
 		{
 			lines: []line{{"16b", "subscriber's connection dropped silently: until messages arrive again", []column{
 				{name: "back after", unit: "s", cmp: atMost, limit: 10},
 			}}},
-			run: func(b *bench, kinds []kind) samples { return each(kinds, b.runs(3, 1), b.subscriberDropped) },
+			run: func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(3, 1), b.subscriberDropped) },
 		},
 		{
 			lines: []line{{"16c", "everything hangs for 6 s, with a subscriber: after healing", []column{
 				{name: "back after", unit: "s", cmp: atMost, limit: 2},
 			}}},
-			run: func(b *bench, kinds []kind) samples { return each(kinds, b.runs(3, 1), subscriberHung) },
+			run: func(b *bench, kinds []client.Kind) samples { return each(kinds, b.runs(3, 1), subscriberHung) },
 		},
 	}
 }
 
 // trickle gives each of many connections one GET every 3 s.
-func (b *bench) trickle(k kind, s *sample) error {
+func (b *bench) trickle(k client.Kind, s *sample) error {
 	const connections, every = 40, 3 * time.Second
 	server, _, stop, err := launch(s, false)
 	if err != nil {
@@ -51,7 +55,7 @@ func (b *bench) trickle(k kind, s *sample) error {
 	var wg sync.WaitGroup
 	for i := range connections {
 		wg.Go(func() {
-			c, err := k.open(settings{addr: server.Addr(), poolSize: 1})
+			c, err := k.Open(client.Settings{Addr: server.Addr(), PoolSize: 1})
 			if err != nil {
 				errs[i] = err
 				return
@@ -61,20 +65,20 @@ func (b *bench) trickle(k kind, s *sample) error {
 				if round > 0 {
 					time.Sleep(every)
 				}
-				r := issue(context.Background(), c, opGet, i)
-				errs[i] = r.err
+				r := load.Issue(context.Background(), c, load.Get, i)
+				errs[i] = r.Err
 				mu.Lock()
 				if round > 0 {
-					took = append(took, ms(r.end.Sub(r.begin)))
+					took = append(took, stats.Ms(r.End.Sub(r.Begin)))
 				}
 				mu.Unlock()
 			}
-			if sup := supervisorOf(c); sup != nil {
+			if sup := client.SupervisorOf(c); sup != nil {
 				mu.Lock()
 				checks += sup.Stats().IdleChecks
 				mu.Unlock()
 			}
-			if err := c.close(); err != nil {
+			if err := c.Close(); err != nil {
 				errs[i] = err
 			}
 		})
@@ -83,9 +87,9 @@ func (b *bench) trickle(k kind, s *sample) error {
 	for _, err := range errs {
 		s.expect(err == nil, "%v", err)
 	}
-	s.set("p50", quantile(took, 0.5))
-	s.set("p99", quantile(took, 0.99))
-	if k.name == redialName {
+	s.set("p50", stats.Quantile(took, 0.5))
+	s.set("p99", stats.Quantile(took, 0.99))
+	if k.Name == client.RedialName {
 		s.set("idle checks", float64(checks))
 	}
 	s.note("%d GETs", len(took))
@@ -101,17 +105,17 @@ type subscription struct {
 
 const topic = "news"
 
-func subscribe(k kind, s *sample) (*subscription, error) {
+func subscribe(k client.Kind, s *sample) (*subscription, error) {
 	server, proxy, stop, err := launch(s, true)
 	if err != nil {
 		return nil, err
 	}
-	c, err := k.open(settings{addr: proxy.Addr()})
+	c, err := k.Open(client.Settings{Addr: proxy.Addr()})
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	pubsub := c.(redisClient).Subscribe(context.Background(), topic)
+	pubsub := c.(client.GoRedisClient).Redis.Subscribe(context.Background(), topic)
 	publisher := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	quit := make(chan struct{})
 	var wg sync.WaitGroup
@@ -132,7 +136,7 @@ func subscribe(k kind, s *sample) (*subscription, error) {
 		close(quit)
 		wg.Wait()
 		s.expect(pubsub.Close() == nil, "subscription did not close")
-		s.expect(c.close() == nil, "client did not close")
+		s.expect(c.Close() == nil, "client did not close")
 		_ = publisher.Close()
 		stop()
 	}
@@ -166,11 +170,11 @@ func (sub *subscription) measure(s *sample, healed time.Time, patience time.Dura
 		s.set("back after", at.Sub(healed).Seconds())
 		return
 	}
-	s.set("back after", ms(never))
+	s.set("back after", stats.Ms(stats.Never))
 	s.note("no message for %v", patience)
 }
 
-func (b *bench) subscriberDropped(k kind, s *sample) error {
+func (b *bench) subscriberDropped(k client.Kind, s *sample) error {
 	sub, err := subscribe(k, s)
 	if err != nil {
 		return err
@@ -187,7 +191,7 @@ func (b *bench) subscriberDropped(k kind, s *sample) error {
 	return nil
 }
 
-func subscriberHung(k kind, s *sample) error {
+func subscriberHung(k client.Kind, s *sample) error {
 	sub, err := subscribe(k, s)
 	if err != nil {
 		return err

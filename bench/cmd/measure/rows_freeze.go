@@ -7,6 +7,11 @@ import (
 	"time"
 
 	"github.com/redial-go/redial"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/load"
+	"github.com/redial-go/redial/bench/internal/stats"
+	"github.com/redial-go/redial/bench/internal/testbed"
 )
 
 // The experiments in which the server stops answering without going away.
@@ -23,8 +28,8 @@ func freezeRows() []experiment {
 				{name: "said not run, but ran", how: total, cmp: atMost},
 			}}},
 			clients: everyone,
-			run: func(b *bench, kinds []kind) samples {
-				return each(kinds, b.runs(5, 2), func(k kind, s *sample) error { return frozen(k, s, frozenFor) })
+			run: func(b *bench, kinds []client.Kind) samples {
+				return each(kinds, b.runs(5, 2), func(k client.Kind, s *sample) error { return frozen(k, s, frozenFor) })
 			},
 		},
 		{
@@ -33,8 +38,8 @@ func freezeRows() []experiment {
 				{name: "first success after thaw", unit: "ms", cmp: atMost, limit: 50},
 				{name: "errors", how: total, cmp: atMost},
 			}}},
-			run: func(b *bench, kinds []kind) samples {
-				return each(kinds, b.runs(5, 2), func(k kind, s *sample) error { return frozenIdle(k, s, frozenFor) })
+			run: func(b *bench, kinds []client.Kind) samples {
+				return each(kinds, b.runs(5, 2), func(k client.Kind, s *sample) error { return frozenIdle(k, s, frozenFor) })
 			},
 		},
 		{
@@ -44,8 +49,8 @@ func freezeRows() []experiment {
 				{name: "acknowledged, not run", how: total, cmp: atMost},
 				{name: "transitions", how: total, cmp: atMost},
 			}}},
-			run: func(b *bench, kinds []kind) samples {
-				return each(kinds, b.runs(2, 1), func(k kind, s *sample) error { return b.paused(k, s, 0) })
+			run: func(b *bench, kinds []client.Kind) samples {
+				return each(kinds, b.runs(2, 1), func(k client.Kind, s *sample) error { return b.paused(k, s, 0) })
 			},
 		},
 		{
@@ -57,8 +62,8 @@ func freezeRows() []experiment {
 				{name: "said not run, but ran", how: total, cmp: atMost},
 				{name: "transitions", how: total},
 			}}},
-			run: func(b *bench, kinds []kind) samples {
-				return each(kinds, b.runs(2, 1), func(k kind, s *sample) error {
+			run: func(b *bench, kinds []client.Kind) samples {
+				return each(kinds, b.runs(2, 1), func(k client.Kind, s *sample) error {
 					return b.paused(k, s, 500*time.Millisecond)
 				})
 			},
@@ -68,20 +73,20 @@ func freezeRows() []experiment {
 
 // frozen freezes the server under load. Every second caller fails fast, so that
 // its return shows when a blocked command was let go.
-func frozen(k kind, s *sample, d time.Duration) error {
+func frozen(k client.Kind, s *sample, d time.Duration) error {
 	server, _, stop, err := launch(s, false)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	var events eventLog
-	c, err := k.open(settings{addr: server.Addr(), options: []redial.Option{events.option()}})
+	c, err := k.Open(client.Settings{Addr: server.Addr(), Options: []redial.Option{events.option()}})
 	if err != nil {
 		return err
 	}
-	defer func() { s.expect(c.close() == nil, "client did not close") }()
+	defer func() { s.expect(c.Close() == nil, "client did not close") }()
 	fast := func(worker int) bool { return worker%2 == 1 }
-	l := startLoad(c, loadWorkers, loadEvery, func(w int) context.Context {
+	l := load.Closed(c, load.Workers, load.Every, func(w int) context.Context {
 		if fast(w) {
 			return failFast(w)
 		}
@@ -90,79 +95,79 @@ func frozen(k kind, s *sample, d time.Duration) error {
 	time.Sleep(500 * time.Millisecond)
 	server.Freeze()
 	froze := time.Now()
-	s.expect(pong(server.Addr()) != nil, "frozen server answers")
+	s.expect(testbed.Pong(server.Addr()) != nil, "frozen server answers")
 	until(froze.Add(d))
 	server.Thaw()
 	thawed := time.Now()
 	time.Sleep(2 * afterwards)
-	calls := l.stop()
+	calls := l.Stop()
 
 	released := time.Duration(0)
 	stuck := 0
 	for _, r := range calls {
-		if fast(r.worker) && r.begin.Before(froze.Add(time.Second)) && r.end.After(froze.Add(100*time.Millisecond)) {
-			released = max(released, r.end.Sub(froze))
+		if fast(r.Worker) && r.Begin.Before(froze.Add(time.Second)) && r.End.After(froze.Add(100*time.Millisecond)) {
+			released = max(released, r.End.Sub(froze))
 			stuck++
 		}
 	}
 	s.expect(stuck > 0, "nobody was blocked")
-	s.set("callers released", ms(released))
-	s.set("first success after thaw", ms(firstSuccess(calls, froze.Add(100*time.Millisecond), thawed)))
-	patient := slices.DeleteFunc(slices.Clone(calls), func(r call) bool { return fast(r.worker) })
-	after, example := failures(patient, thawed, thawed.Add(time.Hour))
+	s.set("callers released", stats.Ms(released))
+	s.set("first success after thaw", stats.Ms(load.FirstSuccess(calls, froze.Add(100*time.Millisecond), thawed)))
+	patient := slices.DeleteFunc(slices.Clone(calls), func(r load.Call) bool { return fast(r.Worker) })
+	after, example := load.Failures(patient, thawed, thawed.Add(time.Hour))
 	s.set("errors after", float64(after))
-	account, err := audit(server.Addr(), calls)
+	account, err := testbed.Audit(server.Addr(), calls)
 	if err != nil {
 		return err
 	}
-	s.set("INCRs executed twice", float64(account.twice))
-	s.set("said not run, but ran", float64(account.lied))
-	if supervisorOf(c) != nil {
-		down := never
+	s.set("INCRs executed twice", float64(account.Twice))
+	s.set("said not run, but ran", float64(account.Lied))
+	if client.SupervisorOf(c) != nil {
+		down := stats.Never
 		if at, ok := events.first(redial.StateReconnecting, froze); ok {
 			down = at.Sub(froze)
 		}
-		s.set("Reconnecting", ms(down))
+		s.set("Reconnecting", stats.Ms(down))
 		s.note("%s", events.since(froze))
 	}
-	during, sort := failures(calls, froze.Add(-time.Second), thawed)
+	during, sort := load.Failures(calls, froze.Add(-time.Second), thawed)
 	s.note("%d blocked, %d failed (%v), after the thaw: %v; %+v", stuck, during, sort, example, account)
 	return nil
 }
 
 // frozenIdle freezes the server while nobody calls.
-func frozenIdle(k kind, s *sample, d time.Duration) error {
+func frozenIdle(k client.Kind, s *sample, d time.Duration) error {
 	server, _, stop, err := launch(s, false)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	var events eventLog
-	c, err := k.open(settings{addr: server.Addr(), options: []redial.Option{events.option()}})
+	c, err := k.Open(client.Settings{Addr: server.Addr(), Options: []redial.Option{events.option()}})
 	if err != nil {
 		return err
 	}
-	defer func() { s.expect(c.close() == nil, "client did not close") }()
+	defer func() { s.expect(c.Close() == nil, "client did not close") }()
 	if err := warm(c, 20); err != nil {
 		return err
 	}
 	time.Sleep(1500 * time.Millisecond) // let it become idle
 	server.Freeze()
 	froze := time.Now()
-	s.expect(pong(server.Addr()) != nil, "frozen server answers")
+	s.expect(testbed.Pong(server.Addr()) != nil, "frozen server answers")
 	until(froze.Add(d))
 	server.Thaw()
 	thawed := time.Now()
-	calls := atOnce(c, 20)
-	s.set("first success after thaw", ms(firstSuccess(calls, froze, thawed)))
-	failed, example := failures(calls, froze, thawed.Add(time.Hour))
+	calls := load.AtOnce(c, 20)
+	s.set("first success after thaw", stats.Ms(load.FirstSuccess(calls, froze, thawed)))
+	failed, example := load.Failures(calls, froze, thawed.Add(time.Hour))
 	s.set("errors", float64(failed))
-	if supervisorOf(c) != nil {
-		down := never
+	if client.SupervisorOf(c) != nil {
+		down := stats.Never
 		if at, ok := events.first(redial.StateReconnecting, froze); ok {
 			down = at.Sub(froze)
 		}
-		s.set("Reconnecting", ms(down))
+		s.set("Reconnecting", stats.Ms(down))
 		s.note("%s", events.since(froze))
 	}
 	s.note("%v", example)
@@ -170,43 +175,43 @@ func frozenIdle(k kind, s *sample, d time.Duration) error {
 }
 
 // paused freezes the server five times for 1.5 s, as a fork or a slow script does.
-func (b *bench) paused(k kind, s *sample, timeout time.Duration) error {
+func (b *bench) paused(k client.Kind, s *sample, timeout time.Duration) error {
 	server, _, stop, err := launch(s, false)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	var events eventLog
-	c, err := k.open(settings{addr: server.Addr(), timeout: timeout, options: []redial.Option{events.option()}})
+	c, err := k.Open(client.Settings{Addr: server.Addr(), Timeout: timeout, Options: []redial.Option{events.option()}})
 	if err != nil {
 		return err
 	}
-	defer func() { s.expect(c.close() == nil, "client did not close") }()
-	l := startLoad(c, loadWorkers, loadEvery, nil)
+	defer func() { s.expect(c.Close() == nil, "client did not close") }()
+	l := load.Closed(c, load.Workers, load.Every, nil)
 	time.Sleep(500 * time.Millisecond)
 	began := time.Now()
 	for range 5 {
 		server.Freeze()
 		froze := time.Now()
-		s.expect(pong(server.Addr()) != nil, "frozen server answers")
+		s.expect(testbed.Pong(server.Addr()) != nil, "frozen server answers")
 		until(froze.Add(1500 * time.Millisecond))
 		server.Thaw()
 		time.Sleep(700 * time.Millisecond)
 	}
 	s.note("%s", events.since(began))
 	moved := len(events.after(began))
-	calls := l.stop()
+	calls := l.Stop()
 
 	reads, writes, unknown := 0, 0, 0
 	for _, r := range calls {
 		switch {
-		case r.err == nil:
-		case r.op == opGet:
+		case r.Err == nil:
+		case r.Op == load.Get:
 			reads++
-			s.note("GET: %v", r.err)
+			s.note("GET: %v", r.Err)
 		default:
 			writes++
-			if errors.Is(r.err, redial.ErrOutcomeUnknown) {
+			if errors.Is(r.Err, redial.ErrOutcomeUnknown) {
 				unknown++
 			}
 		}
@@ -215,16 +220,16 @@ func (b *bench) paused(k kind, s *sample, timeout time.Duration) error {
 	s.set("GET errors", float64(reads))
 	s.set("SET and INCR errors", float64(writes))
 	s.set("of these outcome unknown", float64(unknown))
-	if supervisorOf(c) != nil {
+	if client.SupervisorOf(c) != nil {
 		s.set("transitions", float64(moved))
 	}
-	account, err := audit(server.Addr(), calls)
+	account, err := testbed.Audit(server.Addr(), calls)
 	if err != nil {
 		return err
 	}
-	s.set("INCRs executed twice", float64(account.twice))
-	s.set("acknowledged, not run", float64(account.lost))
-	s.set("said not run, but ran", float64(account.lied))
+	s.set("INCRs executed twice", float64(account.Twice))
+	s.set("acknowledged, not run", float64(account.Lost))
+	s.set("said not run, but ran", float64(account.Lied))
 	s.note("%d calls, %+v", len(calls), account)
 	return nil
 }

@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"math"
-	"runtime"
-	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/overhead"
+	"github.com/redial-go/redial/bench/internal/stats"
 )
 
 // The experiments on a healthy server.
@@ -24,62 +23,16 @@ func overheadRows() []experiment {
 			{name: "pipeline time ratio"},
 			{name: "parallel GET time ratio"},
 		}}},
-		run: overhead,
+		run: healthy,
 	}}
 }
 
-// task is a piece of work that both clients do in turn.
-type task func(rdb redis.Cmdable, n int) error
-
-func gets(rdb redis.Cmdable, n int) error {
-	ctx := context.Background()
-	for range n {
-		if err := rdb.Get(ctx, "key").Err(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func pipelines(rdb redis.Cmdable, n int) error {
-	ctx := context.Background()
-	for range n {
-		_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for range 10 {
-				p.Get(ctx, "key")
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func parallelGets(rdb redis.Cmdable, n int) error {
-	const workers = 16
-	var wg sync.WaitGroup
-	errs := make(chan error, workers)
-	for range workers {
-		wg.Go(func() { errs <- gets(rdb, n/workers) })
-	}
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func overhead(b *bench, _ []kind) samples {
+func healthy(b *bench, _ []client.Kind) samples {
 	bare, ours := newSample(), newSample()
 	if err := compare(b, bare, ours); err != nil {
 		ours.expect(false, "run failed: %v", err)
 	}
-	return samples{goredisName: {bare}, redialName: {ours}}
+	return samples{client.GoRedisName: {bare}, client.RedialName: {ours}}
 }
 
 func compare(b *bench, bare, ours *sample) error {
@@ -88,31 +41,31 @@ func compare(b *bench, bare, ours *sample) error {
 		return err
 	}
 	defer stop()
-	open := func(f func(settings) (client, error)) (redis.UniversalClient, error) {
-		c, err := f(settings{addr: server.Addr()})
+	open := func(f func(client.Settings) (client.Client, error)) (redis.UniversalClient, error) {
+		c, err := f(client.Settings{Addr: server.Addr()})
 		if err != nil {
 			return nil, err
 		}
-		rdb := c.(redisClient).UniversalClient
+		rdb := c.(client.GoRedisClient).Redis
 		return rdb, rdb.Set(context.Background(), "key", "value", 0).Err()
 	}
-	theirs, err := open(openGoRedis)
+	theirs, err := open(client.GoRedis.Open)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = theirs.Close() }()
-	mine, err := open(openRedial)
+	mine, err := open(client.Redial.Open)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = mine.Close() }()
 
-	for name, t := range map[string]task{"GET": gets, "pipeline of 10": pipelines} {
-		a, err := allocations(t, theirs)
+	for name, t := range map[string]overhead.Task{"GET": overhead.Gets, "pipeline of 10": overhead.Pipelines} {
+		a, err := overhead.Allocations(t.With(theirs), 10_000)
 		if err != nil {
 			return err
 		}
-		c, err := allocations(t, mine)
+		c, err := overhead.Allocations(t.With(mine), 10_000)
 		if err != nil {
 			return err
 		}
@@ -125,73 +78,25 @@ func compare(b *bench, bare, ours *sample) error {
 	}
 	rounds := b.runs(150, 40)
 	for name, w := range map[string]struct {
-		task task
+		task overhead.Task
 		n    int
 	}{
-		"GET time ratio":          {gets, 2000},
-		"pipeline time ratio":     {pipelines, 500},
-		"parallel GET time ratio": {parallelGets, 4000},
+		"GET time ratio":          {overhead.Gets, 2000},
+		"pipeline time ratio":     {overhead.Pipelines, 500},
+		"parallel GET time ratio": {overhead.ParallelGets, 4000},
 	} {
-		ratios, err := paired(w.task, theirs, mine, rounds, w.n)
+		took, err := overhead.Rounds(rounds, w.n, w.task.With(theirs), w.task.With(mine))
 		if err != nil {
 			return err
 		}
-		ours.set(name, quantile(ratios, 0.5))
+		ratios := overhead.Ratios(took[0], took[1])
+		ours.set(name, stats.Quantile(ratios, 0.5))
 		if name == "GET time ratio" {
-			ours.set("lower quartile", quantile(ratios, 0.25))
-			ours.set("upper quartile", quantile(ratios, 0.75))
+			ours.set("lower quartile", stats.Quantile(ratios, 0.25))
+			ours.set("upper quartile", stats.Quantile(ratios, 0.75))
 		}
 		ours.note("%s: %d pairs, quartiles %.3f %.3f %.3f", name, len(ratios),
-			quantile(ratios, 0.25), quantile(ratios, 0.5), quantile(ratios, 0.75))
+			stats.Quantile(ratios, 0.25), stats.Quantile(ratios, 0.5), stats.Quantile(ratios, 0.75))
 	}
 	return nil
-}
-
-// allocations returns how many allocations one unit of the task makes, in the
-// whole process, to a tenth: what heartbeats allocate is far below that.
-func allocations(t task, rdb redis.Cmdable) (float64, error) {
-	const n = 10_000
-	if err := t(rdb, 100); err != nil {
-		return 0, err
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	err := t(rdb, n)
-	runtime.ReadMemStats(&after)
-	return math.Round(10*float64(after.Mallocs-before.Mallocs)/n) / 10, err
-}
-
-// paired runs the task on both clients in rounds A B, B A, A B ... and returns
-// time of b over time of a for every round.
-func paired(t task, a, b redis.Cmdable, rounds, n int) ([]float64, error) {
-	timed := func(rdb redis.Cmdable) (time.Duration, error) {
-		began := time.Now()
-		err := t(rdb, n)
-		return time.Since(began), err
-	}
-	for _, rdb := range []redis.Cmdable{a, b} {
-		if err := t(rdb, n); err != nil {
-			return nil, fmt.Errorf("warm-up: %w", err)
-		}
-	}
-	var ratios []float64
-	for i := range rounds {
-		first, second := a, b
-		if i%2 == 1 {
-			first, second = b, a
-		}
-		d1, err := timed(first)
-		if err != nil {
-			return nil, err
-		}
-		d2, err := timed(second)
-		if err != nil {
-			return nil, err
-		}
-		if i%2 == 1 {
-			d1, d2 = d2, d1
-		}
-		ratios = append(ratios, float64(d2)/float64(d1))
-	}
-	return ratios, nil
 }

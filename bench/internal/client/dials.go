@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"cmp"
@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// dialCounter records every dial that a client asks of the network.
-type dialCounter struct {
-	delay time.Duration // added to every dial, as by a distant server
+// Dials records every dial that a client asks of the network.
+type Dials struct {
+	Delay time.Duration // added to every dial, as by a distant server
 
 	mu    sync.Mutex
 	dials []dial
@@ -21,7 +21,7 @@ type dialCounter struct {
 type dial struct{ begin, end time.Time }
 
 // dialer returns the function to give to a client.
-func (d *dialCounter) dialer(conf *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d *Dials) dialer(conf *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	dial := (&net.Dialer{Timeout: 5 * time.Second}).DialContext
 	if conf != nil {
 		dial = (&tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: conf}).DialContext
@@ -29,9 +29,9 @@ func (d *dialCounter) dialer(conf *tls.Config) func(ctx context.Context, network
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		i := d.start()
 		defer d.finish(i)
-		if d.delay > 0 {
+		if d.Delay > 0 {
 			select {
-			case <-time.After(d.delay):
+			case <-time.After(d.Delay):
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
@@ -40,21 +40,21 @@ func (d *dialCounter) dialer(conf *tls.Config) func(ctx context.Context, network
 	}
 }
 
-func (d *dialCounter) start() int {
+func (d *Dials) start() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dials = append(d.dials, dial{begin: time.Now()})
 	return len(d.dials) - 1
 }
 
-func (d *dialCounter) finish(i int) {
+func (d *Dials) finish(i int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dials[i].end = time.Now()
 }
 
-// between counts the dials that began in [from, to).
-func (d *dialCounter) between(from, to time.Time) int {
+// Between counts the dials that began in [from, to).
+func (d *Dials) Between(from, to time.Time) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := 0
@@ -66,8 +66,19 @@ func (d *dialCounter) between(from, to time.Time) int {
 	return n
 }
 
-// last returns when the last dial that began in [from, to) ended.
-func (d *dialCounter) last(from, to time.Time) time.Time {
+// Times returns when each dial began, in order.
+func (d *Dials) Times() []time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	times := make([]time.Time, len(d.dials))
+	for i, x := range d.dials {
+		times[i] = x.begin
+	}
+	return times
+}
+
+// Last returns when the last dial that began in [from, to) ended.
+func (d *Dials) Last(from, to time.Time) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	end := from
@@ -79,9 +90,9 @@ func (d *dialCounter) last(from, to time.Time) time.Time {
 	return end
 }
 
-// atATime returns how many dials ran at the same time at most, of those that
+// AtATime returns how many dials ran at the same time at most, of those that
 // began in [from, to).
-func (d *dialCounter) atATime(from, to time.Time) int {
+func (d *Dials) AtATime(from, to time.Time) int {
 	d.mu.Lock()
 	type edge struct {
 		at   time.Time

@@ -1,0 +1,109 @@
+// Package client gives Redis clients of several libraries one face, so that they
+// can be put through the same trials.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"slices"
+	"time"
+
+	"github.com/redial-go/redial"
+)
+
+// Client is what the trials need of a Redis client. A missing key is no error.
+type Client interface {
+	Get(ctx context.Context, key string) error
+	Set(ctx context.Context, key, value string) error
+	Incr(ctx context.Context, key string) (int64, error)
+	// GetIncr sends GET read and INCR count as one pipeline and fails unless both
+	// are answered.
+	GetIncr(ctx context.Context, read, count string) error
+	// Block waits d for an element that never comes, on a connection of its own.
+	Block(ctx context.Context, d time.Duration) error
+	// Subscribe hands over messages until ctx ends. It resubscribes the way that
+	// the library's documentation shows.
+	Subscribe(ctx context.Context, topic string, got func(payload string)) error
+	Close() error
+}
+
+// Settings are the options a trial wants; the rest is left at the defaults of
+// each library.
+type Settings struct {
+	Addr     string
+	Dials    *Dials // nil: not counted
+	TLS      *tls.Config
+	PoolSize int           // 0: the library's default
+	Timeout  time.Duration // of reads and writes; 0: the library's default
+	Options  []redial.Option
+}
+
+// Kind is one client library, set up in one way.
+type Kind struct {
+	// Name is for the command line, Title for people.
+	Name, Title string
+	// Setup says in one sentence how it is set up.
+	Setup string
+	Open  func(Settings) (Client, error)
+}
+
+// Names of the kinds.
+const (
+	RedialName  = "redial"
+	GoRedisName = "goredis"
+	TunedName   = "goredis-tuned"
+	RueidisName = "rueidis"
+	RedigoName  = "redigo"
+)
+
+// The kinds.
+var (
+	Redial = Kind{RedialName, "redial",
+		"`redial.NewClient` with default options.", openRedial}
+	GoRedis = Kind{GoRedisName, "go-redis",
+		"`redis.NewClient` with default options.", openGoRedis}
+	Tuned = Kind{TunedName, "go-redis, tuned",
+		"go-redis as guides to resilience recommend it: " + tunedText + ".", openTuned}
+	Rueidis = Kind{RueidisName, "rueidis",
+		"`rueidis.NewClient` with default options, without client-side caching.", openRueidis}
+	Redigo = Kind{RedigoName, "redigo",
+		"`redis.Pool` of 20 with `Wait`, timeouts of 5 s, a `TestOnBorrow` that sends PING after 1 min without use, " +
+			"and a wrapper that tries a command up to 3 times, 50 ms apart.", openRedigo}
+)
+
+// Find returns the kind of that name.
+func Find(name string) (Kind, bool) {
+	all := []Kind{Redial, GoRedis, Tuned, Rueidis, Redigo}
+	i := slices.IndexFunc(all, func(k Kind) bool { return k.Name == name })
+	if i < 0 {
+		return Kind{}, false
+	}
+	return all[i], true
+}
+
+// Stub answers at once without I/O: what remains is the cost of the load.
+type Stub struct{}
+
+// Get does nothing.
+func (Stub) Get(context.Context, string) error { return nil }
+
+// Set does nothing.
+func (Stub) Set(context.Context, string, string) error { return nil }
+
+// Incr does nothing.
+func (Stub) Incr(context.Context, string) (int64, error) { return 1, nil }
+
+// GetIncr does nothing.
+func (Stub) GetIncr(context.Context, string, string) error { return nil }
+
+// Block does nothing.
+func (Stub) Block(context.Context, time.Duration) error { return nil }
+
+// Subscribe waits for the end of ctx.
+func (Stub) Subscribe(ctx context.Context, _ string, _ func(string)) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Close does nothing.
+func (Stub) Close() error { return nil }

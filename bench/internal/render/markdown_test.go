@@ -1,0 +1,50 @@
+package render
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/redial-go/redial/bench/internal/chaos"
+	"github.com/redial-go/redial/bench/internal/client"
+)
+
+// outcome has one run of redial and one of a peer.
+func outcome(ours, theirs map[chaos.Key]float64) *chaos.Outcome {
+	run := func(values map[chaos.Key]float64) []*chaos.Run {
+		return []*chaos.Run{{Values: values, Result: &chaos.Result{}}}
+	}
+	return &chaos.Outcome{
+		Scenario: chaos.Scenarios()[0],
+		Runs:     map[string][]*chaos.Run{client.RedialName: run(ours), client.RedigoName: run(theirs)},
+	}
+}
+
+func TestMarkdown_AdmitsWhereRedialIsNotFirst(t *testing.T) {
+	r := Report{
+		Kinds: []client.Kind{client.Redial, client.Redigo},
+		Outcomes: []*chaos.Outcome{outcome(
+			map[chaos.Key]float64{chaos.InTime: 100, chaos.Stall: 1500, chaos.Twice: 0},
+			map[chaos.Key]float64{chaos.InTime: 70, chaos.Stall: 120, chaos.Twice: 3},
+		)},
+	}
+	var doc bytes.Buffer
+	if err := r.Markdown(&doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| Restart | redigo | worst stall 120 ms (1.5 s) | in time 70 % (100 %), run twice 3 (0) |",
+		"redial is better than every other client in 2, level with the best in 0, and behind at least one in 1.",
+		"| [Restart](#restart) | 100 % · 1.5 s | 70 % · 120 ms · **3 run twice** |",
+	} {
+		if !strings.Contains(doc.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, doc.String())
+		}
+	}
+}
+
+func TestAnchor(t *testing.T) {
+	if got, want := anchor("Long outage, 200 goroutines"), "long-outage-200-goroutines"; got != want {
+		t.Errorf("anchor = %q, want %q", got, want)
+	}
+}
