@@ -182,27 +182,35 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	return &own
 }
 
-// warmer returns a function that has the pool replace what an outage cost it, up
-// to its MinIdleConns: go-redis counts connections that died in the pool as idle
-// until somebody asks for them. It returns nil when there is no such minimum.
-func warmer(rdb *redis.Client, timeout time.Duration) func(context.Context) {
+// warmer returns a function that has the pool replace some of the connections that it
+// has lost in an outage: callers with short deadlines take a finished connection, but
+// none of them may have the time to make one. Up to MinIdleConns it replaces them all,
+// since go-redis counts connections that died in the pool as idle until somebody asks
+// for them.
+func warmer(rdb *redis.Client, timeout time.Duration) func(ctx context.Context, lost int) {
 	opt := rdb.Options()
-	n := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
-	if n <= 0 {
-		return nil
-	}
-	plain := rdb.WithTimeout(timeout) // no hooks: nobody must see this
-	return func(ctx context.Context) {
-		held := make([]*redis.Conn, 0, n)
-		for range n {
-			cn := plain.Conn()
-			held = append(held, cn)
-			if cn.Ping(ctx).Err() != nil {
-				break // the next outage, or the end; callers will meet it too
+	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
+	plain := rdb.WithTimeout(timeout)                      // no hooks: nobody must see this
+	return func(ctx context.Context, lost int) {
+		ctx, cancel := context.WithTimeout(ctx, warmWithin)
+		defer cancel()
+		held := make([]*redis.Conn, 0, max(least, 0))
+		defer func() {
+			for _, cn := range held {
+				_ = cn.Close() // back to the pool
 			}
-		}
-		for _, cn := range held {
-			_ = cn.Close() // back to the pool
+		}()
+		for i := range max(least, min(lost, warmConns)) {
+			cn := plain.Conn()
+			err := cn.Ping(ctx).Err()
+			if i < least {
+				held = append(held, cn)
+			} else {
+				_ = cn.Close() // for whoever waits, or else for the next round
+			}
+			if err != nil {
+				return // the next outage, or the end; callers will meet it too
+			}
 		}
 	}
 }

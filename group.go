@@ -181,7 +181,7 @@ func (g *group) sweep() {
 		defer g.sweeping.Store(false)
 		for _, l := range g.all() {
 			if l.warm != nil && l.cold.CompareAndSwap(true, false) {
-				l.warm(l.ctx)
+				l.warm(l.ctx, int(l.lost.Load()))
 			}
 			if l.idleAge > 0 {
 				l.sweep()

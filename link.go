@@ -26,14 +26,14 @@ type link struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	prober   prober
-	warm     func(context.Context) // fills the pool up; nil: nothing to warm
-	where    func() string         // the server that was dialed last; nil: addr says it
-	stale    func()                // called when the server may have to be looked for elsewhere; nil: it cannot be
-	strayed  func(*conn)           // called when a subscription has to go to another node; nil: there is none
-	told     func(State)           // called after every transition; nil: nobody wants to know
-	removed  func() bool           // whether go-redis has closed the client of a node; nil: it never does
-	sealed   bool                  // go-redis would retry by itself and must not, see sealedError
-	passive  bool                  // has no connections: it stands for a client of several nodes
+	warm     func(context.Context, int) // has the pool replace lost connections; nil: there is no pool yet
+	where    func() string              // the server that was dialed last; nil: addr says it
+	stale    func()                     // called when the server may have to be looked for elsewhere; nil: it cannot be
+	strayed  func(*conn)                // called when a subscription has to go to another node; nil: there is none
+	told     func(State)                // called after every transition; nil: nobody wants to know
+	removed  func() bool                // whether go-redis has closed the client of a node; nil: it never does
+	sealed   bool                       // go-redis would retry by itself and must not, see sealedError
+	passive  bool                       // has no connections: it stands for a client of several nodes
 
 	// These synchronize themselves. The first three are all that a command
 	// touches while the link is Connected.
@@ -46,6 +46,7 @@ type link struct {
 	refusedOne atomic.Bool  // a command was refused since the last look
 	watches    atomic.Bool  // a WATCH was sent, ever
 	cold       atomic.Bool  // the pool wants warming up
+	lost       atomic.Int32 // connections that the last outage has cost
 	n          counters
 	lanes      lanes
 	wake       chan struct{} // capacity 1: commands wait, or were refused
@@ -201,6 +202,7 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 		l.gate.Store(gateShut)
 		l.outage = newOutage(l.cfg.grace)
 		retired = l.nextGenerationLocked()
+		l.lost.Store(int32(len(retired)))
 	case StateClosed:
 		l.gate.Store(gateShut)
 		if l.outage != nil {
@@ -216,7 +218,7 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 
 	l.events.signal()
 	if cause == nil {
-		retireIdle(retired, errors.New(reason))
+		l.retireIdle(retired, errors.New(reason))
 	} else {
 		for _, c := range retired {
 			c.retire(cause)
@@ -228,12 +230,14 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 	return true
 }
 
-// retireIdle closes those connections on which no reply is outstanding. The rest
-// may finish what is in flight, for the server is not known to be dead; their
-// generation keeps them from being used again.
-func retireIdle(conns []*conn, why error) {
+// retireIdle closes subscriptions and those connections that have been silent for a
+// while, with no reply outstanding. The rest may finish what is in flight, of a
+// pipeline perhaps that is half answered, for the server is not known to be dead;
+// their generation keeps them from being used again.
+func (l *link) retireIdle(conns []*conn, why error) {
+	silent := l.advance() - int64(2*l.tick()) // the clock lags by a tick
 	for _, c := range conns {
-		if c.last.Load() > 0 || c.role.Load() == roleSubscriber {
+		if last := c.last.Load(); last > 0 && last < silent || c.role.Load() == roleSubscriber {
 			c.retire(why)
 		}
 	}
@@ -335,7 +339,7 @@ func (l *link) rotate(why error) {
 	old := l.nextGenerationLocked()
 	l.mu.Unlock()
 	l.lookElsewhere()
-	retireIdle(old, why)
+	l.retireIdle(old, why)
 }
 
 // lookElsewhere is called when the server that was dialed last is not, or not any

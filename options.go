@@ -66,6 +66,10 @@ const (
 	// Closing that subscription has to wait for it, too.
 	subscriberWait = 250 * time.Millisecond
 
+	// After an outage up to warmConns connections are made without a command that wants
+	// them, within warmWithin.
+	warmConns  = 16
+	warmWithin = 5 * time.Second
 	// firstLanes is how many dials may run at once when the link comes up. Each
 	// success adds a lane, so the number doubles with every round.
 	firstLanes = 4
