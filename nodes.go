@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,6 +175,10 @@ type scout struct{ *nodes }
 func (s scout) ping(bool) (verdict, error) {
 	if err := s.reload(); err != nil {
 		return dead, err
+	}
+	// It may be others than the nodes that tell the topology.
+	if up, cause := s.anyUp(); !up {
+		return dead, cmp.Or(cause, errors.New("no node answers yet"))
 	}
 	return alive, nil
 }

@@ -124,13 +124,14 @@ var behaviors = []struct {
 	{"connections are killed under load", testConnectionsKilled},
 	{"everything is gone for longer than the grace", testGone},
 	{"subscriptions survive", testSubscriptionSurvives},
-	{"closing leaves nothing", testCloseLeavesNothing},
+	{"closing is prompt", testClose},
 }
 
 // Every behavior, on every topology.
 func TestTopologies(t *testing.T) {
 	for name, start := range topologies() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			d := start(t)
 			for _, b := range behaviors {
 				t.Run(b.name, func(t *testing.T) { b.test(t, d) })
@@ -323,7 +324,8 @@ func testSubscriptionSurvives(t *testing.T, d deployment) {
 	t.Logf("first message %v after the servers were back", await(t, publish, ch, 10*time.Second).Sub(back))
 }
 
-func testCloseLeavesNothing(t *testing.T, d deployment) {
+// What a client leaves behind shows at the end of the test binary.
+func testClose(t *testing.T, d deployment) {
 	for _, gone := range []bool{false, true} {
 		t.Run(fmt.Sprint("servers gone: ", gone), func(t *testing.T) {
 			t.Cleanup(func() {
@@ -334,7 +336,6 @@ func testCloseLeavesNothing(t *testing.T, d deployment) {
 					d.back()
 				}
 			})
-			redialtest.Leaks(t)
 			c := d.open(t)
 			if gone {
 				for _, s := range d.servers {
