@@ -89,12 +89,11 @@ func SafeToRetry(err error) bool {
 	if errors.As(err, &e) {
 		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
 	}
-	if isReply(err) && redis.IsExecAbortError(err) {
-		return true
-	}
 	switch outcomeOf(err) {
 	case notSent, notSentForGood, refused, denied:
 		return true
+	case answered:
+		return isReply(err) && redis.IsExecAbortError(err)
 	}
 	return false
 }
