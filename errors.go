@@ -251,7 +251,10 @@ func outcomeOf(err error) outcome {
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
-	return !isReply(err) && strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
+	if _, ours := err.(*connError); ours || isReply(err) { // which have their text from elsewhere
+		return false
+	}
+	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
 }
 
 // outcomeFor is outcomeOf for one command that was sent by itself or within a

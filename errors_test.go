@@ -82,6 +82,7 @@ func TestOutcomeOf(t *testing.T) {
 		{"foreign, like no password", errors.New("somebody's vault: unauthenticated"), foreign, false},
 		{"foreign, like aborted", errors.New("EXECABORT is what somebody's hook says"), foreign, false},
 		{"broken, for a reply like aborted", &connError{phase: phaseRead, err: redisError("EXECABORT x")}, unknown, false},
+		{"broken, for what is like sticky", &connError{phase: phaseRead, err: errors.New("redis: Conn is in a bad state")}, unknown, false},
 		{"reply, like sticky", redisError("redis: Conn is in a bad state"), answered, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
