@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,14 +88,27 @@ func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 func SafeToRetry(err error) bool {
 	var e *Error
 	if errors.As(err, &e) {
-		return e.reads || e.kind != ErrOutcomeUnknown
-	}
-	if redis.IsExecAbortError(err) {
-		return true
+		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
 	}
 	switch outcomeOf(err) {
 	case notSent, notSentForGood, refused, denied:
 		return true
+	case answered:
+		return isReply(err) && redis.IsExecAbortError(err)
+	}
+	return false
+}
+
+// mayHaveRun reports whether err holds an Error of a command that may have run and
+// changed something. Several may have been joined into one error.
+func mayHaveRun(err error) bool {
+	switch e := err.(type) {
+	case *Error:
+		return !e.reads && e.kind == ErrOutcomeUnknown
+	case interface{ Unwrap() error }:
+		return mayHaveRun(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), mayHaveRun)
 	}
 	return false
 }
@@ -273,11 +287,13 @@ func outcomeOf(err error) outcome {
 		return unknown
 	}
 	switch {
-	case isRefusal(err):
-		return refused
-	case redis.IsAuthError(err):
-		return denied
-	case isReply(err):
+	case isReply(err): // go-redis would take other errors for replies by their text
+		switch {
+		case isRefusal(err):
+			return refused
+		case redis.IsAuthError(err):
+			return denied
+		}
 		return answered
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted),
 		errors.Is(err, redis.ErrClosed):
@@ -289,6 +305,9 @@ func outcomeOf(err error) outcome {
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
+	if _, ours := err.(*connError); ours || isReply(err) { // which have their text from elsewhere
+		return false
+	}
 	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
 }
 
@@ -373,7 +392,7 @@ func isRefusal(err error) bool {
 // isReadOnlyServer reports whether err is a replica's refusal of a write, also
 // when it came out of a script.
 func isReadOnlyServer(err error) bool {
-	return redis.HasErrorPrefix(err, "READONLY ") || redis.IsReadOnlyError(err)
+	return isReply(err) && (redis.HasErrorPrefix(err, "READONLY ") || redis.IsReadOnlyError(err))
 }
 
 // isNotReady reports whether err is the server's word that it is up but cannot

@@ -78,6 +78,12 @@ func TestOutcomeOf(t *testing.T) {
 		{"closed", redis.ErrClosed, notSentForGood, true},
 		{"handshake", fmt.Errorf("x: %w", &Error{kind: ErrOutcomeUnknown, Err: io.EOF, handshake: true}), notSent, false},
 		{"foreign", errors.New("from somebody's hook"), foreign, false},
+		{"foreign, like a refusal", errors.New("READONLY is what somebody's hook says"), foreign, false},
+		{"foreign, like no password", errors.New("somebody's vault: unauthenticated"), foreign, false},
+		{"foreign, like aborted", errors.New("EXECABORT is what somebody's hook says"), foreign, false},
+		{"broken, for a reply like aborted", &connError{phase: phaseRead, err: redisError("EXECABORT x")}, unknown, false},
+		{"broken, for what is like sticky", &connError{phase: phaseRead, err: errors.New("redis: Conn is in a bad state")}, unknown, false},
+		{"reply, like sticky", redisError("redis: Conn is in a bad state"), answered, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			assert.Equal(t, tc.want, outcomeOf(tc.err))
@@ -88,6 +94,8 @@ func TestOutcomeOf(t *testing.T) {
 	assert.True(t, SafeToRetry(&Error{kind: ErrOutcomeUnknown, Err: io.EOF, reads: true}))
 	assert.True(t, SafeToRetry(&Error{kind: ErrUnavailable, Err: io.EOF}))
 	assert.True(t, SafeToRetry(&Error{kind: ErrClosed, Err: ErrClosed}))
+	both := errors.Join(&Error{kind: ErrUnavailable, Err: io.EOF}, &Error{kind: ErrOutcomeUnknown, Err: io.EOF})
+	assert.False(t, SafeToRetry(fmt.Errorf("of two commands: %w", both)))
 }
 
 func TestError(t *testing.T) {

@@ -40,9 +40,9 @@ const (
 	minDelay = 5 * time.Millisecond
 
 	// While callers wait, the delay is the outage's age divided by eagerDivisor,
-	// at least eagerDelay: what recovery adds to an outage stays near 1 %.
+	// at least eagerDelay: recovery adds about 1 % to an outage. See docs/backoff.md.
 	eagerDelay   = 25 * time.Millisecond
-	eagerDivisor = 120
+	eagerDivisor = 100
 	eagerJitter  = 0.2
 
 	// A heartbeat is sent this much of the interval early, at random.
@@ -230,7 +230,7 @@ func WithHeartbeatMisses(n int) Option {
 // concurrent use. A delay below 5ms counts as 5ms. A policy that returns
 // [backoff.Stop] is reset: reconnecting never gives up. While commands are
 // waiting or being refused, attempts follow the shorter of this schedule and
-// the eager one (25ms, or 1/120 of the outage's age).
+// the eager one (25ms, or 1/100 of the outage's age).
 //
 // newBackOff must not be nil and must not return nil.
 func WithBackoff(newBackOff func() backoff.BackOff) Option {

@@ -237,8 +237,8 @@ func (s *sentinels) askMaster(ctx context.Context, c *redis.SentinelClient) (str
 		return "", fmt.Errorf("sentinel knows no master named %q", s.opt.MasterName)
 	case err != nil:
 		return "", err
-	case len(addr) != 2:
-		return "", fmt.Errorf("sentinel answers with %d words, not 2, where the master is", len(addr))
+	case len(addr) != 2 || slices.Contains(addr, ""):
+		return "", errors.New("sentinel does not answer with an address where the master is")
 	}
 	return net.JoinHostPort(addr[0], addr[1]), nil
 }

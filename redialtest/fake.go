@@ -383,20 +383,24 @@ func readCommand(r *bufio.Reader) ([]string, error) {
 	if err != nil || n < 0 || n > 1<<20 {
 		return nil, fmt.Errorf("bad array header %q", line)
 	}
-	args := make([]string, n)
-	for i := range args {
+	var args []string // grows with what arrives, not with what is announced
+	for range n {
 		if line, err = readLine(r); err != nil {
 			return nil, err
 		}
-		size, err := strconv.Atoi(strings.TrimPrefix(line, "$"))
-		if err != nil || size < 0 || size > 512<<20 {
+		digits, ok := strings.CutPrefix(line, "$")
+		size, err := strconv.Atoi(digits)
+		if !ok || err != nil || size < 0 || size > 512<<20 {
 			return nil, fmt.Errorf("bad bulk header %q", line)
 		}
-		buf := make([]byte, size+len("\r\n"))
-		if _, err := io.ReadFull(r, buf); err != nil {
+		var arg strings.Builder
+		if _, err := io.CopyN(&arg, r, int64(size)); err != nil {
 			return nil, err
 		}
-		args[i] = string(buf[:size])
+		if _, err := r.Discard(len("\r\n")); err != nil {
+			return nil, err
+		}
+		args = append(args, arg.String())
 	}
 	return args, nil
 }

@@ -364,7 +364,7 @@ func TestFakeServer_Dial_ContextEnded(t *testing.T) {
 func TestFakeServer_BadInput_EndsTheConnectionOnly(t *testing.T) {
 	Leaks(t)
 	f := NewFakeServer(t)
-	for _, bad := range []string{"*x", "*-2", "*99999999", "*1\r\n+x", "*1\r\n$-5"} {
+	for _, bad := range []string{"*x", "*-2", "*99999999", "*1\r\n+x", "*1\r\n$-5", "*1\r\n4"} {
 		c := dialRaw(t, f.Addr())
 		c.send(bad)
 		if err := c.readErr(soon); errors.Is(err, context.DeadlineExceeded) {

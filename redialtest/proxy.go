@@ -49,6 +49,12 @@ const proxyGarbage = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 // are ciphertext and include the handshake: use Match and the counted faults on
 // plain connections only.
 //
+// A fault is in force when the method that switches it on returns, and what methods
+// return says what it met: how many connections Hang, Reset, Cut and DropIdle hit,
+// and how much of a counted fault was still to come when its method is called
+// again, so that p.CutMidReply(0) == 0 confirms that it happened. [Proxy.Stats]
+// counts the rest.
+//
 // A Proxy is safe for concurrent use. Its methods after Close do nothing.
 type Proxy struct {
 	addr   string                           // read-only after StartProxy
@@ -270,30 +276,38 @@ func (p *Proxy) DropIdle() int {
 // CutAfterRequest loses the replies to the next n requests that Match: each is
 // forwarded, the server executes it, and when its reply arrives the proxy
 // swallows it and ends the connection by FIN on both sides. A pipeline in one
-// chunk is executed as a whole first. n replaces an earlier one; 0 cancels.
-func (p *Proxy) CutAfterRequest(n int) { p.update(func() { p.cutAfter = max(n, 0) }) }
+// chunk is executed as a whole first. n replaces an earlier one, of which it returns
+// how many were still to come; 0 cancels.
+func (p *Proxy) CutAfterRequest(n int) (left int) { return p.count(&p.cutAfter, n) }
 
 // CutBeforeForward loses the next n requests that Match: each is swallowed, so
 // the server never sees it, and its connection is ended by FIN on both sides. n
-// replaces an earlier one; 0 cancels.
-func (p *Proxy) CutBeforeForward(n int) { p.update(func() { p.cutBefore = max(n, 0) }) }
+// replaces an earlier one, of which it returns how many were still to come; 0 cancels.
+func (p *Proxy) CutBeforeForward(n int) (left int) { return p.count(&p.cutBefore, n) }
 
 // CutMidReply truncates the next n replies: the first half of the bytes is
 // forwarded, then the connection is ended by FIN on both sides. With Match set,
 // only replies to matching requests count; otherwise every chunk from the server
-// does, Pub/Sub messages included. n replaces an earlier one; 0 cancels.
-func (p *Proxy) CutMidReply(n int) { p.update(func() { p.cutMid = max(n, 0) }) }
+// does, Pub/Sub messages included. n replaces an earlier one, of which it returns how
+// many were still to come; 0 cancels.
+func (p *Proxy) CutMidReply(n int) (left int) { return p.count(&p.cutMid, n) }
 
 // Garbage replaces the next n replies by bytes that are not RESP and leaves the
-// connection open. Match applies as for CutMidReply. n replaces an earlier one;
-// 0 cancels.
-func (p *Proxy) Garbage(n int) { p.update(func() { p.garbage = max(n, 0) }) }
+// connection open. Match applies as for CutMidReply. n replaces an earlier one, of
+// which it returns how many were still to come; 0 cancels.
+func (p *Proxy) Garbage(n int) (left int) { return p.count(&p.garbage, n) }
 
-// Match restricts the counted faults to requests that contain substr, ignoring
-// case; "" matches any. Without it they may hit the handshake (HELLO, CLIENT) of
+// count sets a counted fault and returns what was left of it.
+func (p *Proxy) count(fault *int, n int) (left int) {
+	p.update(func() { left, *fault = *fault, max(n, 0) })
+	return left
+}
+
+// Match restricts the counted faults to requests that contain substr, ignoring the
+// case of ASCII letters; "" matches any. Without it they may hit the handshake (HELLO, CLIENT) of
 // a new connection. Restore keeps it.
 func (p *Proxy) Match(substr string) {
-	p.update(func() { p.match = bytes.ToLower([]byte(substr)) })
+	p.update(func() { p.match = lowerASCII([]byte(substr)) })
 }
 
 // Delay holds each chunk from the server back for d before the client gets it.
@@ -325,8 +339,12 @@ func (p *Proxy) AcceptAndHang() {
 }
 
 // Retarget sends connections that are accepted from now on to addr, like a DNS
-// change or a failover. Live ones stay where they are: see Cut.
-func (p *Proxy) Retarget(addr string) { p.update(func() { p.target = addr }) }
+// change or a failover. Live ones stay where they are: see Cut. It returns where they
+// were sent before.
+func (p *Proxy) Retarget(addr string) (before string) {
+	p.update(func() { before, p.target = p.target, addr })
+	return before
+}
 
 // Stats returns a snapshot; the caller owns it.
 func (p *Proxy) Stats() ProxyStats {
@@ -698,7 +716,7 @@ func (c *proxyConn) matchesLocked(chunk []byte) bool {
 	if len(want) == 0 {
 		return true
 	}
-	text := append(c.tail, bytes.ToLower(chunk)...)
+	text := append(c.tail, lowerASCII(chunk)...)
 	found := bytes.Contains(text, want)
 	keep := len(want) - 1
 	if found {
@@ -706,6 +724,18 @@ func (c *proxyConn) matchesLocked(chunk []byte) bool {
 	}
 	c.tail = bytes.Clone(text[len(text)-min(keep, len(text)):])
 	return found
+}
+
+// lowerASCII returns a copy in lower case. Unlike bytes.ToLower it changes no byte that
+// may be a part of something else.
+func lowerASCII(p []byte) []byte {
+	low := bytes.Clone(p)
+	for i, b := range low {
+		if 'A' <= b && b <= 'Z' {
+			low[i] = b + 'a' - 'A'
+		}
+	}
+	return low
 }
 
 // judgeReply says what to do with a chunk from the server.

@@ -377,6 +377,38 @@ func TestProxy_CutMidReply_WithoutMatchHitsMessages(t *testing.T) {
 	c.wantFIN()
 }
 
+func TestProxy_CountedFaults_TellWhatIsLeft(t *testing.T) {
+	f, p := fakeBehindProxy(t)
+	p.Match("echo")
+	for name, fault := range map[string]func(int) int{
+		"CutAfterRequest": p.CutAfterRequest, "CutBeforeForward": p.CutBeforeForward,
+		"CutMidReply": p.CutMidReply, "Garbage": p.Garbage,
+	} {
+		if left := fault(-1); left != 0 {
+			t.Errorf("%s: %d are left before any", name, left)
+		}
+		if left := fault(3); left != 0 {
+			t.Errorf("%s: %d are left of none", name, left)
+		}
+		c := dialRaw(t, p.Addr())
+		c.send("ECHO 0123456789")
+		// Whatever the fault does, it has happened when the first byte or the end comes.
+		_, _ = c.r.ReadByte()
+		if left := fault(5); left != 2 {
+			t.Errorf("%s: %d are left of 3 after one", name, left)
+		}
+		if left := fault(0); left != 5 {
+			t.Errorf("%s: %d are left of 5", name, left)
+		}
+	}
+	if n := p.Retarget("127.0.0.1:1"); n != f.Addr() {
+		t.Errorf("Retarget returned %s, want %s", n, f.Addr())
+	}
+	if n := p.Retarget(f.Addr()); n != "127.0.0.1:1" {
+		t.Errorf("Retarget returned %s", n)
+	}
+}
+
 func TestProxy_Match_FindsWhatTwoChunksShare(t *testing.T) {
 	f, p := fakeBehindProxy(t)
 	p.Match("needle")
