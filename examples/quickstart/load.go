@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/examples/internal/narrate"
 )
 
 // worker is one goroutine of the load. Nobody else writes its two keys, so it
@@ -52,7 +53,7 @@ func (w *worker) run(ctx context.Context) {
 		if !ok {
 			rest = 20 * time.Millisecond // refused: do not spin
 		}
-		pause(ctx, rest)
+		narrate.Pause(ctx, rest)
 	}
 }
 
@@ -163,14 +164,14 @@ func (t *totals) read() (n tally, slowest, healed time.Duration) {
 }
 
 // report prints the summary.
-func (t *totals) report(out *printer, v verdict) {
+func (t *totals) report(out *narrate.Printer, v verdict) {
 	n, slowest, healed := t.read()
-	out.printf("")
-	out.printf("commands      %8d done %8d failed %8d unknown", n.done, n.failed, n.unknown)
-	out.printf("INCR          %8d acked %7d unknown %7d executed", v.acked, v.unknown, v.executed)
-	out.printf("writes        %8d lost %8d doubled", v.lost, v.doubled)
-	out.printf("slowest call  %7.3fs", slowest.Seconds())
+	out.Printf("")
+	out.Printf("commands      %8d done %8d failed %8d unknown", n.done, n.failed, n.unknown)
+	out.Printf("INCR          %8d acked %7d unknown %7d executed", v.acked, v.unknown, v.executed)
+	out.Printf("writes        %8d lost %8d doubled", v.lost, v.doubled)
+	out.Printf("slowest call  %7.3fs", slowest.Seconds())
 	if healed > 0 {
-		out.printf("first success %7.3fs after the server was back", healed.Seconds())
+		out.Printf("first success %7.3fs after the server was back", healed.Seconds())
 	}
 }

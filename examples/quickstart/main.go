@@ -23,7 +23,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +31,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/examples/internal/narrate"
 )
 
 func main() {
@@ -63,10 +63,10 @@ func run(ctx context.Context, w io.Writer, addr string, s schedule) error {
 		defer server.Close()
 		addr = server.Addr()
 	}
-	out := newPrinter(w)
-	out.printf("redial quickstart: %d goroutines on %s", goroutines, addr)
+	out := narrate.New(w)
+	out.Printf("redial quickstart: %d goroutines on %s", goroutines, addr)
 
-	rdb := redial.NewClient(&redis.Options{Addr: addr}, redial.WithOnStateChange(out.event))
+	rdb := redial.NewClient(&redis.Options{Addr: addr}, redial.WithOnStateChange(out.Event))
 	defer rdb.Close() // a second Close, after Drain, does no harm
 
 	prefix := "redial-quickstart:" + rand.Text() + ":"
@@ -84,8 +84,8 @@ func run(ctx context.Context, w io.Writer, addr string, s schedule) error {
 			return err
 		}
 	} else {
-		out.printf("%s  no server is harmed: cause an outage yourself, then press Ctrl-C", out.clock(time.Now()))
-		narrate(load, out, &total)
+		out.At(time.Now(), "no server is harmed: cause an outage yourself, then press Ctrl-C")
+		tell(load, out, &total)
 	}
 	stopLoad()
 	running.Wait()
@@ -116,67 +116,28 @@ func run(ctx context.Context, w io.Writer, addr string, s schedule) error {
 }
 
 // breakAndMend takes the server away for a while.
-func breakAndMend(ctx context.Context, out *printer, server *miniredis.Miniredis, total *totals, s schedule) error {
-	pause(ctx, s.healthy)
+func breakAndMend(ctx context.Context, out *narrate.Printer, server *miniredis.Miniredis, total *totals, s schedule) error {
+	narrate.Pause(ctx, s.healthy)
 	server.Close()
-	out.printf("%s  ---- server stopped", out.clock(time.Now()))
-	pause(ctx, s.outage)
+	out.At(time.Now(), "---- server stopped")
+	narrate.Pause(ctx, s.outage)
 	total.serverBack(time.Now())
 	back := time.Now()
 	if err := server.Restart(); err != nil {
 		return err
 	}
-	out.printf("%s  ---- server back", out.clock(back))
-	pause(ctx, s.healthy)
+	out.At(back, "---- server back")
+	narrate.Pause(ctx, s.healthy)
 	return nil
 }
 
-// narrate prints a line every two seconds until ctx ends.
-func narrate(ctx context.Context, out *printer, total *totals) {
+// tell prints a line every two seconds until ctx ends.
+func tell(ctx context.Context, out *narrate.Printer, total *totals) {
 	var before tally
-	for pause(ctx, 2*time.Second) {
+	for narrate.Pause(ctx, 2*time.Second) {
 		now, _, _ := total.read()
-		out.printf("%s  %d done, %d failed, %d unknown", out.clock(time.Now()),
+		out.At(time.Now(), "%d done, %d failed, %d unknown",
 			now.done-before.done, now.failed-before.failed, now.unknown-before.unknown)
 		before = now
 	}
-}
-
-// pause waits for d and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// printer writes whole lines from several goroutines.
-type printer struct {
-	mu    sync.Mutex
-	w     io.Writer // guarded by mu
-	began time.Time
-}
-
-func newPrinter(w io.Writer) *printer { return &printer{w: w, began: time.Now()} }
-
-func (p *printer) printf(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	fmt.Fprintln(p.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))
-}
-
-func (p *printer) clock(t time.Time) string { return fmt.Sprintf("%8.3fs", t.Sub(p.began).Seconds()) }
-
-// event prints one state transition.
-func (p *printer) event(e redial.Event) {
-	why := e.Reason
-	if e.Err != nil {
-		why += ": " + e.Err.Error()
-	}
-	if e.Attempts > 1 {
-		why += fmt.Sprintf(" at attempt %d", e.Attempts)
-	}
-	p.printf("%s  %-12s -> %-12s  after %7.3fs  %s", p.clock(e.At), e.From, e.To, e.In.Seconds(), why)
 }
