@@ -16,7 +16,9 @@ import (
 // protected.
 //
 // Each node has a link of its own. While one is down, commands for its slots wait and
-// are sent to whoever takes its place; commands for other nodes do not notice. The
+// are sent to whoever takes its place; commands for other nodes do not notice, unless
+// these refuse to serve an incomplete cluster, as they do for a moment without
+// cluster-require-full-coverage set to no: then all commands wait. The
 // state of the client is StateConnected when at least one node answers; which ones do
 // is in Stats().Nodes.
 //

@@ -28,7 +28,9 @@ func fuzzLink(f *testing.F) *link {
 	if err != nil {
 		f.Fatal(err)
 	}
-	return newState(newGroup(cfg), "127.0.0.1:1")
+	l := newState(newGroup(cfg), "127.0.0.1:1")
+	l.front = l
+	return l
 }
 
 // scriptedConn delivers what it is given in pieces, then the end of the stream.
@@ -623,6 +625,7 @@ func FuzzOptions(f *testing.F) {
 			t.Fatalf("detects after %v", d)
 		}
 		l := newState(g, "127.0.0.1:1")
+		g.front = l
 		defer l.outage.end()
 		l.rtt.Store(max(d1, 0) / proofRoundTrips)
 		if p := l.proofTimeout(); p <= 0 || p > cfg.timeout {

@@ -199,13 +199,11 @@ func (g *group) shut(reason string) {
 	if !first {
 		return
 	}
-	for _, l := range g.all() {
-		if l != g.front {
-			l.shut(reason)
-		}
-	}
 	if g.front != nil {
-		g.front.shut(reason)
+		g.front.shut(reason) // first, so that it does not take the end of its nodes for an outage
+	}
+	for _, l := range g.all() {
+		l.shut(reason)
 	}
 	g.cancel()
 	for _, f := range g.release {
