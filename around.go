@@ -15,7 +15,7 @@ func (h hook) persist(ctx context.Context, name string, try func(ctx context.Con
 	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: name, reads: true}
 	inner := ctx
 	if h.nodes != nil {
-		inner = routedContext(ctx)
+		inner = routedContext(ctx, false)
 	}
 	for {
 		if h.nodes != nil {

@@ -231,7 +231,9 @@ func (c *Client) Close() error {
 // Drain closes the client gracefully: new commands are refused with
 // [ErrClosed], as are those that wait for the link, and when the last one in
 // flight has returned, or ctx has ended, it does what Close does. It returns an
-// error that holds the context's when commands were cut short.
+// error that holds the context's when commands were cut short. Of a client of several
+// nodes it counts what goes through the client itself, not what is sent with the
+// clients of its nodes.
 //
 // It would be called Shutdown if that were not the name of go-redis's method for
 // the SHUTDOWN command, which redis.Cmdable requires of every client.

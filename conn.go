@@ -164,7 +164,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		if isTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
-			return n, &connError{phase: phaseRead, err: err} // no news, not bad news
+			failure := &connError{phase: phaseRead, err: err} // no news, not bad news
+			if c.role.Load() == roleSubscriber {
+				return n, failure
+			}
+			return n, c.link.seal(failure)
 		}
 		return n, c.broke(err)
 	}

@@ -225,7 +225,7 @@ func (e *retiredError) Is(target error) bool { return target == net.ErrClosed }
 // a dead connection, or take a failed handshake for an old server.
 func plain(err error) error {
 	if err != nil && isReply(err) {
-		return errors.New(err.Error())
+		return errors.New(strings.ReplaceAll(err.Error(), "-READONLY", "READONLY"))
 	}
 	return err
 }
@@ -323,6 +323,8 @@ func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 	switch {
 	case (o == refused || o == denied) && isScript(cmd) && !isNotReady(err):
 		return answered // the script may have done something before it said so
+	case from == foreignHook && err != nil && isUnrouted(err):
+		return notSent
 	case from == foreignHook:
 		if e := own(err); e != nil && !e.handshake {
 			return foreign // of a command that a hook of the caller ran

@@ -152,6 +152,13 @@ func (l *link) want() {
 	}
 }
 
+// awaited reports whether commands are waiting.
+func (l *link) awaited() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting > 0
+}
+
 // demand says whether commands are waiting, or were refused since the last call.
 func (l *link) demand() bool {
 	l.mu.Lock()

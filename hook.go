@@ -328,7 +328,7 @@ func (c *call) settle(o outcome, err error) error {
 	switch {
 	case c.reason == "":
 		return nil
-	case o == refused:
+	case o == refused && !c.mayHaveRun:
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))

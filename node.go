@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -30,7 +29,8 @@ type nodeError struct {
 	setup   bool  // the command was sent to set up a connection
 }
 
-func (e *nodeError) Error() string { return e.err.Error() }
+// Error has words before those of the cause, by which go-redis would know some of them.
+func (e *nodeError) Error() string { return "redial: " + e.err.Error() }
 
 // Is has go-redis look for another node, as it does when a connection ends.
 func (e *nodeError) Is(target error) bool { return e.another && target == io.EOF }
@@ -46,6 +46,7 @@ func nodeErrorOf(err error) *nodeError {
 type routed struct {
 	context.Context
 	parts *parts // of a command that go-redis splits; nil: it does not
+	batch bool   // of a pipeline or transaction
 }
 
 type routedKey struct{}
@@ -57,14 +58,20 @@ func (r *routed) Value(key any) any {
 	return r.Context.Value(key)
 }
 
-// routedBackground spares most commands without a context of their own an allocation.
-var routedBackground = &routed{Context: context.Background()}
+// Most commands without a context of their own are spared an allocation.
+var (
+	routedBackground      = &routed{Context: context.Background()}
+	routedBackgroundBatch = &routed{Context: context.Background(), batch: true}
+)
 
-func routedContext(ctx context.Context) context.Context {
-	if ctx == context.Background() {
-		return routedBackground
+func routedContext(ctx context.Context, batch bool) context.Context {
+	switch {
+	case ctx != context.Background():
+		return &routed{Context: ctx, batch: batch}
+	case batch:
+		return routedBackgroundBatch
 	}
-	return &routed{Context: ctx}
+	return routedBackground
 }
 
 // routedOf returns the mark of the outer hook, nil when there is none.
@@ -78,6 +85,7 @@ func routedOf(ctx context.Context) *routed {
 type parts struct {
 	mu     sync.Mutex
 	ran    bool       // guarded by mu; one of them was answered, or may have run
+	reply  error      // guarded by mu; an error that one of them was answered
 	failed *nodeError // guarded by mu; the last that was not answered; nil: there is none
 }
 
@@ -89,8 +97,13 @@ func (p *parts) note(err error) {
 	case n != nil:
 		p.failed = n
 		p.ran = p.ran || n.outcome == unknown || n.outcome == repeatable || n.outcome == garbled
-	case err == nil || !isRefusal(err):
-		p.ran = true
+	case errors.Is(err, redis.ErrClosed):
+		p.failed = &nodeError{outcome: notSent, err: err}
+	default:
+		p.ran = p.ran || !isRefusal(err)
+		if err != nil && err != redis.Nil {
+			p.reply = err
+		}
 	}
 }
 
@@ -105,6 +118,8 @@ func (p *parts) verdict(err error) error {
 		return p.failed
 	case p.ran && err != nil && isRefusal(err):
 		return &nodeError{link: nil, outcome: unknown, err: plain(err)}
+	case err == nil && p.reply != nil:
+		return &nodeError{link: nil, outcome: unknown, err: plain(p.reply)}
 	}
 	return err
 }
@@ -141,7 +156,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return h.pinged(ctx, cmd, direct)
 		case r == nil:
 			return direct(ctx, cmd)
-		case r.parts == nil:
+		case r.parts == nil || isHandshake(cmd): // which may set up a connection for a part
 			return h.process(ctx, cmd, next, from)
 		}
 		err := h.process(ctx, cmd, next, from)
@@ -168,13 +183,19 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	}
 	o := outcomeFor(cmd, err, from)
 	switch {
+	case o == answered && isScript(cmd) && isRefusal(err):
+		// It may have done something; go-redis would take it for undone.
+		return &nodeError{link: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
 		l.heed(err)
 		return err
 	case o == denied && !l.renews, errors.Is(err, redis.ErrClosed):
 		return err
 	}
-	return &nodeError{link: l, outcome: o, err: err, setup: setup, another: h.of.reader && isReadOnly(cmd)}
+	return &nodeError{
+		link: l, outcome: o, err: err, setup: setup,
+		another: h.of.reader && isReadOnly(cmd) && (o == notSent || l.cfg.mayRepeat(ctx, cmd)),
+	}
 }
 
 // enter admits a command while the node is Connected, or once it is, when the first
@@ -226,7 +247,9 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
 		l.attend()
-		l.want()
+		if l.front.awaited() {
+			l.want()
+		}
 		err = l.lastCause()
 	} else if err == nil {
 		err = run(l, ctx, cmd, next)
@@ -266,7 +289,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		}
 		from := originOf(next)
 		send := labelWait(watchContext(h.hook, next, from), from)
-		if strings.Contains(nameOf(next), ".(*ClusterClient).") {
+		if routedOf(ctx).batch && !h.of.ring && !isSetup(cmds) {
 			return h.clusterBatch(ctx, cmds, send, from)
 		}
 		return h.batch(ctx, cmds, send, from)
@@ -298,7 +321,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		if o == answered || o == foreign {
 			return err
 		}
-		n := &nodeError{link: l, outcome: o, err: err}
+		n := &nodeError{link: l, outcome: o, err: err, was: err}
 		setErrors(inner(cmds), n)
 		return n
 	}
@@ -320,12 +343,21 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 	case h.enter(ctx):
 		defer l.leave()
 	case !h.of.reader:
-		return h.down(false) // go-redis sets it
+		err := h.down(false)
+		setErrors(cmds, err) // one that was moved here has the error that said so
+		return err
 	} // else go-redis finds that there is no connection, and goes to another node
 	if cmds[0].Name() == "multi" || len(cmds) > 1 && cmds[1].Name() == "multi" { // after ASKING
-		return next(ctx, cmds)
+		err := next(ctx, cmds)
+		for _, cmd := range cmds {
+			if e := cmd.Err(); e != nil && isRefusal(e) {
+				l.heed(e)
+			}
+		}
+		return err
 	}
-	if err := h.guarded(ctx, cmds, next); err == nil && !slices.ContainsFunc(cmds, isTroubled) {
+	setErrors(cmds, nil)
+	if err := atMostOnce(next)(ctx, cmds); err == nil && !slices.ContainsFunc(cmds, isTroubled) {
 		return nil
 	}
 	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1}
@@ -366,7 +398,7 @@ func (h nodeHook) label(c *call, cmds, rest []redis.Cmder, from origin) error {
 		return tail[0].Err()
 	}
 	err := rest[0].Err()
-	if err == context.Canceled || err == context.DeadlineExceeded {
+	if from == pooledCall && (err == context.Canceled || err == context.DeadlineExceeded) {
 		err = &connError{phase: phaseDial, err: err} // see labelWait
 	}
 	o := outcomeOf(err)
@@ -390,23 +422,6 @@ func (h nodeHook) label(c *call, cmds, rest []redis.Cmder, from origin) error {
 	setErrors(rest, n)
 	return n
 }
-
-// guarded hands commands of a cluster's pipeline to go-redis. When the first of them
-// is answered by certain refusals, go-redis would send all of them again, although
-// the others have run.
-func (h nodeHook) guarded(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
-	setErrors(cmds, nil)
-	if first := cmds[0]; len(cmds) > 1 && first.Name() != "himport" {
-		cmds[0] = noRetry{first}
-		defer func() { cmds[0] = first }()
-	}
-	return next(ctx, cmds)
-}
-
-// noRetry is a command that go-redis must not send again.
-type noRetry struct{ redis.Cmder }
-
-func (noRetry) NoRetry() bool { return true }
 
 // unanswered returns the commands of a cluster's pipeline that were not answered.
 func unanswered(cmds []redis.Cmder) []redis.Cmder {

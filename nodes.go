@@ -23,6 +23,8 @@ type nodes struct {
 	reader bool                            // go-redis may read from any node of a shard
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
 
+	attaching sync.Mutex // held while a client that exists already gets its hook
+
 	mu       sync.Mutex
 	byClient map[*redis.Client]*link // guarded by mu
 	asked    bool                    // guarded by mu; refresh was called since the last load began
@@ -32,6 +34,8 @@ type nodes struct {
 	seen     string                  // guarded by mu; the topology it told last
 	acted    string                  // guarded by mu; the one that those who wait know of
 	turn     chan struct{}           // guarded by mu; closed when the topology has changed
+	changed  bool                    // guarded by mu; it had, at the last load
+	strays   []stray                 // guarded by mu; subscriptions that have to go to another node
 }
 
 // newNodes makes a client's front: the link that stands for all of its nodes.
@@ -67,7 +71,7 @@ func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
 				// node for the description of all commands before it sends the first.
 				cmd.SetStepCount(1)
 			}
-			return next(routedContext(ctx), cmd)
+			return next(routedContext(ctx, false), cmd)
 		}
 		p := &parts{}
 		cmd.SetErr(nil)
@@ -84,7 +88,7 @@ func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
 // routeBatch marks the context of a pipeline or transaction.
 func (n *nodes) routeBatch(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return next(routedContext(ctx), cmds)
+		return next(routedContext(ctx, true), cmds)
 	}
 }
 
@@ -104,7 +108,7 @@ func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
 	l.sealed = true
 	l.stale = n.refresh
 	l.told = n.told
-	l.strayed = n.lead
+	l.strayed = n.strayed
 	return l
 }
 
@@ -131,6 +135,7 @@ func (n *nodes) enlist(rdb *redis.Client, l *link) {
 // closed, as go-redis does with the clients of nodes that it needs no more.
 func closedCheck(rdb *redis.Client) func() bool {
 	plain := rdb.WithTimeout(time.Second) // no hooks: nobody must see this
+	plain.Options().Limiter = nil         // nor this
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return func() bool { return plain.Ping(ctx).Err() == redis.ErrClosed }
@@ -196,8 +201,9 @@ func (n *nodes) reload() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loadedAt = time.Now()
-	if n.seen != n.acted {
-		n.acted = n.seen
+	// go-redis may load it at the same time, and what it stores last be the older one.
+	if changed := n.seen != n.acted; changed || n.changed {
+		n.acted, n.changed = n.seen, changed
 		n.proceedLocked()
 	}
 	return err
@@ -207,8 +213,7 @@ func (n *nodes) reload() error {
 // answers that is under way anyhow.
 func (n *nodes) refresh() {
 	if State(n.front.now.Load()) != StateConnected {
-		n.front.want()
-		return
+		return // that is under way
 	}
 	n.mu.Lock()
 	begin := !n.loading
@@ -230,11 +235,16 @@ func (n *nodes) keepLoading() {
 		n.asked = false
 		wait := reloadSpacing - time.Since(n.loadedAt)
 		n.mu.Unlock()
-		if wait <= 0 || n.front.pause(early(wait)) {
-			if err := n.reload(); err != nil {
-				n.front.noteCause(err)
-			}
+		if wait > 0 && !n.front.pause(early(wait)) {
+			continue
 		}
+		n.mu.Lock()
+		n.mu.Unlock()
+		if err := n.reload(); err != nil {
+			n.front.noteCause(err)
+			continue
+		}
+		n.leadStrays()
 	}
 }
 
@@ -261,18 +271,39 @@ func (n *nodes) toldSoFar() int {
 	return n.answers
 }
 
-// lead sends a subscription to the node that has its slot now: it subscribes anew when
-// its connection ends, and goes by the topology that go-redis knows then.
-func (n *nodes) lead(c *conn) {
-	n.spawn(func() {
-		for n.ctx.Err() == nil {
-			if err := n.reload(); err == nil {
-				break
-			}
-			n.front.pause(reloadSpacing)
+// stray is a subscription that has to go to another node.
+type stray struct {
+	conn  *conn
+	seen  string    // the topology that was known when it was told to
+	since time.Time // when that was
+}
+
+// strayed has a subscription go to the node that has its slot now.
+func (n *nodes) strayed(c *conn) {
+	n.mu.Lock()
+	n.strays = append(n.strays, stray{c, n.seen, time.Now()})
+	n.mu.Unlock()
+	n.refresh()
+}
+
+// leadStrays ends the connections of stray subscriptions when there is news of the
+// topology, or has been none for a while: they subscribe anew, and go by the topology
+// that go-redis knows then.
+func (n *nodes) leadStrays() {
+	var led []*conn
+	n.mu.Lock()
+	n.strays = slices.DeleteFunc(n.strays, func(s stray) bool {
+		if s.seen == n.seen && time.Since(s.since) < strayPatience {
+			return false
 		}
-		c.retire(errors.New("the slot of a subscription was moved"))
+		led = append(led, s.conn)
+		return true
 	})
+	n.asked = n.asked || len(n.strays) > 0
+	n.mu.Unlock()
+	for _, c := range led {
+		c.retire(errors.New("the slot of a subscription was moved"))
+	}
 }
 
 // nextTurn returns a channel that is closed when commands that wait for a node may

@@ -111,6 +111,9 @@ const (
 	ringVotes     = 3
 	// lastSlot is the last of a cluster's hash slots.
 	lastSlot = 16383
+	// strayPatience is how long a subscription that has to go to another node waits for
+	// news of which.
+	strayPatience = 500 * time.Millisecond
 	// reloadSpacing is the least time between two questions for the topology of a
 	// cluster.
 	reloadSpacing = 50 * time.Millisecond

@@ -14,6 +14,9 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 		next = h.nodes.routeBatch(next)
 	}
 	next = labelWait(watchContext(h, next, from), from)
+	if h.link.sealed && h.nodes == nil && from != sharedCall {
+		next = atMostOnce(next)
+	}
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
 		switch {
@@ -35,6 +38,28 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 		return h.pipeline(ctx, cmds, next, from, 1, err)
 	}
 }
+
+// atMostOnce keeps go-redis from sending a pipeline again. It would do so when the
+// first command is answered by certain refusals, although the others have run.
+func atMostOnce(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if len(cmds) > 1 && cmds[0].Name() != "multi" {
+			for i, cmd := range cmds {
+				if cmd.Name() != "himport" { // which go-redis must recognize
+					cmds[i] = noRetry{cmd}
+					defer func() { cmds[i] = cmd }()
+					break
+				}
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// noRetry is a command that go-redis must not send again.
+type noRetry struct{ redis.Cmder }
+
+func (noRetry) NoRetry() bool { return true }
 
 // pipeline does for a batch what process does for one command. Commands that
 // were answered keep their answers; only a tail that may be sent again is.
@@ -183,10 +208,15 @@ func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome,
 	inner := cmds[1 : len(cmds)-1]
 	if from == routedCall && o == refused {
 		// go-redis returns what aborted the block, and sets the abort on the rest.
+		ran := false
 		for _, cmd := range inner {
-			if len(inner) == 1 && !isScript(cmd) || redis.IsExecAbortError(cmd.Err()) {
+			if redis.IsExecAbortError(cmd.Err()) {
 				return refused, err
 			}
+			ran = ran || isScript(cmd) || !isRefusal(cmd.Err())
+		}
+		if !ran { // nothing but refusals: EXEC ran none of them
+			return refused, err
 		}
 	}
 	switch {

@@ -17,6 +17,10 @@ func (l *link) attend() {
 		return
 	}
 	l.attended = true
+	if l.state == StateConnecting && l.cause == nil && l.waiting == 0 {
+		l.outage.end() // nobody has tried before, however long ago the client was built
+		l.outage = newOutage(l.cfg.grace)
+	}
 	l.mu.Unlock()
 	l.spawn(l.work)
 }
@@ -113,7 +117,9 @@ func (l *link) reach(patient bool) {
 			}
 		}
 		l.noteCause(err)
-		l.lookElsewhere()
+		if !l.passive { // its own attempts are no demand
+			l.lookElsewhere()
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -139,7 +140,9 @@ func (n *nodes) anyAnswers(context.Context) error {
 	}
 	for _, l := range n.all() {
 		l.attend()
-		l.want()
+		if n.front.awaited() {
+			l.want()
+		}
 	}
 	if cause == nil {
 		cause = errors.New("no shard answers")
@@ -223,16 +226,38 @@ func (c *Ring) shard(ctx context.Context, channels []string) *redis.Client {
 }
 
 func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
+	addr := ""
+	if names := slices.Sorted(maps.Keys(opt.Addrs)); len(names) > 0 {
+		addr = opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))]
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	byAddr := make(map[string]*redis.Client)
+	last := (*redis.Client)(nil)
 	for rdb, l := range n.byClient {
-		byAddr[l.addr] = rdb
+		if l.addr == addr {
+			return rdb
+		}
+		last = rdb
 	}
-	if addrs := slices.Sorted(maps.Keys(byAddr)); len(addrs) > 0 {
-		return byAddr[opt.NewConsistentHash(addrs).Get(key)]
+	if last != nil {
+		return last // the addresses of the ring were set anew
 	}
-	closed := redis.NewClient(&redis.Options{Addr: "none"}) // there is no shard, now or ever
-	_ = closed.Close()
-	return closed
+	return neverOpen()
+}
+
+// neverOpen is the client of a ring without shards.
+var neverOpen = sync.OnceValue(func() *redis.Client {
+	rdb := redis.NewClient(&redis.Options{Addr: ":0"})
+	_ = rdb.Close()
+	return rdb
+})
+
+// tagOf returns the part of a key that a ring hashes.
+func tagOf(key string) string {
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
+			return tag
+		}
+	}
+	return key
 }

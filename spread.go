@@ -61,11 +61,8 @@ func (u *unsettled) sort(cmds []redis.Cmder, err error) (o outcome, why error) {
 	finals := make(map[*nodeError]error)
 	for _, cmd := range cmds {
 		e := cmd.Err()
-		if e == nil && !isUnrouted(err) || e != nil && isReply(e) {
+		if e == nil || isReply(e) {
 			continue
-		}
-		if e == nil {
-			e = err
 		}
 		n := nodeErrorOf(e)
 		if n == nil {
@@ -99,7 +96,9 @@ func (u *unsettled) sort(cmds []redis.Cmder, err error) (o outcome, why error) {
 				}
 				shown, at := reveal(n)
 				c.node = at
-				c.because(reasonUnsafe)
+				if c.because(reasonUnsafe); known == notSentForGood {
+					c.reason = reasonPool
+				}
 				finals[n] = c.fail(kind, c.withCtx(shown))
 			}
 			cmd.SetErr(finals[n])
@@ -122,12 +121,15 @@ func (u *unsettled) sort(cmds []redis.Cmder, err error) (o outcome, why error) {
 func (u *unsettled) fail(cmds []redis.Cmder, final error) {
 	for _, cmd := range cmds {
 		n := nodeErrorOf(cmd.Err())
-		if n != nil && (n.outcome == refused || n.outcome == denied) {
+		if n != nil && (n.outcome == refused || n.outcome == denied) && !u.ran[cmd] {
 			cmd.SetErr(n.was)
 			continue
 		}
 		e := own(final)
-		if e == nil {
+		switch {
+		case e == nil && u.ran[cmd]:
+			e = u.call.failure(ErrOutcomeUnknown, final)
+		case e == nil:
 			cmd.SetErr(final)
 			continue
 		}

@@ -25,6 +25,8 @@ import (
 //   - A WATCH, or what goes past the hooks of a cluster or ring, as Publish of a ring
 //     does, fails as go-redis has it.
 //   - A ring keeps its own heartbeat and the time that takes.
+//   - Hooks that were added before run outside redial's: they see one call, and not
+//     each attempt. Heartbeats do not go through DialHooks, only through the Dialer.
 //
 // Call it once, before the client is busy. It does no I/O and never waits. When the
 // client is closed, supervision ends within a heartbeat; [Supervisor.Close] ends it
@@ -42,17 +44,26 @@ func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
 	case nil:
 		return nil, errors.New("redial: the client to supervise is nil")
 	case *Client, *ClusterClient, *Ring:
-		return nil, errors.New("redial: the client is under supervision already")
+		return nil, errSupervised
 	case *redis.Client:
 		if rdb != nil {
+			if isOurs(rdb.Options().Dialer) {
+				return nil, errSupervised
+			}
 			return superviseClient(rdb, cfg), nil
 		}
 	case *redis.ClusterClient:
 		if rdb != nil {
+			if isOurs(rdb.Options().NewClient) {
+				return nil, errSupervised
+			}
 			return superviseCluster(rdb, cfg), nil
 		}
 	case *redis.Ring:
 		if rdb != nil {
+			if isOurs(rdb.Options().NewClient) {
+				return nil, errSupervised
+			}
 			return superviseRing(rdb, cfg)
 		}
 	default:
@@ -60,6 +71,12 @@ func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
 	}
 	return nil, errors.New("redial: the client to supervise is nil")
 }
+
+var errSupervised = errors.New("redial: the client is under supervision already")
+
+// isOurs reports whether a function in the options of a client was put there by a
+// constructor of this package.
+func isOurs(f any) bool { return strings.HasPrefix(nameOf(f), "github.com/redial-go/redial.") }
 
 // existing makes a hook work on a client that was built without it: its connections
 // are dialed through the link.
@@ -93,6 +110,8 @@ func superviseClient(rdb *redis.Client, cfg *config) *Supervisor {
 
 // attach puts the client of a node under supervision.
 func (n *nodes) attach(rdb *redis.Client) *link {
+	n.attaching.Lock()
+	defer n.attaching.Unlock()
 	if l := n.linkOf(rdb); l != nil {
 		return l
 	}
@@ -123,7 +142,6 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	n := newNodes(cfg, ringAddr(rdb.Options()))
 	n.ring = true
 	n.pinged = true
-	rdb.OnNewNode(func(shard *redis.Client) { n.attach(shard).attend() })
 	attachAll := func(ctx context.Context) error {
 		return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
 			n.attach(shard).attend()
@@ -136,6 +154,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 		}
 		return n.anyAnswers(ctx)
 	}
+	rdb.OnNewNode(func(shard *redis.Client) { n.attach(shard).attend() })
 	if err := attachAll(context.Background()); err != nil {
 		n.abandon()
 		return nil, err
