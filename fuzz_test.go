@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -425,10 +426,14 @@ func FuzzSentinel(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(s.close)
+	large := regexp.MustCompile(`\d{6}`)
 	s.mu.Lock()
 	c := s.clientLocked("127.0.0.1:1")
 	s.mu.Unlock()
 	f.Fuzz(func(t *testing.T, raw []byte) {
+		if large.Match(raw) {
+			return // go-redis makes room for as many elements as a server announces
+		}
 		rec.mu.Lock()
 		reply, rec.requests = string(raw), nil
 		rec.mu.Unlock()
