@@ -174,7 +174,7 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 			err = errors.New("no node tells the topology")
 		}
 		if err != nil {
-			err, _ = reveal(err)
+			_, err = reveal(err)
 		}
 		return err
 	}

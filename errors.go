@@ -194,22 +194,22 @@ type unsealed struct {
 func (e *unsealed) Error() string { return e.text }
 func (e *unsealed) Unwrap() error { return e.inner }
 
-// reveal returns err as users are to see it, and the link it came from; nil when it
-// does not say.
-func reveal(err error) (error, *link) {
+// reveal returns the link that err came from, nil when it does not say, and err as
+// users are to see it.
+func reveal(err error) (*link, error) {
 	var n *nodeError
 	if errors.As(err, &n) {
-		shown, _ := reveal(n.err)
-		return shown, n.link
+		_, shown := reveal(n.err)
+		return n.link, shown
 	}
 	var s *sealedError
 	switch {
 	case !errors.As(err, &s):
-		return err, nil
+		return nil, err
 	case err == error(s):
-		return s.inner, s.link
+		return s.link, s.inner
 	}
-	return &unsealed{err.Error(), s.inner}, s.link
+	return s.link, &unsealed{err.Error(), s.inner}
 }
 
 // retiredError is the cause on connections that were given up before they

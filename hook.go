@@ -269,7 +269,7 @@ func (c *call) wait(l *link) error {
 func (c *call) settle(o outcome, err error) error {
 	same := o == notSent && sameFailure(err, c.last)
 	c.last, c.after = err, o
-	err, c.node = reveal(err)
+	c.node, err = reveal(err)
 	l := c.link
 	if c.node != nil {
 		l = c.node

@@ -238,8 +238,6 @@ func (n *nodes) keepLoading() {
 		if wait > 0 && !n.front.pause(early(wait)) {
 			continue
 		}
-		n.mu.Lock()
-		n.mu.Unlock()
 		if err := n.reload(); err != nil {
 			n.front.noteCause(err)
 			continue

@@ -94,7 +94,7 @@ func (u *unsettled) sort(cmds []redis.Cmder, err error) (o outcome, why error) {
 				if known == unknown {
 					kind = ErrOutcomeUnknown
 				}
-				shown, at := reveal(n)
+				at, shown := reveal(n)
 				c.node = at
 				if c.because(reasonUnsafe); known == notSentForGood {
 					c.reason = reasonPool
