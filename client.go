@@ -136,7 +136,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 	rdb := redis.NewClient(ownOptions(opt, l))
 	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
-	l.warm = warmer(rdb, g.cfg.timeout)
+	l.warm = warmer(l, rdb)
 	g.start()
 	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}}, nil
 }
@@ -187,10 +187,14 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 // none of them may have the time to make one. Up to MinIdleConns it replaces them all,
 // since go-redis counts connections that died in the pool as idle until somebody asks
 // for them.
-func warmer(rdb *redis.Client, timeout time.Duration) func(ctx context.Context, lost int) {
+func warmer(l *link, rdb *redis.Client) func(ctx context.Context, lost int) {
 	opt := rdb.Options()
+	full := func() bool { // then there are connections, or callers who make them
+		s := rdb.PoolStats()
+		return int(l.inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
+	}
 	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
-	plain := rdb.WithTimeout(timeout)                      // no hooks: nobody must see this
+	plain := rdb.WithTimeout(l.cfg.timeout)                // no hooks: nobody must see this
 	return func(ctx context.Context, lost int) {
 		ctx, cancel := context.WithTimeout(ctx, warmWithin)
 		defer cancel()
@@ -201,6 +205,9 @@ func warmer(rdb *redis.Client, timeout time.Duration) func(ctx context.Context, 
 			}
 		}()
 		for i := range max(least, min(lost, warmConns)) {
+			if full() {
+				return
+			}
 			cn := plain.Conn()
 			err := cn.Ping(ctx).Err()
 			if i < least {

@@ -219,7 +219,7 @@ func bubble(t *testing.T, f func(t *testing.T, n *memNet, opt *redis.Options)) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newMemNet()
 		defer n.close()
-		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500})
+		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500})
 	})
 }
 

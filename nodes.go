@@ -114,7 +114,7 @@ func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
 
 // enlist has the link of a node watch over its client.
 func (n *nodes) enlist(rdb *redis.Client, l *link) {
-	l.warm = warmer(rdb, n.cfg.timeout)
+	l.warm = warmer(l, rdb)
 	closed := closedCheck(rdb)
 	l.removed = func() bool {
 		if !closed() {

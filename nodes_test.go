@@ -79,6 +79,7 @@ func waitReady(t *testing.T, c interface{ WaitReady(context.Context) error }) {
 
 // A pipeline of which one reply never comes runs once, whatever MaxRetries is.
 func TestSupervise_PipelineHalfAnswered(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	n := atomic.Int32{}
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
@@ -105,6 +106,7 @@ func TestSupervise_PipelineHalfAnswered(t *testing.T) {
 
 // A pipeline whose first command is refused does not run the others again.
 func TestSupervise_PipelineFirstRefused(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "set" {
@@ -153,12 +155,14 @@ func testTryAgain(t *testing.T, hooked bool) {
 
 // The same holds in a cluster, with hooks of the caller on the nodes or without.
 func TestNodes_PipelineFirstRefused(t *testing.T) {
+	t.Parallel()
 	t.Run("no hook", func(t *testing.T) { testTryAgain(t, false) })
 	t.Run("hook", func(t *testing.T) { testTryAgain(t, true) })
 }
 
 // A command whose reply stops in the middle runs once.
 func TestNodes_ReplyStopsInTheMiddle(t *testing.T) {
+	t.Parallel()
 	n := atomic.Int32{}
 	nodes, addrs := fakeCluster(t, 1, func(int) fakeHook {
 		return func(c *redialtest.FakeConn, args []string) redialtest.Action {
@@ -206,6 +210,7 @@ func TestNodes_ReplyStopsInTheMiddle(t *testing.T) {
 
 // A pipeline that is sent on to a node that is down waits for that.
 func TestNodes_PipelineIsMovedToADeadNode(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	dead := ln.Addr().String()
@@ -235,6 +240,7 @@ func TestNodes_PipelineIsMovedToADeadNode(t *testing.T) {
 
 // A transaction that is refused for good says so on every command.
 func TestRing_TransactionIsRefused(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	on := atomic.Bool{}
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
@@ -265,6 +271,7 @@ func TestRing_TransactionIsRefused(t *testing.T) {
 
 // A topology that names only dead nodes is not asked for without a pause.
 func TestNodes_NoneAnswers(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	dead := ln.Addr().String()
@@ -282,6 +289,7 @@ func TestNodes_NoneAnswers(t *testing.T) {
 
 // A command that does not wait does not wait for retries of go-redis either.
 func TestNodes_FailFast(t *testing.T) {
+	t.Parallel()
 	_, addrs := fakeCluster(t, 2, func(i int) fakeHook {
 		return func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 			switch args[0] {
@@ -318,6 +326,7 @@ func TestNodes_FailFast(t *testing.T) {
 
 // Closing is not reported as an outage.
 func TestNodes_CloseIsNoOutage(t *testing.T) {
+	t.Parallel()
 	_, addrs := fakeCluster(t, 2, nil)
 	var mu sync.Mutex
 	var events []redial.Event
@@ -343,6 +352,7 @@ func TestNodes_CloseIsNoOutage(t *testing.T) {
 
 // A client that may read from other nodes does not where a second run is forbidden.
 func TestNodes_ReaderWithNoRetry(t *testing.T) {
+	t.Parallel()
 	n := atomic.Int32{}
 	_, addrs := fakeCluster(t, 1, func(i int) fakeHook {
 		return func(_ *redialtest.FakeConn, args []string) redialtest.Action {
@@ -363,6 +373,7 @@ func TestNodes_ReaderWithNoRetry(t *testing.T) {
 
 // Commands that wait for a ring succeed once it is back, with a hook of the caller or without.
 func TestRing_OutageWithAHook(t *testing.T) {
+	t.Parallel()
 	for _, hooked := range []bool{false, true} {
 		f := redialtest.NewFakeServer(t)
 		c := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": f.Addr()}})
@@ -395,6 +406,7 @@ func TestRing_OutageWithAHook(t *testing.T) {
 
 // go-redis does not take a lost connection for a refusal because of the text of its cause.
 func TestNodes_TextOfACause(t *testing.T) {
+	t.Parallel()
 	n := atomic.Int32{}
 	var sc atomic.Bool
 	reach := make(chan struct{}, 10)
@@ -440,6 +452,7 @@ func (l *countLimiter) ReportResult(err error) {
 
 // What watches over a client does not go through its Limiter.
 func TestSupervise_LimiterSeesNoChecks(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	l := &countLimiter{}
 	rdb := redis.NewClient(&redis.Options{Addr: f.Addr(), Limiter: l})
@@ -455,6 +468,7 @@ func TestSupervise_LimiterSeesNoChecks(t *testing.T) {
 
 // The go-redis client inside one of ours is under supervision already.
 func TestSupervise_OurOwnClient(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	c := redial.NewClient(&redis.Options{Addr: f.Addr()})
 	defer c.Close()
@@ -481,6 +495,7 @@ func (ctxHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 
 // A transaction that a cluster refuses for now is sent again.
 func TestNodes_TransactionIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, k := range []int{1, 2} {
 		began := time.Now()
 		_, addrs := fakeCluster(t, 1, func(int) fakeHook {
@@ -515,6 +530,7 @@ func TestNodes_TransactionIsRefused(t *testing.T) {
 
 // A hook that returns the end of its context does not make an unknown outcome a known one.
 func TestRing_HookLetsGo(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "incr" {
@@ -541,6 +557,7 @@ func TestRing_HookLetsGo(t *testing.T) {
 
 // A part of a split command that was refused is a failure of the whole.
 func TestNodes_PartIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, reply := range []string{"-CLUSTERDOWN The cluster is down\r\n", "-MOVED 1 127.0.0.1:1\r\n"} {
 		var nodes []*redialtest.FakeServer
 		var addrs []string
@@ -585,6 +602,7 @@ func TestNodes_PartIsRefused(t *testing.T) {
 
 // The grace of a node begins when somebody wants it, not when the client was built.
 func TestNodes_GraceBeginsWithTheFirstAttempt(t *testing.T) {
+	t.Parallel()
 	a, b := redialtest.NewFakeServer(t), redialtest.NewFakeServer(t)
 	_, ap, _ := net.SplitHostPort(a.Addr())
 	_, bp, _ := net.SplitHostPort(b.Addr())
@@ -632,6 +650,7 @@ func TestNodes_GraceBeginsWithTheFirstAttempt(t *testing.T) {
 
 // A client that is told its topology by others starts without an outage.
 func TestNodes_StartIsNoOutage(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	n := atomic.Int32{}
 	c := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
@@ -647,6 +666,7 @@ func TestNodes_StartIsNoOutage(t *testing.T) {
 
 // An idle client of several nodes that are all down dials each no more often than a client of one.
 func TestNodes_IdleClientsBackOff(t *testing.T) {
+	t.Parallel()
 	var dead []string
 	for range 3 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -669,6 +689,7 @@ func TestNodes_IdleClientsBackOff(t *testing.T) {
 
 // A full-duplex pipeline of which the last reply never comes runs once.
 func TestNodes_FullDuplex(t *testing.T) {
+	t.Parallel()
 	n := atomic.Int32{}
 	gate := make(chan struct{})
 	_, addrs := fakeCluster(t, 1, func(i int) fakeHook {
@@ -706,6 +727,7 @@ func TestNodes_FullDuplex(t *testing.T) {
 
 // Many subscriptions that are told to go elsewhere ask for the topology together.
 func TestNodes_StraySubscriptions(t *testing.T) {
+	t.Parallel()
 	slots := atomic.Int32{}
 	f := redialtest.NewFakeServer(t)
 	host, port, _ := net.SplitHostPort(f.Addr())

@@ -100,7 +100,7 @@ func superviseClient(rdb *redis.Client, cfg *config) *Supervisor {
 	l := newLink(g, opt, false)
 	l.sealed = true
 	l.removed = closedCheck(rdb)
-	l.warm = warmer(rdb, cfg.timeout)
+	l.warm = warmer(l, rdb)
 	g.front = l
 	g.add(l)
 	rdb.AddHook(existing{hook{link: l, writeTimeout: opt.WriteTimeout}, l, opt})
