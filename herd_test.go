@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var fullHerd = flag.Bool("herd", false, "simulate herds of 10,000 clients and write docs/backoff.md; takes a quarter of an hour")
+var fullHerd = flag.Bool("herd", false, "simulate herds of 10,000 clients and write docs/backoff.md; takes half an hour on two cores")
 
 // The goals for a herd after an outage of a minute.
 const (
