@@ -228,11 +228,7 @@ func warmer(l *link, rdb *redis.Client) func(ctx context.Context, lost int) {
 // in flight finish, use Drain. A second Close returns redis.ErrClosed, as
 // go-redis does.
 func (c *Client) Close() error {
-	c.group.shut(closedByCaller)
-	err := c.Client.Close()
-	c.group.closeConns()
-	c.group.join()
-	return err
+	return c.group.end(c.Client.Close)
 }
 
 // Drain closes the client gracefully: new commands are refused with

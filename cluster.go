@@ -195,11 +195,7 @@ func tryOptions(opt any) {
 // connection is closed and every goroutine of this package joined. To let commands in
 // flight finish, use Drain. It is idempotent.
 func (c *ClusterClient) Close() error {
-	c.group.shut(closedByCaller)
-	err := c.ClusterClient.Close()
-	c.group.closeConns()
-	c.group.join()
-	return err
+	return c.group.end(c.ClusterClient.Close)
 }
 
 // Drain closes the client gracefully, see [Client.Drain].

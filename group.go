@@ -219,6 +219,15 @@ func (g *group) join() {
 	g.events.join()
 }
 
+// end ends supervision, closes the client with f, and waits until nothing is left.
+func (g *group) end(f func() error) error {
+	g.shut(closedByCaller)
+	err := f()
+	g.closeConns()
+	g.join()
+	return err
+}
+
 // abandon releases a group that was never started.
 func (g *group) abandon() {
 	close(g.kept)

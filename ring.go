@@ -152,11 +152,7 @@ func (n *nodes) anyAnswers(context.Context) error {
 
 // Close stops supervision, then closes the client; see [ClusterClient.Close].
 func (c *Ring) Close() error {
-	c.group.shut(closedByCaller)
-	err := c.Ring.Close()
-	c.group.closeConns()
-	c.group.join()
-	return err
+	return c.group.end(c.Ring.Close)
 }
 
 // Drain closes the client gracefully, see [Client.Drain].
