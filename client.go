@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -59,16 +58,7 @@ func NewFailoverClient(opt *redis.FailoverOptions, opts ...Option) *Client {
 }
 
 func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, error) {
-	cfg, err := newConfig(opts)
-	switch {
-	case err != nil:
-		return nil, err
-	case opt == nil:
-		return nil, errors.New("redial: failover options are nil")
-	}
-	own := *opt
-	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
-	s, err := newSentinels(&own, cfg)
+	s, cfg, err := newSentinels(opt, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -84,16 +84,7 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 }
 
 func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*ClusterClient, error) {
-	cfg, err := newConfig(opts)
-	switch {
-	case err != nil:
-		return nil, err
-	case opt == nil:
-		return nil, errors.New("redial: failover options are nil")
-	}
-	own := *opt
-	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
-	s, err := newSentinels(&own, cfg)
+	s, cfg, err := newSentinels(opt, opts)
 	if err != nil {
 		return nil, err
 	}

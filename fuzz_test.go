@@ -415,13 +415,9 @@ func FuzzSentinel(f *testing.F) {
 	}
 	var reply string // guarded by rec.mu
 	rec := &wireRecorder{reply: func(string) string { return reply }}
-	cfg, err := newConfig(nil)
-	if err != nil {
-		f.Fatal(err)
-	}
-	s, err := newSentinels(&redis.FailoverOptions{
+	s, _, err := newSentinels(&redis.FailoverOptions{
 		MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}, Dialer: rec.Dial, DisableIdentity: true,
-	}, cfg)
+	}, nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -143,10 +143,8 @@ func TestFailoverOptions_AllReachTheClient(t *testing.T) {
 			f.SetBool(true)
 		}
 	}
-	cfg, err := newConfig(nil)
-	require.NoError(t, err)
 	opt.SentinelAddrs = []string{"127.0.0.1:1"}
-	s, err := newSentinels(opt, cfg)
+	s, _, err := newSentinels(opt, nil)
 	require.NoError(t, err)
 	got := reflect.ValueOf(s.serverOptions()).Elem()
 	for i := range v.NumField() {

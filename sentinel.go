@@ -34,25 +34,33 @@ type sentinels struct {
 	asking  chan struct{}                    // guarded by mu; closed when the question under way is answered; nil: there is none
 }
 
-// newSentinels checks what opt says of sentinels. It does no I/O.
-func newSentinels(opt *redis.FailoverOptions, cfg *config) (*sentinels, error) {
+// newSentinels checks the options of a client and copies what opt says of sentinels.
+// It does no I/O.
+func newSentinels(opt *redis.FailoverOptions, opts []Option) (*sentinels, *config, error) {
+	cfg, err := newConfig(opts)
 	switch {
+	case err != nil:
+		return nil, nil, err
+	case opt == nil:
+		return nil, nil, errors.New("redial: failover options are nil")
 	case opt.MasterName == "":
-		return nil, errors.New("redial: FailoverOptions.MasterName is empty")
+		return nil, nil, errors.New("redial: FailoverOptions.MasterName is empty")
 	case len(opt.SentinelAddrs) == 0:
-		return nil, errors.New("redial: FailoverOptions.SentinelAddrs is empty")
+		return nil, nil, errors.New("redial: FailoverOptions.SentinelAddrs is empty")
 	case slices.Contains(opt.SentinelAddrs, ""):
-		return nil, errors.New("redial: FailoverOptions.SentinelAddrs has an empty address")
+		return nil, nil, errors.New("redial: FailoverOptions.SentinelAddrs has an empty address")
 	}
+	own := *opt
+	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
 	s := &sentinels{
-		opt: opt, timeout: cfg.timeout,
+		opt: &own, timeout: cfg.timeout,
 		addrs:   slices.Clone(opt.SentinelAddrs),
 		clients: make(map[string]*redis.SentinelClient),
 		former:  make(map[string]time.Time),
 	}
 	rand.Shuffle(len(s.addrs), func(i, j int) { s.addrs[i], s.addrs[j] = s.addrs[j], s.addrs[i] })
 	s.dial = plainDialer(opt.Dialer, opt.TLSConfig)
-	return s, nil
+	return s, cfg, nil
 }
 
 // serverOptions returns what opt says of the client itself.

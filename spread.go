@@ -34,8 +34,8 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		if err == nil {
 			return firstError(cmds, nil)
 		}
-		o, why := again.sort(rest, err)
-		if rest = slices.Clone(again.cmds); len(rest) == 0 {
+		o, why := again.sort(rest)
+		if rest = again.cmds; len(rest) == 0 {
 			return firstError(cmds, err)
 		}
 		if final := c.settle(o, why); final != nil {
@@ -53,11 +53,11 @@ type unsettled struct {
 	ran  map[redis.Cmder]bool // may have run in an earlier attempt
 }
 
-// sort finds them after an attempt that ended with err, and returns what is known of
-// them in general. The others get their final errors.
-func (u *unsettled) sort(cmds []redis.Cmder, err error) (o outcome, why error) {
+// sort finds them among cmds after an attempt, and returns what is known of them in
+// general. The others get their final errors.
+func (u *unsettled) sort(cmds []redis.Cmder) (o outcome, why error) {
 	c := u.call
-	u.cmds = u.cmds[:0]
+	u.cmds = nil
 	finals := make(map[*nodeError]error)
 	for _, cmd := range cmds {
 		e := cmd.Err()
