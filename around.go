@@ -40,7 +40,7 @@ func (h hook) persist(ctx context.Context, name string, try func(ctx context.Con
 		default:
 			return err
 		}
-		if final := c.settle(notSent, cause); final != nil {
+		if final := c.settle(notSent, cause, cause); final != nil {
 			return final
 		}
 	}

@@ -124,7 +124,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 		adjust(l)
 	}
 	rdb := redis.NewClient(ownOptions(opt, l))
-	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout}
+	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout, inners: new(innerParts)}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
 	g.start()
@@ -242,6 +242,7 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
 	clone.hook.writeTimeout = clone.Options().WriteTimeout
+	clone.hook.inners = new(innerParts)
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}
 	for _, h := range c.hooks.all() {
@@ -260,18 +261,18 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 }
 
 // AddHook adds a hook, as go-redis does. It runs inside redial's own, so it sees
-// every attempt of a command, and remains in clones made by WithTimeout.
+// every attempt of a command, and remains in clones made by WithTimeout. What it does
+// to commands and errors has the effect that it has in go-redis: the error of a command
+// is returned as the hook returns it, unless that is, or wraps, what next returned; then
+// redial tries again where it may, and else returns an [Error] that wraps it.
 //
-// Like any hook of go-redis it should return what next returned, as it is or
-// wrapped. redial reads the outcome of the command off that error: a hook that
-// returns the error of a command of its own instead may have the one that it was
-// called for sent again.
-//
-// The context that it gets is the caller's, but its deadline may be sooner, by
-// which redial recognizes the connection that serves the command.
+// A hook that is added to the embedded client behind redial's back, and not here, works
+// as well, but hides from redial what go-redis returned: some commands then end as
+// [ErrOutcomeUnknown] of which more could be said.
 func (c *Client) AddHook(h redis.Hook) {
 	c.hooks.add(h)
 	c.Client.AddHook(h)
+	c.hook.addInner(c.Client)
 }
 
 // hookList remembers hooks in the order they were added.

@@ -181,6 +181,18 @@ func tryOptions(opt any) {
 	_ = redis.NewClient(o).Close()
 }
 
+// AddHook adds a hook, as go-redis does; see [Client.AddHook].
+func (c *ClusterClient) AddHook(h redis.Hook) {
+	c.ClusterClient.AddHook(h)
+	c.hook.addInner(c.ClusterClient)
+}
+
+// OnNewNode has fn called with the client of each node that is added from now on, as
+// go-redis does. Hooks that fn adds see each attempt that is made at the node.
+func (c *ClusterClient) OnNewNode(fn func(rdb *redis.Client)) {
+	c.ClusterClient.OnNewNode(c.group.nodes.hooked(fn))
+}
+
 // Close stops supervision, then closes the client: waiting commands return
 // [ErrClosed], those in flight fail as they do in go-redis, and when it returns every
 // connection is closed and every goroutine of this package joined. To let commands in

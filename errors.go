@@ -334,9 +334,9 @@ func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 		if errors.As(err, &ce) && ce.phase != phaseDial {
 			return unknown // it may have been written before the one that failed
 		}
-	case from == pooledCall && o == partly:
+	case from.alone() && o == partly:
 		return notSent // half a command cannot run, and it was alone
-	case from == pooledCall && o == foreign && isGarbled(err):
+	case from.alone() && o == foreign && isGarbled(err):
 		return garbled
 	case from == routedCall && isUnrouted(err):
 		return notSent

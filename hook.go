@@ -6,20 +6,18 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"reflect"
-	"runtime"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// hook is the outermost go-redis hook of a client: it passes commands through
-// the gate, reads their outcome and retries what may be retried.
+// hook is the outer part of redial's hook: it passes commands through the gate, reads
+// what became of them and retries what may be retried.
 type hook struct {
 	link         *link
 	writeTimeout time.Duration // of the client, as its Options have it
 	nodes        *nodes        // nil: the client has one server
+	inners       *innerParts   // nil: hooks of the caller are all behind our back
 }
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
@@ -27,41 +25,41 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	from := h.originOf(next)
-	if h.nodes != nil {
-		next = h.nodes.route(next)
-	}
-	next = labelWait(watchContext(h, next, from), from)
+	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		if end := ctx.Err(); end != nil {
+			return h.late(ctx, cmd, next, w, end)
+		}
 		l := h.link
 		if !l.enter() {
-			err := h.process(ctx, cmd, next, from, 0, nil)
-			if h.nodes != nil {
-				cmd.SetErr(err)
-			}
-			return err
+			return h.finish(cmd, h.process(ctx, cmd, next, w, 0, nil, finding{}))
 		}
-		err := run(l, ctx, cmd, next)
+		found, err := h.admitted(ctx, cmd, next, w)
 		if err == nil || err == redis.Nil {
 			return err
 		}
-		err = h.process(ctx, cmd, next, from, 1, err)
-		if h.nodes != nil {
-			cmd.SetErr(err) // go-redis does not always
-		}
-		return err
+		return h.finish(cmd, h.process(ctx, cmd, next, w, 1, err, found))
 	}
 }
 
-// origin says what stands between our hook and the connection.
-type origin uint8
+// finish puts an error on a command where go-redis does not always.
+func (h hook) finish(cmd redis.Cmder, err error) error {
+	if h.nodes != nil {
+		cmd.SetErr(err)
+	}
+	return err
+}
 
-const (
-	foreignHook origin = iota // a hook of the caller, which may do anything
-	pooledCall                // go-redis, with a connection for this call alone
-	sharedCall                // go-redis's full-duplex engine: many calls on one
-	routedCall                // go-redis's way to find a node, whose own hook has labelled what failed
-)
+// way is what lies between the outer part of our hook and go-redis.
+type way struct {
+	from    origin
+	through bool // hooks of the caller, with an inner part behind them
+}
+
+func (h hook) wayTo(next any) way {
+	from := h.originOf(next)
+	return way{from, from == foreignHook && h.inners.count() > 0}
+}
 
 func (h hook) originOf(next any) origin {
 	from := originOf(next)
@@ -71,81 +69,48 @@ func (h hook) originOf(next any) origin {
 	return from
 }
 
-// originOf tells by the name of the function: ours is the outermost hook, so next
-// is go-redis's own unless the caller has added one.
-func originOf(next any) origin {
-	name := nameOf(next)
-	switch {
-	case !strings.HasPrefix(name, "github.com/redis/go-redis/v9."):
-		return foreignHook
-	case strings.Contains(name, "fdEngine"), strings.Contains(name, "fdPipelin"), strings.Contains(name, "FDPipelin"):
-		return sharedCall
+// try makes an attempt at a command.
+func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) (finding, error) {
+	if w.through {
+		a := &attempt{Context: ctx}
+		err := next(a, cmd)
+		return a.finding(), err
 	}
-	return pooledCall
+	err := h.one(ctx, cmd, next, w.from)
+	return found(w.from, err), err
 }
 
-// nameOf returns the name of a function, "" when it has none.
-func nameOf(f any) string {
-	if f := runtime.FuncForPC(reflect.ValueOf(f).Pointer()); f != nil {
-		return f.Name()
-	}
-	return ""
+// admitted makes the first attempt at a command that has passed the gate.
+func (h hook) admitted(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) (finding, error) {
+	defer h.link.leave()
+	return h.try(ctx, cmd, next, w)
 }
 
-// labelWait labels what go-redis itself returns when a context ends: its sockets
-// are ours and label their own failures, so a bare context error means that the
-// call was still waiting for a connection. Behind a hook of the caller that proof
-// does not hold, and next is left as it is.
-func labelWait[T any, F ~func(context.Context, T) error](next F, from origin) F {
-	if from != pooledCall && from != routedCall {
-		return next
-	}
-	return func(ctx context.Context, what T) error {
-		err := next(ctx, what)
-		if err == context.DeadlineExceeded || err == context.Canceled {
-			return &connError{phase: phaseDial, err: err}
-		}
+// late takes care of a command whose context had ended before the call. Hooks see it, as
+// they do in go-redis, which then does not send it.
+func (h hook) late(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, end error) error {
+	found, err := h.try(ctx, cmd, next, w)
+	if err == nil || err == redis.Nil || err == end || found.isWord(err) {
 		return err
 	}
+	return h.finish(cmd, h.process(ctx, cmd, next, w, 1, err, found))
 }
 
-// watchContext lets the cancellation of a context reach the connection. Where many
-// calls share one, go-redis itself lets the caller go, and where a call may need
-// several, the hooks of the nodes do this.
-func watchContext[T any, F ~func(context.Context, T) error](h hook, next F, from origin) F {
-	if from == sharedCall || h.nodes != nil {
-		return next
-	}
-	return func(ctx context.Context, what T) error {
-		x := h.link.calls.begin(ctx, h.writeTimeout)
-		if x == nil {
-			return next(ctx, what)
-		}
-		defer x.release()
-		return next(x, what)
-	}
-}
-
-// run hands a command that was admitted to go-redis.
-func run[T any](l *link, ctx context.Context, what T, next func(context.Context, T) error) error {
-	defer l.leave()
-	return next(ctx, what)
-}
-
-// process carries a command on after its first attempt failed with err, or
-// before there was one.
-func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin, attempts int, err error) error {
+// process carries a command on after its first attempt failed with err, or before
+// there was one.
+func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, attempts int, err error, found finding) error {
 	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
 	for {
 		if err != nil {
-			o := outcomeFor(cmd, err, from)
+			c.mayHaveRun = c.mayHaveRun || found.mayHaveRun
+			o := found.of(cmd, err)
 			if o == garbled {
 				o = c.garbled()
 			}
 			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
 				o = repeatable
 			}
-			if final := c.settle(o, err); final != nil {
+			if final := c.settle(o, found.cause(err), err); final != nil {
 				if c.name == "shutdown" && o == unknown && errors.Is(err, io.EOF) {
 					return io.EOF // the server's way to say yes, as go-redis knows it
 				}
@@ -155,7 +120,10 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		if final := c.admit(); final != nil {
 			return final
 		}
-		err = attempt(&c, cmd, next)
+		err = c.attempt(func() (err error) {
+			found, err = h.try(ctx, cmd, next, w)
+			return err
+		})
 		if err == nil {
 			return nil
 		}
@@ -189,14 +157,14 @@ type call struct {
 	mayHaveRun bool
 }
 
-// attempt hands what is to be sent to go-redis.
-func attempt[T any](c *call, what T, next func(context.Context, T) error) error {
+// attempt counts an attempt and makes it.
+func (c *call) attempt(try func() error) error {
 	if c.attempts++; c.attempts > 1 {
 		c.link.n.retried(c.after)
 	}
 	paid := c.paid
 	c.paid = false
-	err := c.send(func() error { return next(c.ctx, what) })
+	err := c.send(try)
 	if paid && err == nil {
 		c.link.budget.giveBack()
 	}
@@ -204,12 +172,12 @@ func attempt[T any](c *call, what T, next func(context.Context, T) error) error 
 }
 
 // send makes an attempt and gives back what admit has taken.
-func (c *call) send(next func() error) error {
+func (c *call) send(try func() error) error {
 	if c.admitted {
 		c.admitted = false
 		defer c.link.leave()
 	}
-	return next()
+	return try()
 }
 
 // free reports whether the gate does not concern the call, because it is part of
@@ -264,12 +232,16 @@ func (c *call) wait(l *link) error {
 	return c.fail(ErrUnavailable, err)
 }
 
-// settle looks at the outcome of an attempt. It returns nil when another attempt
-// may be made, after a pause where one is due, and else the final error.
-func (c *call) settle(o outcome, err error) error {
+// settle looks at the outcome of an attempt, which failed with err; said is what hooks
+// of the caller have made of that. It returns nil when another attempt may be made,
+// after a pause where one is due, and else the final error.
+func (c *call) settle(o outcome, err, said error) error {
 	same := o == notSent && sameFailure(err, c.last)
 	c.last, c.after = err, o
-	c.node, err = reveal(err)
+	ours := err == said
+	if c.node, err = reveal(err); !ours {
+		err = said
+	}
 	l := c.link
 	if c.node != nil {
 		l = c.node

@@ -145,43 +145,46 @@ func isAboutTopology(cmd redis.Cmder) bool {
 // ProcessHook guards single commands.
 func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	direct := h.hook.ProcessHook(next)
-	from := originOf(next)
-	next = labelWait(watchContext(h.hook, next, from), from)
+	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		r := routedOf(ctx)
 		switch {
 		case isAboutTopology(cmd):
-			return h.ask(ctx, cmd, next)
+			return h.ask(ctx, cmd, next, w)
 		case h.of.pinged && cmd.Name() == "ping":
 			return h.pinged(ctx, cmd, direct)
 		case r == nil:
 			return direct(ctx, cmd)
 		case r.parts == nil || isHandshake(cmd): // which may set up a connection for a part
-			return h.process(ctx, cmd, next, from)
+			return h.process(ctx, cmd, next, w)
 		}
-		err := h.process(ctx, cmd, next, from)
+		err := h.process(ctx, cmd, next, w)
 		r.parts.note(err)
 		return err
 	}
 }
 
 // process makes one attempt at a command.
-func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.link
 	setup := isHandshake(cmd)
+	var found finding
 	var err error
 	switch {
 	case h.enter(ctx):
-		err = run(l, ctx, cmd, next)
+		found, err = h.admitted(ctx, cmd, next, w)
 	case setup:
-		err = next(ctx, cmd)
+		found, err = h.try(ctx, cmd, next, w)
 	default:
 		return h.down(isReadOnly(cmd))
 	}
 	if err == nil || err == redis.Nil {
 		return err
 	}
-	o := outcomeFor(cmd, err, from)
+	o := found.of(cmd, err)
+	if found.mayHaveRun && o != unknown && o != answered {
+		o = unknown
+	}
 	switch {
 	case o == answered && isScript(cmd) && isRefusal(err):
 		// It may have done something; go-redis would take it for undone.
@@ -240,7 +243,7 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // answer in half the time of a heartbeat for one that cannot; go-redis asks others.
 // A node that was never tried is given that time to be reached. Whatever goes wrong
 // does so before the command for which go-redis asks is sent.
-func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.link
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
@@ -252,7 +255,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		}
 		err = l.lastCause()
 	} else if err == nil {
-		err = run(l, ctx, cmd, next)
+		_, err = h.admitted(ctx, cmd, next, w)
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok && err == nil {
 			h.of.learn(slots.Val())
 		}
@@ -283,61 +286,60 @@ func (l *link) firstContact(ctx context.Context) error {
 
 // ProcessPipelineHook guards what a pipeline or transaction holds for one node.
 func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	direct := h.hook.ProcessPipelineHook(next)
+	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if len(cmds) == 0 || routedOf(ctx) == nil {
-			return h.hook.ProcessPipelineHook(next)(ctx, cmds)
+		plainCommands(cmds)
+		r := routedOf(ctx)
+		switch {
+		case len(cmds) == 0 || r == nil:
+			return direct(ctx, cmds)
+		case r.batch && !h.of.ring && !isSetup(cmds):
+			return h.clusterBatch(ctx, cmds, next, w)
 		}
-		from := originOf(next)
-		send := labelWait(watchContext(h.hook, next, from), from)
-		if routedOf(ctx).batch && !h.of.ring && !isSetup(cmds) {
-			return h.clusterBatch(ctx, cmds, send, from)
-		}
-		return h.batch(ctx, cmds, send, from)
+		return h.batch(ctx, cmds, next, w)
 	}
 }
 
 // batch makes one attempt at commands of a pipeline, or at a transaction, and labels
 // those that were not run, or may not have been, with a nodeError.
-func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) error {
+func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	l := h.link
 	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1}
-	switch {
-	case isSetup(cmds): // of a connection that another command waits for
-		err := next(ctx, cmds)
+	if isSetup(cmds) { // of a connection that another command waits for
+		_, err := h.tryBatch(ctx, cmds, next, w)
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
 			return err
 		}
 		return &nodeError{link: l, outcome: notSent, setup: true, err: err}
-	case !h.enter(ctx):
+	}
+	if !h.enter(ctx) {
 		err := h.down(false)
-		setErrors(inner(cmds), err)
+		setErrors(innerOf(cmds), err)
 		return err
-	case isTransaction(cmds):
-		err := run(l, ctx, cmds, next)
-		if err == nil {
-			return nil
+	}
+	found, err := h.admittedBatch(ctx, cmds, next, w)
+	if err == nil && found.err == nil {
+		return nil
+	}
+	if isTransaction(cmds) {
+		if found.isWord(err) {
+			return err
 		}
-		o, err := c.transaction(cmds, err, from)
+		o, err := c.transaction(cmds, found.cause(err), &found)
 		if o == answered || o == foreign {
 			return err
 		}
 		n := &nodeError{link: l, outcome: o, err: err, was: err}
-		setErrors(inner(cmds), n)
+		setErrors(innerOf(cmds), n)
 		return n
 	}
-	mark(cmds)
-	err := run(l, ctx, cmds, next)
-	if err == nil {
-		unmark(cmds, from)
-		return nil
-	}
-	return h.label(&c, cmds, unread(cmds, err), from)
+	return h.label(&c, cmds, err, &found)
 }
 
-// clusterBatch is batch where go-redis reads the replies by code for clusters, which
-// sets the error that ended a pipeline only on commands that were not answered, and
-// takes the error of a transaction from below this hook.
-func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) error {
+// clusterBatch is batch where go-redis goes by the errors of the commands and, of a
+// transaction, by what it knows from below this hook.
+func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	l := h.link
 	switch {
 	case h.enter(ctx):
@@ -347,8 +349,8 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 		setErrors(cmds, err) // one that was moved here has the error that said so
 		return err
 	} // else go-redis finds that there is no connection, and goes to another node
-	if cmds[0].Name() == "multi" || len(cmds) > 1 && cmds[1].Name() == "multi" { // after ASKING
-		err := next(ctx, cmds)
+	found, err := h.tryBatch(ctx, cmds, next, w)
+	if holdsMulti(cmds) {
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil && isRefusal(e) {
 				l.heed(e)
@@ -356,12 +358,11 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 		}
 		return err
 	}
-	setErrors(cmds, nil)
-	if err := atMostOnce(next)(ctx, cmds); err == nil && !slices.ContainsFunc(cmds, isTroubled) {
-		return nil
+	if !slices.ContainsFunc(cmds, isTroubled) {
+		return err // nil, or the word of a hook of the caller
 	}
 	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1}
-	return h.label(&c, cmds, unanswered(cmds), from)
+	return h.label(&c, cmds, err, &found)
 }
 
 // isTroubled reports whether a command has an error other than redis.Nil.
@@ -376,17 +377,24 @@ func isSetup(cmds []redis.Cmder) bool {
 }
 
 // label puts a nodeError on those of cmds that are to be sent again or may not have
-// run. rest are those without an answer.
-func (h nodeHook) label(c *call, cmds, rest []redis.Cmder, from origin) error {
+// run, after an attempt that ended with err.
+func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) error {
 	l := h.link
+	var rest []redis.Cmder
+	if found.reached {
+		rest = found.unanswered(cmds)
+	} else {
+		rest = withoutReply(cmds)
+	}
+	word := err != nil && found.isWord(err)
 	if len(rest) == 0 {
-		o, tail := c.refusedTail(cmds, from)
-		if o == answered {
-			return firstError(cmds, nil)
+		o, tail := c.refusedTail(cmds, found.from)
+		if o == answered || word || err == nil {
+			return err
 		}
 		var why error
 		for _, cmd := range tail {
-			if err := cmd.Err(); err != nil && isReply(err) && outcomeFor(cmd, err, from) == o {
+			if err := cmd.Err(); err != nil && isReply(err) && outcomeFor(cmd, err, found.from) == o {
 				why = err
 				break
 			}
@@ -397,44 +405,41 @@ func (h nodeHook) label(c *call, cmds, rest []redis.Cmder, from origin) error {
 		}
 		return tail[0].Err()
 	}
-	err := rest[0].Err()
-	if from == pooledCall && (err == context.Canceled || err == context.DeadlineExceeded) {
-		err = &connError{phase: phaseDial, err: err} // see labelWait
+	cause := rest[0].Err()
+	if isEnd(cause) && found.from.alone() {
+		cause = &connError{phase: phaseDial, err: cause} // it waited for a connection
 	}
-	o := outcomeOf(err)
+	o := outcomeOf(cause)
 	switch {
-	case errors.Is(err, redis.ErrClosed):
+	case errors.Is(cause, redis.ErrClosed):
 		return err
-	case o == foreign && from == pooledCall && isGarbled(err):
+	case o == foreign && found.from.alone() && isGarbled(cause):
 		o = garbled
 	default:
-		o = c.unansweredTail(rest, err, from)
+		o = c.unansweredTail(rest, cause, found)
 	}
 	if o == foreign {
 		return err
 	}
-	n := &nodeError{link: l, outcome: o, err: err}
+	if found.mayHaveRun && o != garbled {
+		o = unknown
+	}
+	n := &nodeError{link: l, outcome: o, err: cause, final: word}
 	if o == partly {
 		n.outcome = unknown
-		setErrors(c.undelivered, &nodeError{link: l, outcome: notSent, final: true, err: err})
+		setErrors(c.undelivered, &nodeError{link: l, outcome: notSent, final: true, err: cause})
 		rest = rest[:len(rest)-len(c.undelivered)]
 	}
 	setErrors(rest, n)
+	if word || err == nil {
+		return err
+	}
 	return n
 }
 
-// unanswered returns the commands of a cluster's pipeline that were not answered.
-func unanswered(cmds []redis.Cmder) []redis.Cmder {
-	first := slices.IndexFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil && !isReply(cmd.Err()) })
-	if first < 0 {
-		return nil
-	}
-	return cmds[first:]
-}
-
-// inner returns the commands of a transaction without MULTI and EXEC, and a pipeline
+// innerOf returns the commands of a transaction without MULTI and EXEC, and a pipeline
 // as it is.
-func inner(cmds []redis.Cmder) []redis.Cmder {
+func innerOf(cmds []redis.Cmder) []redis.Cmder {
 	if isTransaction(cmds) {
 		return cmds[1 : len(cmds)-1]
 	}

@@ -23,26 +23,28 @@ type nodes struct {
 	reader bool                            // go-redis may read from any node of a shard
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
 
+	inners innerParts // behind hooks that were added to the client as a whole
+
 	attaching sync.Mutex // held while a client that exists already gets its hook
 
 	mu       sync.Mutex
-	byClient map[*redis.Client]*link // guarded by mu
-	asked    bool                    // guarded by mu; refresh was called since the last load began
-	loading  bool                    // guarded by mu; there is a goroutine for that
-	loadedAt time.Time               // guarded by mu
-	answers  int                     // guarded by mu; how often a node has told the topology
-	seen     string                  // guarded by mu; the topology it told last
-	acted    string                  // guarded by mu; the one that those who wait know of
-	turn     chan struct{}           // guarded by mu; closed when the topology has changed
-	changed  bool                    // guarded by mu; it had, at the last load
-	strays   []stray                 // guarded by mu; subscriptions that have to go to another node
+	byClient map[*redis.Client]hook // guarded by mu; ours, on the client of a node
+	asked    bool                   // guarded by mu; refresh was called since the last load began
+	loading  bool                   // guarded by mu; there is a goroutine for that
+	loadedAt time.Time              // guarded by mu
+	answers  int                    // guarded by mu; how often a node has told the topology
+	seen     string                 // guarded by mu; the topology it told last
+	acted    string                 // guarded by mu; the one that those who wait know of
+	turn     chan struct{}          // guarded by mu; closed when the topology has changed
+	changed  bool                   // guarded by mu; it had, at the last load
+	strays   []stray                // guarded by mu; subscriptions that have to go to another node
 }
 
 // newNodes makes a client's front: the link that stands for all of its nodes.
 func newNodes(cfg *config, addr string) *nodes {
 	n := &nodes{
 		group:    newGroup(cfg),
-		byClient: make(map[*redis.Client]*link),
+		byClient: make(map[*redis.Client]hook),
 		turn:     make(chan struct{}),
 		splits:   func(redis.Cmder) bool { return false },
 	}
@@ -60,36 +62,27 @@ func newNodes(cfg *config, addr string) *nodes {
 }
 
 // hook returns the outer hook.
-func (n *nodes) hook() hook { return hook{link: n.front, nodes: n} }
+func (n *nodes) hook() hook { return hook{link: n.front, nodes: n, inners: &n.inners} }
 
-// route marks the context of a command.
-func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if !n.splits(cmd) {
-			if isKnown(cmd) {
-				// go-redis wants to know this of commands that it splits, and would ask a
-				// node for the description of all commands before it sends the first.
-				cmd.SetStepCount(1)
-			}
-			return next(routedContext(ctx, false), cmd)
+// route marks the context of a command and has go-redis send it to its node.
+func (n *nodes) route(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+	if !n.splits(cmd) {
+		if isKnown(cmd) {
+			// go-redis wants to know this of commands that it splits, and would ask a
+			// node for the description of all commands before it sends the first.
+			cmd.SetStepCount(1)
 		}
-		p := &parts{}
-		cmd.SetErr(nil)
-		err := next(&routed{Context: ctx, parts: p}, cmd)
-		if err == nil { // go-redis tells of some failures on the command only
-			err = cmd.Err()
-		}
-		err = p.verdict(err)
-		cmd.SetErr(err)
-		return err
+		return next(routedContext(ctx, false), cmd)
 	}
-}
-
-// routeBatch marks the context of a pipeline or transaction.
-func (n *nodes) routeBatch(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return next(routedContext(ctx, true), cmds)
+	p := &parts{}
+	cmd.SetErr(nil)
+	err := next(&routed{Context: ctx, parts: p}, cmd)
+	if err == nil { // go-redis tells of some failures on the command only
+		err = cmd.Err()
 	}
+	err = p.verdict(err)
+	cmd.SetErr(err)
+	return err
 }
 
 // adopt builds the client of a node, with newClient, and the link to it. go-redis
@@ -97,9 +90,24 @@ func (n *nodes) routeBatch(next redis.ProcessPipelineHook) redis.ProcessPipeline
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	l := n.newLink(opt, isQuick(opt.Dialer, opt.TLSConfig))
 	rdb := newClient(ownOptions(opt, l))
-	rdb.AddHook(nodeHook{hook{link: l, writeTimeout: rdb.Options().WriteTimeout}, n})
-	n.enlist(rdb, l)
+	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout, inners: new(innerParts)}
+	rdb.AddHook(nodeHook{h, n})
+	n.enlist(rdb, h)
 	return rdb
+}
+
+// hooked returns f, which may add hooks to the client of a node, followed by the inner
+// part of our own.
+func (n *nodes) hooked(f func(*redis.Client)) func(*redis.Client) {
+	return func(rdb *redis.Client) {
+		f(rdb)
+		n.mu.Lock()
+		h, ours := n.byClient[rdb]
+		n.mu.Unlock()
+		if ours {
+			h.addInner(rdb)
+		}
+	}
 }
 
 // newLink builds the link to a node.
@@ -113,7 +121,8 @@ func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
 }
 
 // enlist has the link of a node watch over its client.
-func (n *nodes) enlist(rdb *redis.Client, l *link) {
+func (n *nodes) enlist(rdb *redis.Client, h hook) {
+	l := h.link
 	l.warm = warmer(l, rdb)
 	closed := closedCheck(rdb)
 	l.removed = func() bool {
@@ -126,7 +135,7 @@ func (n *nodes) enlist(rdb *redis.Client, l *link) {
 		return true
 	}
 	n.mu.Lock()
-	n.byClient[rdb] = l
+	n.byClient[rdb] = h
 	n.mu.Unlock()
 	n.add(l)
 }
@@ -145,7 +154,7 @@ func closedCheck(rdb *redis.Client) func() bool {
 func (n *nodes) linkOf(rdb *redis.Client) *link {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.byClient[rdb]
+	return n.byClient[rdb].link
 }
 
 // told is called after every transition of a node.

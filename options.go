@@ -96,6 +96,10 @@ const (
 	unwatched    = 10 * time.Millisecond
 	watchedWrite = 16 << 10
 
+	// maxReading is the length of a pipeline up to which what follows its reading is
+	// kept for the next one.
+	maxReading = 1024
+
 	// sentinelPatience is how long a sentinel may take to answer before the others
 	// are asked as well, sentinelPause how long to wait before listening to another.
 	sentinelPatience = 50 * time.Millisecond

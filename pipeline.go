@@ -3,56 +3,82 @@ package redial
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // ProcessPipelineHook guards pipelines and transactions.
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	from := h.originOf(next)
-	if h.nodes != nil {
-		next = h.nodes.routeBatch(next)
-	}
-	next = labelWait(watchContext(h, next, from), from)
-	if h.link.sealed && h.nodes == nil && from != sharedCall {
-		next = atMostOnce(next)
-	}
+	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		l := h.link
 		switch {
 		case len(cmds) == 0:
 			return next(ctx, cmds)
-		case from == sharedCall:
+		case ctx.Err() != nil:
+			return h.lateBatch(ctx, cmds, next, w, ctx.Err())
+		case w.from == sharedCall:
 			return h.shared(ctx, cmds, next)
 		case h.nodes != nil && (h.nodes.ring || !isTransaction(cmds)):
-			return h.spread(ctx, cmds, next)
+			return h.spread(ctx, cmds, next, w)
 		case !l.enter():
-			return h.pipeline(ctx, cmds, next, from, 0, nil)
+			return h.pipeline(ctx, cmds, next, w, 0, nil, finding{})
 		}
-		mark(cmds)
-		err := run(l, ctx, cmds, next)
+		found, err := h.admittedBatch(ctx, cmds, next, w)
 		if err == nil {
-			unmark(cmds, from)
 			return nil
 		}
-		return h.pipeline(ctx, cmds, next, from, 1, err)
+		return h.pipeline(ctx, cmds, next, w, 1, err, found)
 	}
+}
+
+// tryBatch makes an attempt at a batch.
+func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) (finding, error) {
+	if w.through {
+		a := &attempt{Context: ctx}
+		err := next(a, cmds)
+		return a.finding(), err
+	}
+	f := h.many(ctx, cmds, next, w.from)
+	return f, f.err
+}
+
+// admittedBatch makes the first attempt at a batch that has passed the gate.
+func (h hook) admittedBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) (finding, error) {
+	defer h.link.leave()
+	return h.tryBatch(ctx, cmds, next, w)
+}
+
+// lateBatch takes care of a batch whose context had ended before the call, see late.
+func (h hook) lateBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, end error) error {
+	found, err := h.tryBatch(ctx, cmds, next, w)
+	if err == nil || err == end || found.isWord(err) || w.from == sharedCall || h.nodes != nil {
+		return err
+	}
+	return h.pipeline(ctx, cmds, next, w, 1, err, found)
 }
 
 // atMostOnce keeps go-redis from sending a pipeline again. It would do so when the
 // first command is answered by certain refusals, although the others have run.
-func atMostOnce(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if len(cmds) > 1 && cmds[0].Name() != "multi" {
-			for i, cmd := range cmds {
-				if cmd.Name() != "himport" { // which go-redis must recognize
-					cmds[i] = noRetry{cmd}
-					defer func() { cmds[i] = cmd }()
-					break
-				}
-			}
+func atMostOnce(cmds []redis.Cmder) []redis.Cmder {
+	for i, cmd := range cmds {
+		if len(cmds) > 1 && cmd.Name() != "himport" { // which go-redis must recognize
+			once := slices.Clone(cmds)
+			once[i] = noRetry{cmd}
+			return once
 		}
-		return next(ctx, cmds)
+	}
+	return cmds
+}
+
+// plainCommands undoes atMostOnce for hooks of the caller: when go-redis sends commands
+// on to another node, it sends what it was given.
+func plainCommands(cmds []redis.Cmder) {
+	for i, cmd := range cmds {
+		if once, ok := cmd.(noRetry); ok {
+			cmds[i] = once.Cmder
+		}
 	}
 }
 
@@ -63,7 +89,7 @@ func (noRetry) NoRetry() bool { return true }
 
 // pipeline does for a batch what process does for one command. Commands that
 // were answered keep their answers; only a tail that may be sent again is.
-func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin, attempts int, err error) error {
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, attempts int, err error, found finding) error {
 	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
 	if isTransaction(cmds) {
 		c.name = "transaction"
@@ -75,13 +101,28 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	rest := cmds
 	for {
 		if err != nil {
+			c.mayHaveRun = c.mayHaveRun || found.mayHaveRun
 			var o outcome
-			if c.name == "transaction" {
-				o, err = c.transaction(cmds, err, from)
-			} else if o, rest = c.tail(rest, err, from); o == refused || o == denied {
-				err = rest[0].Err()
+			why, said := found.cause(err), err
+			switch {
+			case found.isWord(err):
+				o, rest = foreign, found.unanswered(rest)
+				c.labelFound(rest, &found)
+			case c.name == "transaction":
+				found.unanswered(cmds)
+				o, why = c.transaction(cmds, why, &found)
+			default:
+				if o, rest = c.tail(rest, why, &found); o == refused || o == denied {
+					why = rest[0].Err()
+				}
 			}
-			if final := c.settle(o, err); final != nil {
+			if why != found.cause(err) {
+				said = why
+			}
+			if final := c.settle(o, why, said); final != nil {
+				if o == foreign || o == answered {
+					return err // as go-redis or a hook of the caller has it
+				}
 				c.label(rest, final)
 				if o == partly {
 					c.label(c.undelivered, c.failure(ErrUnavailable, c.withCtx(err)))
@@ -93,13 +134,16 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 			c.label(rest, final)
 			return firstError(cmds, final)
 		}
-		for _, cmd := range rest {
-			cmd.SetErr(nil)
-		}
-		mark(rest)
-		if err = attempt(&c, rest, next); err == nil {
-			unmark(rest, from)
+		setErrors(rest, nil)
+		err = c.attempt(func() (err error) {
+			found, err = h.tryBatch(ctx, rest, next, w)
+			return err
+		})
+		if err == nil {
 			return firstError(cmds, nil)
+		}
+		if found.from == sharedCall { // cannot be sent again from here
+			return c.shared(rest, err)
 		}
 	}
 }
@@ -113,11 +157,17 @@ func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		c.label(cmds, final)
 		return final
 	}
-	err := attempt(&c, cmds, next)
+	err := c.attempt(func() error { return next(ctx, cmds) })
+	return c.shared(cmds, err)
+}
+
+// shared returns the final error of such a pipeline.
+func (c *call) shared(cmds []redis.Cmder, err error) error {
 	var ce *connError
 	if err == nil || !errors.As(err, &ce) {
 		return err
 	}
+	c.reason = reasonShared
 	kind := ErrOutcomeUnknown
 	if ce.phase == phaseDial {
 		kind = ErrUnavailable
@@ -129,58 +179,6 @@ func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		}
 	}
 	return final
-}
-
-// errUnread marks the commands of a pipeline before an attempt. go-redis stamps
-// the error that ended a pipeline on every command without an error of its own,
-// those that were answered included; the mark shows how far reading came.
-var errUnread = errors.New("redial: no reply was read")
-
-func mark(cmds []redis.Cmder) {
-	if isTransaction(cmds) {
-		return // one unit, and go-redis sets no error on MULTI and EXEC
-	}
-	for _, cmd := range cmds {
-		cmd.SetErr(errUnread)
-	}
-}
-
-// unmark clears the marks that a hook of the caller left on commands which it
-// served itself.
-func unmark(cmds []redis.Cmder, from origin) {
-	if from != foreignHook {
-		return
-	}
-	for _, cmd := range cmds {
-		if cmd.Err() == errUnread {
-			cmd.SetErr(nil)
-		}
-	}
-}
-
-// unread undoes the stamping after a pipeline ended with err: answered commands
-// get back their nil error, unread ones get err. It returns the commands that
-// were not answered, none when err is one of the answers.
-func unread(cmds []redis.Cmder, err error) []redis.Cmder {
-	first := len(cmds) - 1 // the one whose reading failed
-	for i, cmd := range cmds {
-		if cmd.Err() == errUnread {
-			first = max(i-1, 0)
-			break
-		}
-	}
-	if first == len(cmds)-1 && cmds[first].Err() != errUnread && isReply(err) {
-		return nil
-	}
-	for i, cmd := range cmds {
-		switch e := cmd.Err(); {
-		case e == errUnread:
-			cmd.SetErr(err)
-		case i < first && !isReply(e):
-			cmd.SetErr(nil)
-		}
-	}
-	return cmds[first:]
 }
 
 // isTransaction reports whether cmds are one MULTI ... EXEC block.
@@ -200,9 +198,12 @@ func isTransaction(cmds []redis.Cmder) bool {
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
-func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome, error) {
-	o := outcomeOf(err)
-	if o == foreign && from == pooledCall && isGarbled(err) {
+func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outcome, error) {
+	o, from := outcomeOf(err), found.from
+	if found.reached && isEnd(found.err) && from.alone() {
+		return notSent, err
+	}
+	if o == foreign && from.alone() && isGarbled(err) {
 		o = c.garbled()
 	}
 	inner := cmds[1 : len(cmds)-1]
@@ -247,29 +248,44 @@ func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome,
 // tail finds the commands of a pipeline that were not run, or may not have been,
 // and what is known of them. When that is partly, undelivered holds those that
 // cannot have run.
-func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redis.Cmder) {
-	rest := unread(cmds, err)
-	if len(rest) == 0 {
-		return c.refusedTail(cmds, from)
+func (c *call) tail(cmds []redis.Cmder, err error, found *finding) (outcome, []redis.Cmder) {
+	rest := cmds
+	if found.reached {
+		rest = found.unanswered(cmds)
+	} else if rest = withoutReply(cmds); len(rest) > 0 && own(err) != nil && !own(err).handshake {
+		return foreign, rest // of a command that a hook of the caller ran
 	}
-	return c.unansweredTail(rest, err, from), rest
+	if len(rest) == 0 {
+		return c.refusedTail(cmds, found.from)
+	}
+	return c.unansweredTail(rest, err, found), rest
+}
+
+// withoutReply returns the commands that may have no answer, where it is not known how
+// far reading came: go-redis sets the error that ended a pipeline on all of them.
+func withoutReply(cmds []redis.Cmder) []redis.Cmder {
+	rest := make([]redis.Cmder, 0, len(cmds))
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && !isReply(err) {
+			rest = append(rest, cmd)
+		}
+	}
+	return rest
 }
 
 // unansweredTail says what is known of the commands that were not answered, the first
 // of which failed with err.
-func (c *call) unansweredTail(rest []redis.Cmder, err error, from origin) outcome {
+func (c *call) unansweredTail(rest []redis.Cmder, err error, found *finding) outcome {
 	o := outcomeOf(err)
-	if e := own(err); from == foreignHook && e != nil && !e.handshake {
-		return foreign
-	}
-	if o == foreign && from == pooledCall && isGarbled(err) {
+	c.undelivered = nil // those of an earlier attempt say nothing of this one
+	switch {
+	case found.reached && isEnd(found.err) && found.from.alone():
+		return notSent
+	case o == foreign && found.from.alone() && isGarbled(err):
 		o = c.garbled()
-	}
-	if o == partly {
-		var ce *connError
-		c.undelivered = nil
-		if from == pooledCall && errors.As(err, &ce) {
-			c.undelivered = rest[delivered(rest, ce.sent):]
+	case o == partly:
+		if n := len(rest) - len(found.undelivered); n >= 0 && slices.Equal(rest[n:], found.undelivered) {
+			c.undelivered = rest[n:]
 		}
 		if len(c.undelivered) == len(rest) {
 			return notSent
@@ -279,6 +295,23 @@ func (c *call) unansweredTail(rest []redis.Cmder, err error, from origin) outcom
 		o = repeatable
 	}
 	return o
+}
+
+// labelFound puts the final errors on the commands of a batch that were not answered,
+// when a hook of the caller has had the last word on the batch as a whole.
+func (c *call) labelFound(rest []redis.Cmder, found *finding) {
+	if len(rest) == 0 || found.err == nil {
+		return
+	}
+	kind := ErrOutcomeUnknown
+	switch o := c.unansweredTail(rest, found.err, found); o {
+	case notSent, notSentForGood:
+		kind = ErrUnavailable
+	case foreign, answered, refused, denied:
+		return
+	}
+	c.because(reasonUnsafe)
+	c.label(rest, c.failure(kind, c.withCtx(found.err)))
 }
 
 // refusedTail finds in a pipeline whose commands were all answered the first one

@@ -54,6 +54,12 @@ func TestOutcomes_AreTruthful(t *testing.T) {
 	require.NotZero(t, sum.not)
 }
 
+// A pipeline was cut within its first command, then sent again, run, and its reply lost.
+// What could not have been delivered at first was taken for what could not be at last.
+func TestOutcomes_CutBeforeAndAfterItRan(t *testing.T) {
+	truthful(t, 6226376640995978152)
+}
+
 type tally struct{ done, not, unknown, unknownRan int }
 
 func (s *tally) add(o tally) {

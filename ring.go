@@ -150,6 +150,18 @@ func (n *nodes) anyAnswers(context.Context) error {
 	return cause
 }
 
+// AddHook adds a hook, as go-redis does; see [Client.AddHook].
+func (c *Ring) AddHook(h redis.Hook) {
+	c.Ring.AddHook(h)
+	c.hook.addInner(c.Ring)
+}
+
+// OnNewNode has fn called with the client of each shard that is added from now on, as
+// go-redis does. Hooks that fn adds see each attempt that is made at the shard.
+func (c *Ring) OnNewNode(fn func(rdb *redis.Client)) {
+	c.Ring.OnNewNode(c.group.nodes.hooked(fn))
+}
+
 // Close stops supervision, then closes the client; see [ClusterClient.Close].
 func (c *Ring) Close() error {
 	return c.group.end(c.Ring.Close)
@@ -229,8 +241,8 @@ func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	last := (*redis.Client)(nil)
-	for rdb, l := range n.byClient {
-		if l.addr == addr {
+	for rdb, h := range n.byClient {
+		if h.link.addr == addr {
 			return rdb
 		}
 		last = rdb

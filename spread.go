@@ -10,10 +10,10 @@ import (
 
 // spread carries a batch whose commands go-redis sends to several nodes. What a node
 // has answered is not sent again.
-func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: "pipeline", reads: true}
 	what := func(rest []redis.Cmder) []redis.Cmder { return rest }
-	rest := inner(cmds)
+	rest := innerOf(cmds)
 	if len(rest) < len(cmds) {
 		c.name = "transaction"
 		what = func(rest []redis.Cmder) []redis.Cmder {
@@ -29,21 +29,41 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 			again.fail(rest, final)
 			return firstError(cmds, final)
 		}
-		setErrors(rest, nil)
-		err := attempt(&c, what(rest), next)
-		if err == nil {
-			return firstError(cmds, nil)
+		if c.attempts > 0 {
+			setErrors(rest, nil)
 		}
+		var found finding
+		err := c.attempt(func() (err error) {
+			found, err = h.tryBatch(ctx, what(rest), next, w)
+			return err
+		})
+		found.unanswered(rest)
 		o, why := again.sort(rest)
-		if rest = again.cmds; len(rest) == 0 {
+		word := err == nil || found.isWord(err)
+		if rest = again.cmds; len(rest) == 0 || word {
+			if len(rest) > 0 { // a hook of the caller has had the last word
+				c.because(reasonUnsafe)
+				again.fail(rest, c.failure(ErrUnavailable, why))
+			}
+			switch {
+			case err == nil && c.attempts > 1:
+				return firstError(cmds, nil)
+			case word, nodeErrorOf(found.cause(err)) == nil && !slices.ContainsFunc(cmds, holds(err)):
+				return err // as go-redis or a hook has it
+			}
 			return firstError(cmds, err)
 		}
-		if final := c.settle(o, why); final != nil {
+		if final := c.settle(o, why, why); final != nil {
 			again.fail(rest, final)
 			return firstError(cmds, final)
 		}
 		c.mayHaveRun = false // it is remembered for each command
 	}
+}
+
+// holds returns a function that reports whether a command holds the error err.
+func holds(err error) func(redis.Cmder) bool {
+	return func(cmd redis.Cmder) bool { return errors.Is(cmd.Err(), err) }
 }
 
 // unsettled are the commands of a batch that are to be sent again.

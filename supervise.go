@@ -117,8 +117,9 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	l := n.newLink(opt, false)
-	rdb.AddHook(existing{nodeHook{hook{link: l, writeTimeout: opt.WriteTimeout}, n}, l, opt})
-	n.enlist(rdb, l)
+	h := hook{link: l, writeTimeout: opt.WriteTimeout}
+	rdb.AddHook(existing{nodeHook{h, n}, l, opt})
+	n.enlist(rdb, h)
 	return l
 }
 

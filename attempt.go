@@ -1,0 +1,379 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// One attempt at what a caller wants done. Our hook has two parts. The outer one,
+// first in the chain, admits commands, reads what became of them and tries again. The
+// inner one is last, next to go-redis, and finds out what became of an attempt. Hooks
+// of the caller run between the two: they see the commands as go-redis leaves them,
+// and whatever they do to commands and errors is for the caller to see.
+
+// finding is what the inner part knows of an attempt.
+type finding struct {
+	reached bool   // go-redis was asked
+	from    origin // what go-redis did with it
+	err     error  // as go-redis returned it; nil: all went well
+	seen    error  // the same as hooks of the caller see it
+
+	// mayHaveRun says that a hook asked go-redis more than once, and that what became
+	// of one of the times before the last is not known.
+	mayHaveRun bool
+
+	// Of a batch: the commands without an answer, the errors that go-redis left on them,
+	// the same as hooks of the caller see them, and those of the commands, at the end,
+	// that cannot have been delivered.
+	rest        []redis.Cmder
+	errs, shown []error
+	undelivered []redis.Cmder
+}
+
+// found returns the finding where nothing but an error is known.
+func found(from origin, err error) finding {
+	return finding{reached: from != foreignHook, from: from, err: err, seen: err}
+}
+
+// isWord reports whether err, which came through hooks of the caller, is their own
+// word and not what go-redis returned.
+func (f *finding) isWord(err error) bool {
+	return f.reached && (f.err == nil || !errors.Is(err, f.seen))
+}
+
+// of says what is known of a command that failed with err.
+func (f *finding) of(cmd redis.Cmder, err error) outcome {
+	switch {
+	case !f.reached:
+		return outcomeFor(cmd, err, foreignHook)
+	case f.isWord(err):
+		return foreign
+	case isEnd(f.err) && (f.from.alone() || f.from == routedCall):
+		return notSent
+	}
+	return outcomeFor(cmd, f.err, f.from)
+}
+
+// isEnd reports whether err is the bare error of a context. Our connections label what
+// fails on them, so go-redis returns it only for a call that still waited for one.
+func isEnd(err error) bool { return err == context.DeadlineExceeded || err == context.Canceled }
+
+// cause returns the error to go by for an attempt that failed with err.
+func (f *finding) cause(err error) error {
+	if !f.reached || f.isWord(err) {
+		return err
+	}
+	return f.err
+}
+
+// unanswered returns the commands of a batch that have no answer, in the order of cmds.
+// Those to which a hook has given another error, or none, are the hook's.
+func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
+	if len(f.rest) == 0 {
+		return nil
+	}
+	rest := make([]redis.Cmder, 0, len(f.rest))
+	for _, cmd := range cmds {
+		if i := slices.Index(f.rest, cmd); i >= 0 && cmd.Err() == f.shown[i] {
+			cmd.SetErr(f.errs[i])
+			rest = append(rest, cmd)
+		}
+	}
+	return rest
+}
+
+// show hides from hooks of the caller what our parts tell each other by errors.
+func (f *finding) show() {
+	if f.err == nil {
+		return
+	}
+	_, f.seen = reveal(f.err)
+	for i, cmd := range f.rest {
+		if _, err := reveal(f.errs[i]); err != f.errs[i] {
+			f.shown[i] = err
+			cmd.SetErr(err)
+		}
+	}
+}
+
+// attempt is the context of an attempt that goes through hooks of the caller. It
+// brings home what the inner part finds.
+type attempt struct {
+	context.Context
+	mu    sync.Mutex
+	found finding // guarded by mu: a hook may call next on another goroutine
+}
+
+type attemptKey struct{}
+
+func (a *attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+// attemptOf returns the attempt that ctx belongs to, or nil.
+func attemptOf(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// note is called by the inner part when go-redis has returned.
+func (a *attempt) note(f finding) {
+	if a == nil || !f.reached {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if was := &a.found; was.reached {
+		o := outcomeOf(was.err)
+		f.mayHaveRun = was.mayHaveRun || o == unknown || o == partly || o == repeatable
+	}
+	a.found = f
+}
+
+func (a *attempt) finding() finding {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.found
+}
+
+// innerParts counts the inner parts that were added to one client, each behind the
+// hooks that were added with it. The last one does the work.
+type innerParts struct {
+	mu    sync.Mutex
+	added int // guarded by mu
+}
+
+// next registers one more part and returns its number.
+func (i *innerParts) next() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.added++
+	return i.added
+}
+
+func (i *innerParts) count() int {
+	if i == nil {
+		return 0
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.added
+}
+
+// inner is the inner part of a hook, added behind hooks of the caller.
+type inner struct {
+	hook   hook
+	number int
+}
+
+// addInner adds an inner part behind the hooks that a client has.
+func (h hook) addInner(rdb interface{ AddHook(redis.Hook) }) {
+	rdb.AddHook(inner{h, h.inners.next()})
+}
+
+// DialHook leaves dials alone.
+func (i inner) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook finds out what becomes of single commands.
+func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	if i.number < i.hook.inners.count() {
+		return next // there are more hooks, and another part behind them
+	}
+	from := i.hook.originOf(next)
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		f := found(from, i.hook.one(ctx, cmd, next, from))
+		f.show()
+		attemptOf(ctx).note(f)
+		return f.seen
+	}
+}
+
+// ProcessPipelineHook does so for pipelines and transactions.
+func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	if i.number < i.hook.inners.count() {
+		return next
+	}
+	from := i.hook.originOf(next)
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		f := i.hook.many(ctx, cmds, next, from)
+		f.show()
+		attemptOf(ctx).note(f)
+		return f.seen
+	}
+}
+
+// one hands a command to next, which is go-redis unless hooks were added behind our
+// back.
+func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+	if err := ctx.Err(); err != nil && (from.alone() || from == routedCall) {
+		return err // as go-redis has it
+	}
+	switch {
+	case h.nodes != nil:
+		return h.nodes.route(ctx, cmd, next)
+	case from == sharedCall: // go-redis itself lets the caller go
+		return next(ctx, cmd)
+	}
+	if x := h.link.calls.begin(ctx, h.writeTimeout); x != nil {
+		defer x.release()
+		ctx = x
+	}
+	return next(ctx, cmd)
+}
+
+// many does the same for a batch, and finds out what became of it.
+func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+	if err := ctx.Err(); err != nil && (from.alone() || from == routedCall) {
+		for _, cmd := range cmds {
+			if cmd.Err() == nil {
+				cmd.SetErr(err) // as go-redis has it
+			}
+		}
+		return found(from, err)
+	}
+	if h.nodes != nil {
+		f := found(from, next(routedContext(ctx, true), cmds))
+		for _, cmd := range cmds {
+			if err := cmd.Err(); err != nil && nodeErrorOf(err) != nil {
+				f.add(cmd, err)
+			}
+		}
+		return f
+	}
+	if from != sharedCall {
+		if x := h.link.calls.begin(ctx, h.writeTimeout); x != nil {
+			defer x.release()
+			ctx = x
+		}
+	}
+	switch {
+	case from == clusterCall && !holdsMulti(cmds):
+		// go-redis sets the error that ended a pipeline only on commands that were not
+		// answered. One that was moved here has the error that said so.
+		setErrors(cmds, nil)
+		f := found(from, next(ctx, atMostOnce(cmds)))
+		first := slices.IndexFunc(cmds, isUnanswered)
+		if first >= 0 {
+			f.noteRest(cmds[first:], cmds[first].Err())
+		}
+		return f
+	case from != pooledCall || isTransaction(cmds):
+		return found(from, next(ctx, cmds))
+	}
+	r := read(cmds)
+	f := found(from, next(ctx, r.cmds))
+	if f.err != nil {
+		f.noteRest(r.unanswered(cmds), f.err)
+	}
+	r.free()
+	return f
+}
+
+// add notes a command without an answer.
+func (f *finding) add(cmd redis.Cmder, err error) {
+	f.rest = append(f.rest, cmd)
+	f.errs = append(f.errs, err)
+	f.shown = append(f.shown, err)
+}
+
+// noteRest notes the commands of a batch that were not answered because reading, or
+// writing, ended with err.
+func (f *finding) noteRest(rest []redis.Cmder, err error) {
+	for _, cmd := range rest {
+		f.add(cmd, cmd.Err())
+	}
+	var ce *connError
+	if len(rest) > 0 && errors.As(err, &ce) && ce.phase == phasePartial {
+		f.undelivered = rest[delivered(rest, ce.sent):]
+	}
+}
+
+// isUnanswered reports whether a command has an error that is no reply.
+func isUnanswered(cmd redis.Cmder) bool {
+	err := cmd.Err()
+	return err != nil && !isReply(err)
+}
+
+// holdsMulti reports whether cmds are a transaction as a node gets it, perhaps behind
+// ASKING.
+func holdsMulti(cmds []redis.Cmder) bool {
+	return cmds[0].Name() == "multi" || len(cmds) > 1 && cmds[1].Name() == "multi"
+}
+
+// reading follows how far go-redis comes with the replies to a pipeline. go-redis gets
+// stand-ins for the commands; what it sets on one first is its answer or the failure to
+// read one, and what comes later is the failure of the whole, which go-redis sets on
+// answered commands as well. Here they keep their answers.
+//
+// A pipeline with such commands go-redis does not send again, as it would when the
+// first is answered by certain refusals, although the others have run.
+type reading struct {
+	cmds []redis.Cmder // what go-redis gets
+	all  []readCmd
+}
+
+// readCmd stands for a command while its reply is read.
+type readCmd struct {
+	redis.Cmder
+	done     bool
+	answered bool
+}
+
+// NoRetry says that the command must not be sent again.
+func (c *readCmd) NoRetry() bool { return true }
+
+// SetErr is called by go-redis when it has read the reply, or failed to.
+func (c *readCmd) SetErr(err error) {
+	if c.done {
+		return
+	}
+	c.done = true
+	c.answered = err == nil || isReply(err)
+	c.Cmder.SetErr(err)
+}
+
+var readings = sync.Pool{New: func() any { return new(reading) }}
+
+// read returns the reading of a pipeline, which must be freed.
+func read(cmds []redis.Cmder) *reading {
+	r := readings.Get().(*reading)
+	r.cmds = append(r.cmds[:0], cmds...)
+	r.all = slices.Grow(r.all[:0], len(cmds))[:len(cmds)]
+	for i, cmd := range cmds {
+		if cmd.Name() != "himport" { // which go-redis must recognize
+			r.all[i] = readCmd{Cmder: cmd}
+			r.cmds[i] = &r.all[i]
+		}
+	}
+	return r
+}
+
+// unanswered returns the commands that were not answered, which are the last ones.
+func (r *reading) unanswered(cmds []redis.Cmder) []redis.Cmder {
+	first := len(cmds)
+	for i := range cmds {
+		stand, ok := r.cmds[i].(*readCmd)
+		if ok && !stand.answered || !ok && cmds[i].Err() != nil && !isReply(cmds[i].Err()) {
+			first = i
+			break
+		}
+	}
+	return cmds[first:]
+}
+
+// free gives up the reading. Large ones are not kept.
+func (r *reading) free() {
+	if len(r.all) > maxReading {
+		return
+	}
+	clear(r.cmds)
+	clear(r.all)
+	readings.Put(r)
+}
