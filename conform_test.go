@@ -88,9 +88,9 @@ func TestConform_Documented(t *testing.T) {
 type side string
 
 const (
-	bare        side = "go-redis"
-	wrapped     side = "redial"
-	superviseds side = "supervised"
+	bare    side = "go-redis"
+	wrapped side = "redial"
+	managed side = "supervised"
 )
 
 // kind is the constructor that made the client.
@@ -122,6 +122,7 @@ type knobs struct {
 	nodeHook  func(w *world, addr string) redis.Hook
 	viaNew    bool // nodeHook is added by NewClient of the options, not by OnNewNode
 	opts      []redial.Option
+	before    func(w *world) // changes the servers before there is a client
 }
 
 // world is one client of one side with its servers and the transcript of what happens.
@@ -293,6 +294,7 @@ func isHousekeeping(name string) bool {
 type spy struct {
 	w            *world
 	stream, name string
+	terse        bool // of single commands only the names: with full duplex they are under way while the hook looks
 	single       func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error
 	batch        func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error
 }
@@ -303,6 +305,13 @@ func (s spy) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) (err error) {
 		if isHousekeeping(cmd.Name()) {
 			return next(ctx, cmd)
+		}
+		if s.terse {
+			s.w.note(s.stream, "%s process %s", s.name, cmd.Name())
+			if s.single == nil {
+				return next(ctx, cmd)
+			}
+			return s.single(ctx, cmd, next)
 		}
 		s.w.note(s.stream, "%s > process %s", s.name, describeCmd(cmd))
 		verdict := "panics"
@@ -408,7 +417,7 @@ func (w *world) open(n knobs) {
 	}
 	take := func(rdb redis.UniversalClient) {
 		w.rdb = rdb
-		if w.side == superviseds {
+		if w.side == managed {
 			s, err := redial.Supervise(rdb, opts...)
 			require.NoError(w.t, err)
 			w.supervisor = s
@@ -529,6 +538,9 @@ func runSide(t testing.TB, s side, k kind, n knobs, script func(w *world)) trans
 	if n.poolSize == 0 {
 		n.poolSize = 4
 	}
+	if n.before != nil {
+		n.before(w)
+	}
 	w.open(n)
 	began := time.Now()
 	script(w)
@@ -548,7 +560,7 @@ func paired(t *testing.T, kinds []kind, n knobs, script func(w *world), want ...
 			for _, w := range want {
 				require.Contains(t, expected.String(), w, "bare go-redis itself")
 			}
-			for _, s := range []side{wrapped, superviseds} {
+			for _, s := range []side{wrapped, managed} {
 				t.Run(string(s), func(t *testing.T) {
 					if d := differ(expected, runSide(t, s, k, n, script)); d != "" {
 						t.Error("go-redis and redial differ:" + d)
