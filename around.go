@@ -49,6 +49,13 @@ func (h hook) persist(ctx context.Context, name string, try func(ctx context.Con
 // watch runs a Watch of go-redis's, see Client.Watch.
 func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis.Tx) error, ...string) error,
 	fn func(*redis.Tx) error, keys []string) error {
+	if end := ctx.Err(); end != nil {
+		err := watch(ctx, fn, keys...) // which runs nothing
+		if own(err) != nil || nodeErrorOf(err) != nil {
+			return end
+		}
+		return err
+	}
 	var result error
 	err := h.persist(ctx, "watch", func(ctx context.Context) error {
 		called := false
@@ -76,11 +83,13 @@ func (h hook) ready(ctx context.Context, name string) error {
 	if c.admitted {
 		h.link.leave()
 	}
+	h.nodes.use()
 	return nil
 }
 
 // patient waits for the link, for as long as the dial of a subscription does.
 func (h hook) patient(ctx context.Context) {
+	h.nodes.use()
 	if h.link.gate.Load() != gateOpen {
 		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil)
 	}

@@ -18,6 +18,8 @@ import (
 // finding is what the inner part knows of an attempt.
 type finding struct {
 	reached bool   // go-redis was asked
+	blind   bool   // hooks that were added behind our back hide what it was asked
+	waited  bool   // the call ended while it waited for a connection, or for a node
 	from    origin // what go-redis did with it
 	err     error  // as go-redis returned it; nil: all went well
 	seen    error  // the same as hooks of the caller see it
@@ -34,37 +36,47 @@ type finding struct {
 	undelivered []redis.Cmder
 }
 
-// found returns the finding where nothing but an error is known.
-func found(from origin, err error) finding {
-	return finding{reached: from != foreignHook, from: from, err: err, seen: err}
+// found returns the finding where nothing but an error is known. Our connections label
+// what fails on them, and the hooks of nodes what fails there; so the bare error of a
+// context comes from go-redis, of a call that still waited.
+func found(ctx context.Context, from origin, err error) finding {
+	end := err == context.DeadlineExceeded || err == context.Canceled
+	return finding{
+		reached: from != foreignHook, blind: from == foreignHook, from: from, err: err, seen: err,
+		waited: end && (from.alone() || from == routedCall && ended(ctx) != nil),
+	}
 }
 
 // isWord reports whether err, which came through hooks of the caller, is their own
 // word and not what go-redis returned.
 func (f *finding) isWord(err error) bool {
-	return f.reached && (f.err == nil || !errors.Is(err, f.seen))
+	switch {
+	case f.blind:
+		return false // it may be
+	case !f.reached:
+		return true
+	}
+	return f.err == nil || !errors.Is(err, f.seen)
 }
 
 // of says what is known of a command that failed with err.
 func (f *finding) of(cmd redis.Cmder, err error) outcome {
 	switch {
-	case !f.reached:
+	case f.blind:
 		return outcomeFor(cmd, err, foreignHook)
 	case f.isWord(err):
 		return foreign
-	case isEnd(f.err) && (f.from.alone() || f.from == routedCall):
+	case f.waited:
 		return notSent
+	case f.from == routedCall && isPoolTimeout(f.err) && nodeErrorOf(f.err) == nil:
+		return foreign // of a hook at a node
 	}
 	return outcomeFor(cmd, f.err, f.from)
 }
 
-// isEnd reports whether err is the bare error of a context. Our connections label what
-// fails on them, so go-redis returns it only for a call that still waited for one.
-func isEnd(err error) bool { return err == context.DeadlineExceeded || err == context.Canceled }
-
 // cause returns the error to go by for an attempt that failed with err.
 func (f *finding) cause(err error) error {
-	if !f.reached || f.isWord(err) {
+	if f.blind || f.isWord(err) {
 		return err
 	}
 	return f.err
@@ -125,12 +137,12 @@ func attemptOf(ctx context.Context) *attempt {
 
 // note is called by the inner part when go-redis has returned.
 func (a *attempt) note(f finding) {
-	if a == nil || !f.reached {
+	if a == nil {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if was := &a.found; was.reached {
+	if was := &a.found; was.reached || was.blind {
 		o := outcomeOf(was.err)
 		f.mayHaveRun = was.mayHaveRun || o == unknown || o == partly || o == repeatable
 	}
@@ -188,7 +200,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 	from := i.hook.originOf(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		f := found(from, i.hook.one(ctx, cmd, next, from))
+		f := i.hook.one(ctx, cmd, next, from)
 		f.show()
 		attemptOf(ctx).note(f)
 		return f.seen
@@ -210,22 +222,22 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 }
 
 // one hands a command to next, which is go-redis unless hooks were added behind our
-// back.
-func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+// back, and finds out what became of it.
+func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) finding {
 	if err := ctx.Err(); err != nil && (from.alone() || from == routedCall) {
-		return err // as go-redis has it
+		return found(ctx, from, err) // as go-redis has it
 	}
 	switch {
 	case h.nodes != nil:
-		return h.nodes.route(ctx, cmd, next)
+		return found(ctx, from, h.nodes.route(ctx, cmd, next))
 	case from == sharedCall: // go-redis itself lets the caller go
-		return next(ctx, cmd)
+		return found(ctx, from, next(ctx, cmd))
 	}
 	if x := h.link.calls.begin(ctx, h.writeTimeout); x != nil {
 		defer x.release()
 		ctx = x
 	}
-	return next(ctx, cmd)
+	return found(ctx, from, next(ctx, cmd))
 }
 
 // many does the same for a batch, and finds out what became of it.
@@ -236,10 +248,15 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 				cmd.SetErr(err) // as go-redis has it
 			}
 		}
-		return found(from, err)
+		return found(ctx, from, err)
 	}
 	if h.nodes != nil {
-		f := found(from, next(routedContext(ctx, true), cmds))
+		h.nodes.use()
+		err := next(routedContext(ctx, true), cmds)
+		if h.nodes.ring && !isTransaction(cmds) && err != nil {
+			err = firstReply(cmds, err) // go-redis returns that of any shard
+		}
+		f := found(ctx, from, err)
 		for _, cmd := range cmds {
 			if err := cmd.Err(); err != nil && nodeErrorOf(err) != nil {
 				f.add(cmd, err)
@@ -258,22 +275,38 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 		// go-redis sets the error that ended a pipeline only on commands that were not
 		// answered. One that was moved here has the error that said so.
 		setErrors(cmds, nil)
-		f := found(from, next(ctx, atMostOnce(cmds)))
+		f := found(ctx, from, next(ctx, atMostOnce(cmds)))
 		first := slices.IndexFunc(cmds, isUnanswered)
 		if first >= 0 {
 			f.noteRest(cmds[first:], cmds[first].Err())
 		}
 		return f
 	case from != pooledCall || isTransaction(cmds):
-		return found(from, next(ctx, cmds))
+		return found(ctx, from, next(ctx, cmds))
 	}
 	r := read(cmds)
-	f := found(from, next(ctx, r.cmds))
+	f := found(ctx, from, next(ctx, r.cmds))
 	if f.err != nil {
 		f.noteRest(r.unanswered(cmds), f.err)
 	}
 	r.free()
 	return f
+}
+
+// firstReply returns the first error of cmds that is a reply when err is the error of
+// one of them, or else err.
+func firstReply(cmds []redis.Cmder, err error) error {
+	first := err
+	for _, cmd := range cmds {
+		e := cmd.Err()
+		if first == err && e != nil && isReply(e) {
+			first = e
+		}
+		if e == err {
+			return first
+		}
+	}
+	return err
 }
 
 // add notes a command without an answer.

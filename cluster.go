@@ -190,7 +190,7 @@ func (c *ClusterClient) AddHook(h redis.Hook) {
 // OnNewNode has fn called with the client of each node that is added from now on, as
 // go-redis does. Hooks that fn adds see each attempt that is made at the node.
 func (c *ClusterClient) OnNewNode(fn func(rdb *redis.Client)) {
-	c.ClusterClient.OnNewNode(c.group.nodes.hooked(fn))
+	c.group.nodes.onNewNode(c.ClusterClient.OnNewNode, fn)
 }
 
 // Close stops supervision, then closes the client: waiting commands return

@@ -295,11 +295,15 @@ func outcomeOf(err error) outcome {
 			return denied
 		}
 		return answered
-	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted),
-		errors.Is(err, redis.ErrClosed):
+	case isPoolTimeout(err), errors.Is(err, redis.ErrClosed):
 		return notSentForGood
 	}
 	return foreign
+}
+
+// isPoolTimeout reports whether err says that a pool had no connection to give.
+func isPoolTimeout(err error) bool {
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
 }
 
 // isHeld reports whether err is go-redis's word that a connection which the caller
@@ -359,7 +363,7 @@ func isUnrouted(err error) bool {
 // for arguments that it cannot write.
 func isGarbled(err error) bool {
 	text := err.Error()
-	return strings.HasPrefix(text, "redis: ") && !strings.HasPrefix(text, "redis: can't marshal")
+	return strings.HasPrefix(text, "redis: ") && !strings.HasPrefix(text, "redis: can't marshal") && !isRejected(err)
 }
 
 // own returns the Error inside err, or nil.

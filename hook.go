@@ -31,10 +31,16 @@ func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return h.late(ctx, cmd, next, w, end)
 		}
 		l := h.link
-		if !l.enter() {
+		var found finding
+		var err error
+		switch {
+		case l.enter():
+			found, err = h.admitted(ctx, cmd, next, w)
+		case l.csc && isBarredByCache(cmd):
+			found, err = h.try(ctx, cmd, next, w)
+		default:
 			return h.finish(cmd, h.process(ctx, cmd, next, w, 0, nil, finding{}))
 		}
-		found, err := h.admitted(ctx, cmd, next, w)
 		if err == nil || err == redis.Nil {
 			return err
 		}
@@ -76,8 +82,8 @@ func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 		err := next(a, cmd)
 		return a.finding(), err
 	}
-	err := h.one(ctx, cmd, next, w.from)
-	return found(w.from, err), err
+	f := h.one(ctx, cmd, next, w.from)
+	return f, f.err
 }
 
 // admitted makes the first attempt at a command that has passed the gate.
@@ -111,7 +117,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 				o = repeatable
 			}
 			if final := c.settle(o, found.cause(err), err); final != nil {
-				if c.name == "shutdown" && o == unknown && errors.Is(err, io.EOF) {
+				if _, shown := reveal(err); c.name == "shutdown" && o == unknown && errors.Is(shown, io.EOF) {
 					return io.EOF // the server's way to say yes, as go-redis knows it
 				}
 				return final

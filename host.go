@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // What redial believes of go-redis's insides and cannot ask it. host_test.go has a
@@ -69,4 +71,20 @@ func nameOf(f any) string {
 		return f.Name()
 	}
 	return ""
+}
+
+// isBarredByCache reports whether go-redis rejects cmd, before it looks for a connection,
+// on a client with client-side caching, because it would change what a connection is
+// told to track. There is no point in waiting for the link before that is said.
+func isBarredByCache(cmd redis.Cmder) bool {
+	switch cmd.Name() {
+	case "client", "select", "auth", "hello", "reset", "subscribe", "psubscribe", "ssubscribe":
+		return true
+	}
+	return false
+}
+
+// isRejected reports whether err is go-redis's word that it does not send such a command.
+func isRejected(err error) bool {
+	return strings.HasSuffix(err.Error(), "is not allowed when client-side caching is enabled")
 }

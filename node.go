@@ -245,6 +245,9 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // does so before the command for which go-redis asks is sent.
 func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.link
+	if end := ctx.Err(); end != nil {
+		return end
+	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
 	err := l.firstContact(ctx)
@@ -381,10 +384,10 @@ func isSetup(cmds []redis.Cmder) bool {
 func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) error {
 	l := h.link
 	var rest []redis.Cmder
-	if found.reached {
-		rest = found.unanswered(cmds)
-	} else {
+	if found.blind {
 		rest = withoutReply(cmds)
+	} else {
+		rest = found.unanswered(cmds)
 	}
 	word := err != nil && found.isWord(err)
 	if len(rest) == 0 {
@@ -406,8 +409,8 @@ func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) 
 		return tail[0].Err()
 	}
 	cause := rest[0].Err()
-	if isEnd(cause) && found.from.alone() {
-		cause = &connError{phase: phaseDial, err: cause} // it waited for a connection
+	if found.waited {
+		cause = &connError{phase: phaseDial, err: cause}
 	}
 	o := outcomeOf(cause)
 	switch {

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -23,7 +25,8 @@ type nodes struct {
 	reader bool                            // go-redis may read from any node of a shard
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
 
-	inners innerParts // behind hooks that were added to the client as a whole
+	used   atomic.Bool // a caller has made use of the nodes
+	inners innerParts  // behind hooks that were added to the client as a whole
 
 	attaching sync.Mutex // held while a client that exists already gets its hook
 
@@ -66,6 +69,7 @@ func (n *nodes) hook() hook { return hook{link: n.front, nodes: n, inners: &n.in
 
 // route marks the context of a command and has go-redis send it to its node.
 func (n *nodes) route(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+	n.use()
 	if !n.splits(cmd) {
 		if isKnown(cmd) {
 			// go-redis wants to know this of commands that it splits, and would ask a
@@ -96,17 +100,39 @@ func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.
 	return rdb
 }
 
-// hooked returns f, which may add hooks to the client of a node, followed by the inner
-// part of our own.
-func (n *nodes) hooked(f func(*redis.Client)) func(*redis.Client) {
-	return func(rdb *redis.Client) {
+// onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
+// of ours. A caller who adds hooks before his first command wants them on every node,
+// so f is called as well for nodes that only redial has made use of.
+func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Client)) {
+	var called sync.Map
+	hooked := func(rdb *redis.Client) {
+		if _, again := called.LoadOrStore(rdb, true); again {
+			return
+		}
 		f(rdb)
 		n.mu.Lock()
 		h, ours := n.byClient[rdb]
 		n.mu.Unlock()
-		if ours {
+		if ours && h.inners != nil {
 			h.addInner(rdb)
 		}
+	}
+	register(hooked)
+	if n.used.Load() {
+		return
+	}
+	n.mu.Lock()
+	nodes := slices.Collect(maps.Keys(n.byClient))
+	n.mu.Unlock()
+	for _, rdb := range nodes {
+		hooked(rdb)
+	}
+}
+
+// use notes that a caller has made use of the nodes.
+func (n *nodes) use() {
+	if !n.used.Load() {
+		n.used.Store(true)
 	}
 }
 

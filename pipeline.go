@@ -22,10 +22,17 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 			return h.shared(ctx, cmds, next)
 		case h.nodes != nil && (h.nodes.ring || !isTransaction(cmds)):
 			return h.spread(ctx, cmds, next, w)
-		case !l.enter():
+		}
+		var found finding
+		var err error
+		switch {
+		case l.enter():
+			found, err = h.admittedBatch(ctx, cmds, next, w)
+		case l.csc && slices.ContainsFunc(cmds, isBarredByCache):
+			found, err = h.tryBatch(ctx, cmds, next, w)
+		default:
 			return h.pipeline(ctx, cmds, next, w, 0, nil, finding{})
 		}
-		found, err := h.admittedBatch(ctx, cmds, next, w)
 		if err == nil {
 			return nil
 		}
@@ -112,9 +119,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 				found.unanswered(cmds)
 				o, why = c.transaction(cmds, why, &found)
 			default:
-				if o, rest = c.tail(rest, why, &found); o == refused || o == denied {
-					why = rest[0].Err()
-				}
+				o, rest, why = c.tail(rest, why, &found)
 			}
 			if why != found.cause(err) {
 				said = why
@@ -200,7 +205,7 @@ func isTransaction(cmds []redis.Cmder) bool {
 // but EXEC has then ended any WATCH, and without it the block must not run again.
 func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outcome, error) {
 	o, from := outcomeOf(err), found.from
-	if found.reached && isEnd(found.err) && from.alone() {
+	if found.waited {
 		return notSent, err
 	}
 	if o == foreign && from.alone() && isGarbled(err) {
@@ -248,17 +253,22 @@ func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outco
 // tail finds the commands of a pipeline that were not run, or may not have been,
 // and what is known of them. When that is partly, undelivered holds those that
 // cannot have run.
-func (c *call) tail(cmds []redis.Cmder, err error, found *finding) (outcome, []redis.Cmder) {
-	rest := cmds
-	if found.reached {
+func (c *call) tail(cmds []redis.Cmder, err error, found *finding) (o outcome, rest []redis.Cmder, why error) {
+	if found.blind {
+		rest = withoutReply(cmds)
+		if e := own(err); len(rest) > 0 && e != nil && !e.handshake {
+			return foreign, rest, err // of a command that a hook of the caller ran
+		}
+	} else {
 		rest = found.unanswered(cmds)
-	} else if rest = withoutReply(cmds); len(rest) > 0 && own(err) != nil && !own(err).handshake {
-		return foreign, rest // of a command that a hook of the caller ran
 	}
-	if len(rest) == 0 {
-		return c.refusedTail(cmds, found.from)
+	if len(rest) > 0 {
+		return c.unansweredTail(rest, err, found), rest, err
 	}
-	return c.unansweredTail(rest, err, found), rest
+	if o, rest = c.refusedTail(cmds, found.from); o == refused || o == denied {
+		err = rest[0].Err()
+	}
+	return o, rest, err
 }
 
 // withoutReply returns the commands that may have no answer, where it is not known how
@@ -279,7 +289,7 @@ func (c *call) unansweredTail(rest []redis.Cmder, err error, found *finding) out
 	o := outcomeOf(err)
 	c.undelivered = nil // those of an earlier attempt say nothing of this one
 	switch {
-	case found.reached && isEnd(found.err) && found.from.alone():
+	case found.waited:
 		return notSent
 	case o == foreign && found.from.alone() && isGarbled(err):
 		o = c.garbled()

@@ -159,7 +159,7 @@ func (c *Ring) AddHook(h redis.Hook) {
 // OnNewNode has fn called with the client of each shard that is added from now on, as
 // go-redis does. Hooks that fn adds see each attempt that is made at the shard.
 func (c *Ring) OnNewNode(fn func(rdb *redis.Client)) {
-	c.Ring.OnNewNode(c.group.nodes.hooked(fn))
+	c.group.nodes.onNewNode(c.Ring.OnNewNode, fn)
 }
 
 // Close stops supervision, then closes the client; see [ClusterClient.Close].

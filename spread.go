@@ -48,7 +48,7 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 			switch {
 			case err == nil && c.attempts > 1:
 				return firstError(cmds, nil)
-			case word, nodeErrorOf(found.cause(err)) == nil && !slices.ContainsFunc(cmds, holds(err)):
+			case word, nodeErrorOf(found.cause(err)) == nil && c.attempts == 1:
 				return err // as go-redis or a hook has it
 			}
 			return firstError(cmds, err)
@@ -59,11 +59,6 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		}
 		c.mayHaveRun = false // it is remembered for each command
 	}
-}
-
-// holds returns a function that reports whether a command holds the error err.
-func holds(err error) func(redis.Cmder) bool {
-	return func(cmd redis.Cmder) bool { return errors.Is(cmd.Err(), err) }
 }
 
 // unsettled are the commands of a batch that are to be sent again.
@@ -89,7 +84,7 @@ func (u *unsettled) sort(cmds []redis.Cmder) (o outcome, why error) {
 			switch {
 			case isUnrouted(e), errors.Is(e, redis.ErrClosed) && !c.link.closing():
 				n = &nodeError{outcome: notSent, err: e}
-			case e == context.Canceled, e == context.DeadlineExceeded:
+			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
 				// It ended a pause of go-redis's between two rounds, and is on all
 				// commands, those that were answered before included.
 				n = &nodeError{outcome: unknown, err: &connError{phase: phaseRead, err: e}}
