@@ -45,9 +45,20 @@ func newGroup(cfg *config) *group {
 	return g
 }
 
-// start begins supervision.
+// start begins supervision. go-redis makes the nodes of a cluster when a command is the
+// first to need one, and a program that wants hooks on them says so before, through
+// OnNewNode of the embedded client perhaps; so they are not made for a moment, unless
+// somebody waits for them.
 func (g *group) start() {
 	go g.keep()
+	if g.nodes != nil && !g.nodes.ring {
+		g.spawn(func() {
+			if g.front.pause(introduction) {
+				g.front.attend()
+			}
+		})
+		return
+	}
 	g.front.attend()
 }
 

@@ -387,6 +387,7 @@ func (l *link) current() (State, time.Time) {
 
 // waitState blocks until the link is in state want, is Closed or ctx ends.
 func (l *link) waitState(ctx context.Context, want State) error {
+	l.attend()
 	for {
 		l.mu.Lock()
 		state, changed := l.state, l.changed

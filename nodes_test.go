@@ -277,7 +277,7 @@ func TestNodes_NoneAnswers(t *testing.T) {
 	dead := ln.Addr().String()
 	ln.Close()
 	n, events := atomic.Int32{}, atomic.Int32{}
-	c := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+	c := redial.redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 		n.Add(1)
 		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: dead}}}}, nil
 	}}, redial.WithOnStateChange(func(e redial.Event) { events.Add(1) }))
@@ -653,7 +653,7 @@ func TestNodes_StartIsNoOutage(t *testing.T) {
 	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	n := atomic.Int32{}
-	c := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+	c := redial.redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 		n.Add(1)
 		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: f.Addr()}}}}, nil
 	}})
@@ -755,4 +755,20 @@ func TestNodes_StraySubscriptions(t *testing.T) {
 	t.Log("CLUSTER SLOTS in 2s:", slots.Load(), "dials", f.Dials()-d)
 	assert.LessOrEqual(t, slots.Load(), int32(60))
 	assert.LessOrEqual(t, f.Dials()-d, 400)
+}
+
+// A program may have hooks added to the nodes of the embedded client, as libraries do
+// that know nothing of redial, and none escapes that.
+func TestNodes_EmbeddedOnNewNode_MissesNone(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	for range 20 {
+		c := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+			return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: f.Addr()}}}}, nil
+		}})
+		var seen atomic.Int64
+		c.ClusterClient.OnNewNode(func(*redis.Client) { seen.Add(1) })
+		require.NoError(t, c.Ping(t.Context()).Err())
+		assert.EqualValues(t, 1, seen.Load())
+		require.NoError(t, c.Close())
+	}
 }

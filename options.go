@@ -115,6 +115,9 @@ const (
 	ringVotes     = 3
 	// lastSlot is the last of a cluster's hash slots.
 	lastSlot = 16383
+	// introduction is how long the first look at a cluster's nodes leaves the program the
+	// time to add hooks to them.
+	introduction = 100 * time.Millisecond
 	// strayPatience is how long a subscription that has to go to another node waits for
 	// news of which.
 	strayPatience = 500 * time.Millisecond
