@@ -138,7 +138,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
 	for {
 		if err != nil {
-			o := outcomeFor(cmd, err, from)
+			o := c.outcomeFor(cmd, err, from)
 			if o == garbled {
 				o = c.garbled()
 			}
@@ -181,6 +181,9 @@ type call struct {
 
 	node *link         // where the last attempt failed, if the client has several; nil: unknown
 	turn chan struct{} // closed when another node may have taken over
+
+	apart    bool      // its outcome is judged on a goroutine of go-redis's
+	panicked *panicked // what a function of the caller did there
 
 	undelivered []redis.Cmder // of a batch that was partly written: cannot have run
 
@@ -320,7 +323,7 @@ func (c *call) settle(o outcome, err error) error {
 	case ended(c.ctx) != nil:
 		c.reason = reasonContext
 	default:
-		if c.nodes != nil && c.node == nil {
+		if c.nodes != nil && c.node == nil && o != refused { // else heed has asked, if there is reason to
 			c.nodes.refresh()
 		}
 		c.reason = c.pause(o)

@@ -79,7 +79,7 @@ func (n *nodes) route(next redis.ProcessHook) redis.ProcessHook {
 		if err == nil { // go-redis tells of some failures on the command only
 			err = cmd.Err()
 		}
-		err = p.verdict(err)
+		err = p.verdict(&call{link: n.front, nodes: n, ctx: ctx, reads: isReadOnly(cmd)}, err)
 		cmd.SetErr(err)
 		return err
 	}

@@ -201,7 +201,7 @@ func isTransaction(cmds []redis.Cmder) bool {
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
 func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome, error) {
-	o := outcomeOf(err)
+	o := c.outcomeOf(err)
 	if o == foreign && from == pooledCall && isGarbled(err) {
 		o = c.garbled()
 	}
@@ -213,7 +213,7 @@ func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome,
 			if redis.IsExecAbortError(cmd.Err()) {
 				return refused, err
 			}
-			ran = ran || isScript(cmd) || !isRefusal(cmd.Err())
+			ran = ran || c.outcomeFor(cmd, cmd.Err(), from) != refused
 		}
 		if !ran { // nothing but refusals: EXEC ran none of them
 			return refused, err
@@ -224,7 +224,7 @@ func (c *call) transaction(cmds []redis.Cmder, err error, from origin) (outcome,
 		o = notSent
 	case redis.IsExecAbortError(err):
 		for _, cmd := range inner {
-			if e := cmd.Err(); e != nil && isRefusal(e) {
+			if e := cmd.Err(); e != nil && c.outcomeFor(cmd, e, from) == refused {
 				c.link.heed(e)
 				if !c.link.watches.Load() {
 					return refused, e
@@ -258,7 +258,7 @@ func (c *call) tail(cmds []redis.Cmder, err error, from origin) (outcome, []redi
 // unansweredTail says what is known of the commands that were not answered, the first
 // of which failed with err.
 func (c *call) unansweredTail(rest []redis.Cmder, err error, from origin) outcome {
-	o := outcomeOf(err)
+	o := c.outcomeOf(err)
 	if e := own(err); from == foreignHook && e != nil && !e.handshake {
 		return foreign
 	}
@@ -288,7 +288,7 @@ func (c *call) unansweredTail(rest []redis.Cmder, err error, from origin) outcom
 func (c *call) refusedTail(cmds []redis.Cmder, from origin) (outcome, []redis.Cmder) {
 	first, found := len(cmds), answered
 	for i := len(cmds) - 1; i >= 0; i-- {
-		o := outcomeFor(cmds[i], cmds[i].Err(), from)
+		o := c.outcomeFor(cmds[i], cmds[i].Err(), from)
 		if (o == refused || o == denied) && (found == answered || found == o) {
 			first, found = i, o
 		} else if !c.link.cfg.mayRepeat(c.ctx, cmds[i]) {
