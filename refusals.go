@@ -233,20 +233,21 @@ func wouldRepeat(err error) bool {
 // heed does what a refusal asks for beyond waiting.
 func (l *link) heed(reply error) {
 	row, _ := refusalOf(reply)
-	if row == nil {
+	switch {
+	case row == nil:
 		return
-	}
-	if row.topology && (l.passive || row.waits != waitsAmongNodes) { // whom go-redis has asked itself
-		defer l.lookElsewhere()
-	}
-	if l.passive {
-		return // the node it came from has heeded the rest
+	case l.passive: // the node it came from has heeded the rest
+		if row.topology {
+			l.lookElsewhere()
+		}
+		return
+	case row.retires:
+		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing
+	case row.topology && l.nodes != nil && row.waits != waitsAmongNodes: // of those go-redis has asked itself
+		l.lookElsewhere()
 	}
 	if row.notReady {
 		l.suspect(reply)
-	}
-	if row.retires {
-		l.rotate(reply)
 	}
 }
 
