@@ -206,7 +206,7 @@ func (c *conn) broke(err error) error {
 // The reply of a server that is full. It closes the connection after it, and
 // go-redis would take it for a server too old for HELLO.
 var (
-	maxClients    = []byte("-ERR max number of clients")
+	maxClients    = []byte("-ERR " + fullServer)
 	errMaxClients = errors.New("ERR max number of clients reached")
 )
 

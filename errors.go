@@ -85,6 +85,12 @@ func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 // without running twice: it certainly did not run, or it only reads. It is false
 // for nil, for replies that say that the command ran, and for every error it
 // does not know.
+//
+// Replies that mean "not executed" are known, see the README, but not those that
+// [WithRefusals] adds. Of a reply that a script has raised it is false, for the script
+// may have done something before; a script that catches such a reply and returns it
+// cannot be told from a server that refuses the script. For a pipeline, ask for each
+// command: others of it may have run.
 func SafeToRetry(err error) bool {
 	var e *Error
 	if errors.As(err, &e) {
@@ -94,7 +100,8 @@ func SafeToRetry(err error) bool {
 	case notSent, notSentForGood, refused, denied:
 		return true
 	case answered:
-		return isReply(err) && redis.IsExecAbortError(err)
+		var part ranElsewhere
+		return isUndone(err) && !errors.As(err, &part)
 	}
 	return false
 }
@@ -220,16 +227,6 @@ func (e *retiredError) Error() string        { return "connection retired: " + e
 func (e *retiredError) Unwrap() error        { return e.cause }
 func (e *retiredError) Is(target error) bool { return target == net.ErrClosed }
 
-// plain turns a reply of the server into an error that is none. What a reply to one
-// command has caused must not look like the reply to another: go-redis would keep
-// a dead connection, or take a failed handshake for an old server.
-func plain(err error) error {
-	if err != nil && isReply(err) {
-		return errors.New(strings.ReplaceAll(err.Error(), "-READONLY", "READONLY"))
-	}
-	return err
-}
-
 // outcome is what is known about a failed command, from the best to the worst.
 type outcome uint8
 
@@ -288,13 +285,7 @@ func outcomeOf(err error) outcome {
 	}
 	switch {
 	case isReply(err): // go-redis would take other errors for replies by their text
-		switch {
-		case isRefusal(err):
-			return refused
-		case redis.IsAuthError(err):
-			return denied
-		}
-		return answered
+		return outcomeOfReply(err)
 	case isPoolTimeout(err), errors.Is(err, redis.ErrClosed):
 		return notSentForGood
 	}
@@ -325,8 +316,8 @@ func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
 		}
 	}
 	switch {
-	case (o == refused || o == denied) && isScript(cmd) && !isNotReady(err):
-		return answered // the script may have done something before it said so
+	case (o == refused || o == denied) && !concludes(cmd, err):
+		return answered // a script, say, may have done something before it said so
 	case from == foreignHook && err != nil && isUnrouted(err):
 		return notSent
 	case from == foreignHook:
@@ -380,31 +371,6 @@ func isReply(err error) bool {
 	}
 	var re redis.Error
 	return errors.As(err, &re)
-}
-
-// isRefusal reports whether err is the server's word that it did not run the
-// command and may do so later.
-func isRefusal(err error) bool {
-	for _, words := range []string{
-		"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS ", "max number of clients",
-	} {
-		if redis.HasErrorPrefix(err, words) { // with or without ERR before them, as some proxies put it
-			return true
-		}
-	}
-	return isReadOnlyServer(err)
-}
-
-// isReadOnlyServer reports whether err is a replica's refusal of a write, also
-// when it came out of a script.
-func isReadOnlyServer(err error) bool {
-	return isReply(err) && (redis.HasErrorPrefix(err, "READONLY ") || redis.IsReadOnlyError(err))
-}
-
-// isNotReady reports whether err is the server's word that it is up but cannot
-// serve yet.
-func isNotReady(err error) bool {
-	return redis.HasErrorPrefix(err, "LOADING ") || redis.HasErrorPrefix(err, "MASTERDOWN ")
 }
 
 // ended returns the error of a context that is over, or nil. A deadline counts

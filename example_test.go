@@ -268,6 +268,17 @@ func ExampleWithRetry() {
 	// Output: set key value: OK
 }
 
+// A proxy has a way of its own to say that its server is gone.
+func ExampleWithRefusals() {
+	server := startServer()
+	defer server.Close()
+	addr := server.Addr()
+	rdb := redial.NewClient(&redis.Options{Addr: addr}, redial.WithRefusals(func(reply error) bool {
+		return reply.Error() == "no upstream host"
+	}))
+	defer rdb.Close()
+}
+
 func ExampleSupervisor_WaitReady() {
 	server := startServer()
 	defer server.Close()

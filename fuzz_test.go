@@ -390,12 +390,24 @@ func FuzzReply(f *testing.F) {
 
 // saysNotRun reports whether the words of a server mean that it did not run a command.
 func saysNotRun(words string) bool {
-	if strings.Contains(words, "unauthenticated") || strings.Contains(words, "-READONLY You can't write against a read only replica") {
-		return true
+	if strings.Contains(words, "@user_script:") || strings.Contains(words, "@user_function:") || strings.HasPrefix(words, "ERR Error running script") {
+		return false // of a script, which may have done something before
 	}
 	words = strings.TrimPrefix(words, "ERR ")
+	if strings.HasPrefix(words, "NOPERM ACLs rules changed") {
+		return false // others of the transaction ran
+	}
+	for _, w := range []string{"unauthenticated", "command not allowed. If the"} {
+		if strings.Contains(words, w) {
+			return true
+		}
+	}
 	for _, w := range []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS ",
-		"max number of clients", "NOAUTH ", "WRONGPASS ", "EXECABORT "} {
+		"max number of clients", "NOAUTH ", "WRONGPASS ", "EXECABORT ", "MOVED ", "ASK ", "BUSY ", "UNBLOCKED ", "REDIRECT ",
+		"NOPERM ", "DENIED ", "MISCONF ", "OOM ", "NOSCRIPT ", "CROSSSLOT ", "NOCLUSTER ", "ERRCLUSTER ", "NOSUB ", "NOPROTO ",
+		"NOTBUSY ", "UNKILLABLE ", "NOMASTERLINK ", "NOTREADY ", "INPROG ", "NOGOODSLAVE ", "unknown command", "unknown subcommand",
+		"wrong number of arguments", "Protocol error", "Command not allowed inside a transaction", "Can't execute '",
+		"Replica can't interact with the keyspace", "This instance has cluster support disabled", "Can not run script on cluster"} {
 		if strings.HasPrefix(words, w) {
 			return true
 		}

@@ -109,7 +109,7 @@ func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	for {
 		if err != nil {
 			c.mayHaveRun = c.mayHaveRun || found.mayHaveRun
-			o := found.of(cmd, err)
+			o := c.refine(found.of(cmd, err), cmd, err)
 			if o == garbled {
 				o = c.garbled()
 			}
@@ -155,6 +155,9 @@ type call struct {
 
 	node *link         // where the last attempt failed, if the client has several; nil: unknown
 	turn chan struct{} // closed when another node may have taken over
+
+	apart    bool      // its outcome is judged on a goroutine of go-redis's
+	panicked *panicked // what a function of the caller did there
 
 	undelivered []redis.Cmder // of a batch that was partly written: cannot have run
 
@@ -298,7 +301,7 @@ func (c *call) settle(o outcome, err, said error) error {
 	case ended(c.ctx) != nil:
 		c.reason = reasonContext
 	default:
-		if c.nodes != nil && c.node == nil {
+		if c.nodes != nil && c.node == nil && o != refused { // else heed has asked, if there is reason to
 			c.nodes.refresh()
 		}
 		c.reason = c.pause(o)

@@ -307,23 +307,6 @@ func (l *link) reconnect(reason string) {
 	}
 }
 
-// heed does what a refusal asks for beyond waiting.
-func (l *link) heed(refusal error) {
-	if !isReply(refusal) {
-		return
-	}
-	if l.passive {
-		l.lookElsewhere() // the node it came from has heeded it
-		return
-	}
-	if isNotReady(refusal) {
-		l.suspect(refusal)
-	}
-	if isReadOnlyServer(refusal) {
-		l.rotate(refusal)
-	}
-}
-
 // rotate retires every connection after a READONLY reply, so that new ones
 // follow the name to where it points now, or after one that wants other
 // credentials; at most once in rotateSpacing. What is in flight is left to finish.

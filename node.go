@@ -27,6 +27,8 @@ type nodeError struct {
 	final   bool  // the command must not be sent again, whatever the outcome
 	another bool  // go-redis may try another node
 	setup   bool  // the command was sent to set up a connection
+
+	panicked *panicked // nil: nothing has
 }
 
 // Error has words before those of the cause, by which go-redis would know some of them.
@@ -85,8 +87,9 @@ func routedOf(ctx context.Context) *routed {
 type parts struct {
 	mu     sync.Mutex
 	ran    bool       // guarded by mu; one of them was answered, or may have run
-	reply  error      // guarded by mu; an error that one of them was answered
 	failed *nodeError // guarded by mu; the last that was not answered; nil: there is none
+	// The errors that others were answered, which may mean that those did not run.
+	replies []error // guarded by mu
 }
 
 func (p *parts) note(err error) {
@@ -100,26 +103,33 @@ func (p *parts) note(err error) {
 	case errors.Is(err, redis.ErrClosed):
 		p.failed = &nodeError{outcome: notSent, err: err}
 	default:
-		p.ran = p.ran || !isRefusal(err)
-		if err != nil && err != redis.Nil {
-			p.reply = err
+		if err == nil || err == redis.Nil {
+			p.ran = true
+		} else {
+			p.replies = append(p.replies, err)
 		}
 	}
 }
 
 // verdict returns the error of the whole command, for which go-redis returned err.
-func (p *parts) verdict(err error) error {
+func (p *parts) verdict(c *call, err error) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	ran, failed, replies := p.ran, p.failed, p.replies
+	p.mu.Unlock()
+	for _, e := range replies {
+		ran = ran || !isUndone(e) && !c.taught(e)
+	}
 	switch {
-	case p.failed != nil && p.ran:
-		return &nodeError{link: p.failed.link, outcome: unknown, err: p.failed.err}
-	case p.failed != nil:
-		return p.failed
-	case p.ran && err != nil && isRefusal(err):
+	case failed != nil && ran:
+		return &nodeError{link: failed.link, outcome: unknown, err: failed.err}
+	case failed != nil:
+		return failed
+	case err == nil && len(replies) > 0:
+		return &nodeError{link: nil, outcome: unknown, err: plain(replies[len(replies)-1])}
+	case err != nil && ran && c.outcomeOf(err) == refused:
 		return &nodeError{link: nil, outcome: unknown, err: plain(err)}
-	case err == nil && p.reply != nil:
-		return &nodeError{link: nil, outcome: unknown, err: plain(p.reply)}
+	case ran && !c.reads && isUndone(err):
+		return ranElsewhere{replyOf(err)}
 	}
 	return err
 }
@@ -186,7 +196,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 		o = unknown
 	}
 	switch {
-	case o == answered && isScript(cmd) && isRefusal(err):
+	case o == answered && isScript(cmd) && wouldRepeat(err):
 		// It may have done something; go-redis would take it for undone.
 		return &nodeError{link: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
@@ -308,7 +318,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // those that were not run, or may not have been, with a nodeError.
 func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	l := h.link
-	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1}
+	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1, apart: true}
 	if isSetup(cmds) { // of a connection that another command waits for
 		_, err := h.tryBatch(ctx, cmds, next, w)
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
@@ -330,6 +340,9 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 			return err
 		}
 		o, err := c.transaction(cmds, found.cause(err), &found)
+		if p := h.panicOf(&c, cmds); p != nil {
+			return p
+		}
 		if o == answered || o == foreign {
 			return err
 		}
@@ -355,7 +368,7 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 	found, err := h.tryBatch(ctx, cmds, next, w)
 	if holdsMulti(cmds) {
 		for _, cmd := range cmds {
-			if e := cmd.Err(); e != nil && isRefusal(e) {
+			if e := cmd.Err(); e != nil {
 				l.heed(e)
 			}
 		}
@@ -364,7 +377,7 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 	if !slices.ContainsFunc(cmds, isTroubled) {
 		return err // nil, or the word of a hook of the caller
 	}
-	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1}
+	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1, apart: true}
 	return h.label(&c, cmds, err, &found)
 }
 
@@ -392,12 +405,15 @@ func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) 
 	word := err != nil && found.isWord(err)
 	if len(rest) == 0 {
 		o, tail := c.refusedTail(cmds, found.from)
+		if p := h.panicOf(c, cmds); p != nil {
+			return p
+		}
 		if o == answered || word || err == nil {
 			return err
 		}
 		var why error
 		for _, cmd := range tail {
-			if err := cmd.Err(); err != nil && isReply(err) && outcomeFor(cmd, err, found.from) == o {
+			if err := cmd.Err(); err != nil && isReply(err) && c.outcomeFor(cmd, err, found.from) == o {
 				why = err
 				break
 			}
@@ -420,6 +436,9 @@ func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) 
 		o = garbled
 	default:
 		o = c.unansweredTail(rest, cause, found)
+	}
+	if p := h.panicOf(c, cmds); p != nil {
+		return p
 	}
 	if o == foreign {
 		return err

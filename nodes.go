@@ -84,7 +84,7 @@ func (n *nodes) route(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	if err == nil { // go-redis tells of some failures on the command only
 		err = cmd.Err()
 	}
-	err = p.verdict(err)
+	err = p.verdict(&call{link: n.front, nodes: n, ctx: ctx, reads: isReadOnly(cmd)}, err)
 	cmd.SetErr(err)
 	return err
 }

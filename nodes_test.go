@@ -277,7 +277,7 @@ func TestNodes_NoneAnswers(t *testing.T) {
 	dead := ln.Addr().String()
 	ln.Close()
 	n, events := atomic.Int32{}, atomic.Int32{}
-	c := redial.redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+	c := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 		n.Add(1)
 		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: dead}}}}, nil
 	}}, redial.WithOnStateChange(func(e redial.Event) { events.Add(1) }))
@@ -653,7 +653,7 @@ func TestNodes_StartIsNoOutage(t *testing.T) {
 	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	n := atomic.Int32{}
-	c := redial.redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+	c := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
 		n.Add(1)
 		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: f.Addr()}}}}, nil
 	}})

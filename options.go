@@ -147,6 +147,7 @@ type config struct {
 	grace      time.Duration
 	maxWaiting int
 	policy     RetryPolicy
+	refusals   func(error) bool // nil: none
 	idleCheck  time.Duration
 	logger     *slog.Logger // nil: silent
 	onChange   func(Event)  // nil: none
@@ -302,6 +303,26 @@ func WithRetry(p RetryPolicy) Option {
 			return errors.New("redial: WithRetry policy is nil")
 		}
 		c.policy = p
+		return nil
+	}
+}
+
+// WithRefusals teaches the client replies of proxies and other servers that mean "not
+// executed, try later", such as "no upstream host": a command that gets one is sent
+// again within the grace, as after CLUSTERDOWN, and in the end the reply is returned as
+// it is. The README lists those that are known without it.
+//
+// f is called with replies of the server, as go-redis returns them, and with nothing
+// else; not with those that show that a script raised them. It may be called more than
+// once for one reply, from many goroutines at once, and must not block. It must be true
+// only when the command surely did not run: it runs twice otherwise. A panic in f
+// reaches the caller of the command. [SafeToRetry] knows nothing of f. f must not be nil.
+func WithRefusals(f func(reply error) bool) Option {
+	return func(c *config) error {
+		if f == nil {
+			return errors.New("redial: WithRefusals function is nil")
+		}
+		c.refusals = f
 		return nil
 	}
 }

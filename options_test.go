@@ -36,6 +36,7 @@ func TestOptions_Invalid_AreReportedByName(t *testing.T) {
 		{good, WithGrace(25 * time.Hour), "WithGrace is 25h0m0s"},
 		{good, WithMaxWaiting(-1), "WithMaxWaiting is -1"},
 		{good, WithRetry(nil), "WithRetry policy is nil"},
+		{good, WithRefusals(nil), "WithRefusals function is nil"},
 		{good, WithIdleCheck(-1), "WithIdleCheck is -1ns"},
 		{good, WithIdleCheck(1000 * time.Hour), "WithIdleCheck is 1000h0m0s"},
 		{good, WithLogger(nil), "WithLogger logger is nil"},
@@ -70,7 +71,7 @@ func TestOptions_ReachEveryField(t *testing.T) {
 	changed, err := newConfig([]Option{
 		WithHeartbeat(2*time.Second, 3*time.Second), WithHeartbeatMisses(4),
 		WithBackoff(func() backoff.BackOff { return &backoff.ZeroBackOff{} }),
-		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second),
+		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second), WithRefusals(func(error) bool { return false }),
 		WithLogger(discard), WithOnStateChange(func(Event) {}),
 	})
 	require.NoError(t, err)

@@ -204,7 +204,7 @@ func isTransaction(cmds []redis.Cmder) bool {
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
 func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outcome, error) {
-	o, from := outcomeOf(err), found.from
+	o, from := c.outcomeOf(err), found.from
 	if found.waited {
 		return notSent, err
 	}
@@ -219,7 +219,7 @@ func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outco
 			if redis.IsExecAbortError(cmd.Err()) {
 				return refused, err
 			}
-			ran = ran || isScript(cmd) || !isRefusal(cmd.Err())
+			ran = ran || c.outcomeFor(cmd, cmd.Err(), from) != refused
 		}
 		if !ran { // nothing but refusals: EXEC ran none of them
 			return refused, err
@@ -230,7 +230,7 @@ func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outco
 		o = notSent
 	case redis.IsExecAbortError(err):
 		for _, cmd := range inner {
-			if e := cmd.Err(); e != nil && isRefusal(e) {
+			if e := cmd.Err(); e != nil && c.outcomeFor(cmd, e, from) == refused {
 				c.link.heed(e)
 				if !c.link.watches.Load() {
 					return refused, e
@@ -286,7 +286,7 @@ func withoutReply(cmds []redis.Cmder) []redis.Cmder {
 // unansweredTail says what is known of the commands that were not answered, the first
 // of which failed with err.
 func (c *call) unansweredTail(rest []redis.Cmder, err error, found *finding) outcome {
-	o := outcomeOf(err)
+	o := c.outcomeOf(err)
 	c.undelivered = nil // those of an earlier attempt say nothing of this one
 	switch {
 	case found.waited:
@@ -331,7 +331,7 @@ func (c *call) labelFound(rest []redis.Cmder, found *finding) {
 func (c *call) refusedTail(cmds []redis.Cmder, from origin) (outcome, []redis.Cmder) {
 	first, found := len(cmds), answered
 	for i := len(cmds) - 1; i >= 0; i-- {
-		o := outcomeFor(cmds[i], cmds[i].Err(), from)
+		o := c.outcomeFor(cmds[i], cmds[i].Err(), from)
 		if (o == refused || o == denied) && (found == answered || found == o) {
 			first, found = i, o
 		} else if !c.link.cfg.mayRepeat(c.ctx, cmds[i]) {

@@ -40,6 +40,7 @@ var optionDefaults = map[string][]string{
 	"WithGrace":           {"DefaultGrace"},
 	"WithMaxWaiting":      {"DefaultMaxWaiting"},
 	"WithRetry":           nil,
+	"WithRefusals":        nil,
 	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
 	"WithLogger":          nil,
 	"WithOnStateChange":   {"eventQueue"},

@@ -76,12 +76,18 @@ func (u *unsettled) sort(cmds []redis.Cmder) (o outcome, why error) {
 	finals := make(map[*nodeError]error)
 	for _, cmd := range cmds {
 		e := cmd.Err()
-		if e == nil || isReply(e) {
+		if e == nil || isReply(e) && !c.astray(e) {
 			continue
 		}
 		n := nodeErrorOf(e)
+		if n != nil && n.panicked != nil {
+			panic(n.panicked.value)
+		}
 		if n == nil {
 			switch {
+			case isReply(e):
+				n = &nodeError{outcome: refused, err: e, was: e}
+				cmd.SetErr(n)
 			case isUnrouted(e), errors.Is(e, redis.ErrClosed) && !c.link.closing():
 				n = &nodeError{outcome: notSent, err: e}
 			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
