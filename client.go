@@ -23,6 +23,7 @@ type Client struct {
 
 	hook  hook
 	hooks *hookList // the caller's hooks, shared by clones
+	outer *chain    // the caller's hooks outside of hook; nil: there are none
 }
 
 var _ redis.UniversalClient = (*Client)(nil)
@@ -124,11 +125,16 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 		adjust(l)
 	}
 	rdb := redis.NewClient(ownOptions(opt, l))
+	outer, err := g.cfg.surround(rdb)
+	if err != nil {
+		g.forsake(rdb)
+		return nil, err
+	}
 	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
 	g.start()
-	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}}, nil
+	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}, outer: outer}, nil
 }
 
 // ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
@@ -241,6 +247,7 @@ func (c *Client) Drain(ctx context.Context) error {
 func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
+	c.outer.on(clone.Client)
 	clone.hook.writeTimeout = clone.Options().WriteTimeout
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}
@@ -260,7 +267,8 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 }
 
 // AddHook adds a hook, as go-redis does. It runs inside redial's own, so it sees
-// every attempt of a command, and remains in clones made by WithTimeout.
+// every attempt of a command, and remains in clones made by WithTimeout. For one that
+// is to see a command once, waits and retries included, see [WithOuterHook].
 //
 // Like any hook of go-redis it should return what next returned, as it is or
 // wrapped. redial reads the outcome of the command off that error: a hook that
