@@ -23,6 +23,7 @@ type Client struct {
 
 	hook  hook
 	hooks *hookList // the caller's hooks, shared by clones
+	outer *chain    // the caller's hooks outside of hook; nil: there are none
 }
 
 var _ redis.UniversalClient = (*Client)(nil)
@@ -124,11 +125,16 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 		adjust(l)
 	}
 	rdb := redis.NewClient(ownOptions(opt, l))
+	outer, err := g.cfg.surround(rdb)
+	if err != nil {
+		g.forsake(rdb)
+		return nil, err
+	}
 	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout, inners: new(innerParts)}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
 	g.start()
-	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}}, nil
+	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}, outer: outer}, nil
 }
 
 // ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
@@ -241,6 +247,7 @@ func (c *Client) Drain(ctx context.Context) error {
 func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
+	c.outer.on(clone.Client)
 	clone.hook.writeTimeout = clone.Options().WriteTimeout
 	clone.hook.inners = new(innerParts)
 	clone.Client.AddHook(clone.hook)
@@ -265,6 +272,9 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 // to commands and errors has the effect that it has in go-redis: the error of a command
 // is returned as the hook returns it, unless that is, or wraps, what next returned; then
 // redial tries again where it may, and else returns an [Error] that wraps it.
+//
+// For one that is to see a command once, waits and retries included, see
+// [WithOuterHook].
 //
 // A hook that is added to the embedded client behind redial's back, and not here, works
 // as well, but hides from redial what go-redis returned: some commands then end as

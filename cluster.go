@@ -134,9 +134,15 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 		}
 	}
 	tryOptions(&own)
+	outer, err := n.cfg.deputy(n.group, deputyOf(opt, n.front.addr))
+	if err != nil {
+		n.abandon()
+		return nil, err
+	}
 	n.tells = true
 	n.reader = own.ReadOnly || own.RouteByLatency || own.RouteRandomly
 	rdb := redis.NewClusterClient(&own)
+	outer.on(rdb)
 	n.goBy(rdb, rdb.ForEachMaster)
 	n.start()
 	return &ClusterClient{ClusterClient: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil

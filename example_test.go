@@ -375,3 +375,44 @@ func ExampleWithRetry_locks() {
 	fmt.Println(rdb.SetNX(context.Background(), "lock", "token", time.Minute))
 	// Output: set lock token ex 60 nx: true
 }
+
+// An instrument that adds its hooks itself sees each call once, and where it was made.
+func ExampleWithInstrument() {
+	server := startServer()
+	defer server.Close()
+	addr := server.Addr()
+	redisotel := spans{} // in place of package github.com/redis/go-redis/extra/redisotel/v9
+
+	rdb := redial.NewClient(&redis.Options{Addr: addr},
+		redial.WithInstrument(func(rdb redis.UniversalClient) error {
+			return redisotel.InstrumentTracing(rdb)
+		}),
+	)
+	defer rdb.Close()
+	rdb.Set(context.Background(), "greeting", "hello", 0)
+	// Output: span of set, error: <nil>
+}
+
+// spans writes what a span would say.
+type spans struct{}
+
+func (s spans) InstrumentTracing(rdb redis.UniversalClient) error {
+	rdb.AddHook(s)
+	return nil
+}
+
+func (spans) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (spans) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() == "set" { // and not what sets up connections
+			fmt.Printf("span of %s, error: %v\n", cmd.Name(), err)
+		}
+		return err
+	}
+}
+
+func (spans) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}

@@ -408,7 +408,7 @@ func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) 
 		if p := h.panicOf(c, cmds); p != nil {
 			return p
 		}
-		if o == answered || word || err == nil {
+		if o == answered || word {
 			return err
 		}
 		var why error

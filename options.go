@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/redis/go-redis/v9"
 )
 
 // Defaults of the options. A zero-option client uses exactly these.
@@ -151,6 +152,7 @@ type config struct {
 	idleCheck  time.Duration
 	logger     *slog.Logger // nil: silent
 	onChange   func(Event)  // nil: none
+	outer      []outer      // the outermost first
 }
 
 // detection is the time within which a dead peer is noticed.
@@ -161,7 +163,8 @@ func (c *config) detection() time.Duration {
 // Option changes one setting of a client. Options are built by the With
 // functions of this package; an invalid one is reported by name when the client
 // is built: drop-in constructors panic, as go-redis does, [Connect] returns an
-// error. When an option is given twice the last one counts.
+// error. When an option is given twice the last one counts; [WithOuterHook] and
+// [WithInstrument] add up.
 type Option func(*config) error
 
 // newConfig applies opts to the defaults and reports every invalid option.
@@ -366,6 +369,67 @@ func WithOnStateChange(f func(Event)) Option {
 			return errors.New("redial: WithOnStateChange callback is nil")
 		}
 		c.onChange = f
+		return nil
+	}
+}
+
+// WithOuterHook adds a hook outside of the gate. It sees one call for each that the
+// caller makes, with its waits, refusals and retries inside: how long it really took,
+// and the error that the caller gets. It sees commands that never reach a server, too.
+// A hook that is added with AddHook sees attempts instead.
+//
+// The option may be given several times, also together with [WithInstrument]: the first
+// one is the outermost. On a [Client] the hook sees dials and what sets up connections
+// as well, as it does in go-redis; on a client of several nodes it sees, as in go-redis,
+// neither, and nothing of what goes past the hooks of such a client, as Watch does. With
+// [Supervise], hooks that the client has already are outside of it. h must not be nil.
+func WithOuterHook(h redis.Hook) Option {
+	return func(c *config) error {
+		if h == nil {
+			return errors.New("redial: WithOuterHook hook is nil")
+		}
+		c.outer = append(c.outer, outer{"WithOuterHook", func(rdb redis.UniversalClient) error {
+			rdb.AddHook(h)
+			return nil
+		}})
+		return nil
+	}
+}
+
+// WithInstrument has f add hooks outside of the gate, see [WithOuterHook]. It is for
+// instruments that add their hooks themselves, as redisotel does:
+//
+//	redial.WithInstrument(func(rdb redis.UniversalClient) error {
+//		return redisotel.InstrumentTracing(rdb)
+//	})
+//
+// There is then one span for each call, which ends with the error that the caller gets
+// and names the line that the caller is at.
+//
+// f is called once for each client that is built, before the constructor returns. It is
+// always given a *redis.Client, and the hooks count that it adds before it returns:
+//
+//   - For a client of one server it is given that client, the one that Client.Client
+//     holds, not yet under supervision. Clones made by WithTimeout have the hooks, too;
+//     f is not called for them.
+//   - For a client of several nodes it is given one that stands for them all, with the
+//     address of the first, the name of the master, or that of a ring's first shard.
+//     Hooks on it are called for every command, pipeline and transaction of the client.
+//     Were it given the client itself, redisotel would add its hooks to the nodes, where
+//     an outage does not show. It has no connections: what is sent with it fails, and its
+//     PoolStats are empty. For the metrics of pools give the instrument the embedded
+//     client, as with go-redis.
+//   - With [Supervise] it is the same, and the client of one server is the one that is to
+//     be supervised. When f fails it keeps the hooks it has by then.
+//
+// An error of f is returned by the constructor, or panicked with where that is how it
+// reports errors, and so is a panic of f. f must not be nil.
+func WithInstrument(f func(rdb redis.UniversalClient) error) Option {
+	return func(c *config) error {
+		if f == nil {
+			return errors.New("redial: WithInstrument function is nil")
+		}
+		c.outer = append(c.outer, outer{"WithInstrument", f})
 		return nil
 	}
 }

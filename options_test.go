@@ -41,6 +41,8 @@ func TestOptions_Invalid_AreReportedByName(t *testing.T) {
 		{good, WithIdleCheck(1000 * time.Hour), "WithIdleCheck is 1000h0m0s"},
 		{good, WithLogger(nil), "WithLogger logger is nil"},
 		{good, WithOnStateChange(nil), "WithOnStateChange callback is nil"},
+		{good, WithOuterHook(nil), "WithOuterHook hook is nil"},
+		{good, WithInstrument(nil), "WithInstrument function is nil"},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
 			c, err := Connect(t.Context(), tc.opt, tc.with)
@@ -72,7 +74,7 @@ func TestOptions_ReachEveryField(t *testing.T) {
 		WithHeartbeat(2*time.Second, 3*time.Second), WithHeartbeatMisses(4),
 		WithBackoff(func() backoff.BackOff { return &backoff.ZeroBackOff{} }),
 		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second), WithRefusals(func(error) bool { return false }),
-		WithLogger(discard), WithOnStateChange(func(Event) {}),
+		WithLogger(discard), WithOnStateChange(func(Event) {}), WithOuterHook(passing{}),
 	})
 	require.NoError(t, err)
 	v := reflect.ValueOf(*changed)
@@ -80,6 +82,10 @@ func TestOptions_ReachEveryField(t *testing.T) {
 		name := v.Type().Field(i).Name
 		if v.Field(i).Kind() == reflect.Func {
 			assert.NotEqual(t, base.Field(i).Pointer(), v.Field(i).Pointer(), name)
+			continue
+		}
+		if v.Field(i).Kind() == reflect.Slice {
+			assert.NotZero(t, v.Field(i).Len(), name)
 			continue
 		}
 		assert.False(t, base.Field(i).Equal(v.Field(i)), "no option changes %s", name)

@@ -44,6 +44,8 @@ var optionDefaults = map[string][]string{
 	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
 	"WithLogger":          nil,
 	"WithOnStateChange":   {"eventQueue"},
+	"WithOuterHook":       nil,
+	"WithInstrument":      nil,
 }
 
 func TestREADME_OptionTable_MatchesCode(t *testing.T) {

@@ -88,9 +88,15 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	}
 	own.HeartbeatFn = n.announced(own.HeartbeatFn)
 	tryOptions(&own)
+	outer, err := cfg.deputy(n.group, deputyOfRing(opt))
+	if err != nil {
+		n.abandon()
+		return nil, err
+	}
 	n.ring = true
 	n.load = n.anyAnswers
 	rdb := redis.NewRing(&own)
+	outer.on(rdb)
 	rdb.AddHook(n.hook())
 	n.start()
 	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil

@@ -50,14 +50,14 @@ func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
 			if isOurs(rdb.Options().Dialer) {
 				return nil, errSupervised
 			}
-			return superviseClient(rdb, cfg), nil
+			return superviseClient(rdb, cfg)
 		}
 	case *redis.ClusterClient:
 		if rdb != nil {
 			if isOurs(rdb.Options().NewClient) {
 				return nil, errSupervised
 			}
-			return superviseCluster(rdb, cfg), nil
+			return superviseCluster(rdb, cfg)
 		}
 	case *redis.Ring:
 		if rdb != nil {
@@ -94,7 +94,10 @@ func (e existing) DialHook(next redis.DialHook) redis.DialHook {
 	}
 }
 
-func superviseClient(rdb *redis.Client, cfg *config) *Supervisor {
+func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
+	if _, err := cfg.surround(rdb); err != nil {
+		return nil, err
+	}
 	g := newGroup(cfg)
 	opt := rdb.Options()
 	l := newLink(g, opt, false)
@@ -105,7 +108,7 @@ func superviseClient(rdb *redis.Client, cfg *config) *Supervisor {
 	g.add(l)
 	rdb.AddHook(existing{hook{link: l, writeTimeout: opt.WriteTimeout}, l, opt})
 	g.start()
-	return &Supervisor{g}
+	return &Supervisor{g}, nil
 }
 
 // attach puts the client of a node under supervision.
@@ -123,9 +126,15 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	return l
 }
 
-func superviseCluster(rdb *redis.ClusterClient, cfg *config) *Supervisor {
+func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error) {
 	opt := rdb.Options()
 	n := newNodes(cfg, strings.Join(opt.Addrs, ","))
+	outer, err := cfg.deputy(n.group, deputyOf(opt, n.front.addr))
+	if err != nil {
+		n.abandon()
+		return nil, err
+	}
+	outer.on(rdb)
 	n.tells = opt.ClusterSlots == nil
 	n.reader = opt.ReadOnly
 	rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
@@ -136,11 +145,16 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) *Supervisor {
 		})
 	})
 	n.start()
-	return &Supervisor{n.group}
+	return &Supervisor{n.group}, nil
 }
 
 func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	n := newNodes(cfg, ringAddr(rdb.Options()))
+	outer, err := cfg.deputy(n.group, deputyOfRing(rdb.Options()))
+	if err != nil {
+		n.abandon()
+		return nil, err
+	}
 	n.ring = true
 	n.pinged = true
 	attachAll := func(ctx context.Context) error {
@@ -160,6 +174,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 		n.abandon()
 		return nil, err
 	}
+	outer.on(rdb)
 	rdb.AddHook(n.hook())
 	n.start()
 	return &Supervisor{n.group}, nil
