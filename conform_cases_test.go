@@ -804,6 +804,29 @@ func (o onlyAfter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
+// Hooks of the nodes of a cluster see the batches of an auto-pipeline, too.
+func TestConform_AutoPipeline_HooksOfNodes(t *testing.T) {
+	for _, a := range slices.Concat(acts["look"], acts["serve"], acts["refuse"][:4], acts["after"][:2], acts["after"][3:]) {
+		for _, viaNew := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, by NewClient %v", a.name, viaNew), func(t *testing.T) {
+				paired(t, []kind{aCluster}, knobs{viaNew: viaNew, nodeHook: func(w *world, addr string) redis.Hook {
+					return chain(sandwiched(w, "hooks of "+addr, a))
+				}}, func(w *world) {
+					for _, open := range []func() (*redis.AutoPipeliner, error){w.rdb.AutoPipeline, w.rdb.AsyncAutoPipeline} {
+						ap, err := open()
+						require.NoError(w.t, err)
+						w.try("set", func() { w.did(ap.Set(w.ctx, "{a}k", "v", 0)) })
+						w.try("get", func() { w.did(ap.Get(w.ctx, "{a}k")) })
+						w.try("get of nothing", func() { w.did(ap.Get(w.ctx, "{a}missing")) })
+						w.try("wrong type", func() { w.did(ap.LPush(w.ctx, "{a}k", 1)) })
+						w.got("close", ap.Close())
+					}
+				}, "actor")
+			})
+		}
+	}
+}
+
 func TestConform_AutoPipeline_Ring(t *testing.T) {
 	paired(t, []kind{aRing}, knobs{}, func(w *world) {
 		_, err := w.rdb.AutoPipeline()

@@ -79,7 +79,17 @@ type world struct {
 
 	mu      sync.Mutex
 	streams transcript
+
+	cleanups []func()
 }
+
+// brief is a test whose cleanups run when a world of it ends: there are thousands.
+type brief struct {
+	testing.TB
+	w *world
+}
+
+func (b brief) Cleanup(f func()) { b.w.cleanups = append(b.w.cleanups, f) }
 
 // note adds a line to a stream of the transcript. Lines of a stream are in order, streams
 // are not: nodes work at the same time.
@@ -304,9 +314,10 @@ func (w *world) dial(ctx context.Context, network, addr string) (net.Conn, error
 
 // newWorld starts the servers of a kind of client.
 func newWorld(t testing.TB, s side, k kind) *world {
-	w := &world{t: t, side: s, kind: k, servers: make(map[string]*scripted), streams: make(transcript)}
+	w := &world{side: s, kind: k, servers: make(map[string]*scripted), streams: make(transcript)}
+	w.t = brief{t, w}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-	t.Cleanup(cancel)
+	w.t.Cleanup(cancel)
 	w.ctx = ctx
 	switch k {
 	case aCluster:
@@ -455,8 +466,8 @@ func (w *world) close() {
 	if w.supervisor != nil {
 		_ = w.supervisor.Close()
 	}
-	for _, s := range w.servers {
-		_ = s.Close()
+	for _, f := range w.cleanups { // the servers among them
+		f()
 	}
 }
 
