@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
@@ -26,63 +24,6 @@ import (
 // a scripted server of its own, and compares transcripts: what the caller got, what
 // every hook saw, and what every server was sent. Whatever is not one of the documented
 // differences must be equal, to the letter.
-
-// documented are the differences that a program may see, each with its reason. The suite
-// builds the bare client so that they do not show, and TestConform_Documented shows
-// each one. Row is what the README says of it.
-var documented = []struct {
-	name, reason, row string
-	show              func(t *testing.T)
-}{
-	{
-		"connection errors are wrapped in *redial.Error",
-		"the error says whether the command can have run; errors.Is still finds what go-redis would have returned",
-		"Connection errors are wrapped in `*redial.Error`. Use `errors.Is`.",
-		showWrappedErrors,
-	},
-	{
-		"go-redis's own retries have no effect",
-		"go-redis sends a write again although it may have run; hooks see a call per attempt of redial's instead",
-		"No effect. redial retries by itself",
-		showOwnRetries,
-	},
-	{
-		"ContextTimeoutEnabled is always on",
-		"a deadline that the socket ignores is none; a full-duplex AutoPipeliner therefore runs its Pipeline() on a pooled connection, as go-redis's does with this option",
-		"Always on: the end of a context ends the wait for a reply, too",
-		showContextTimeout,
-	},
-	{
-		"WithTimeout keeps the hooks",
-		"a clone without redial's hook would not be protected",
-		"Returns a `*redial.Client` and, unlike go-redis's, keeps the hooks.",
-		showCloneHooks,
-	},
-	{
-		"answered commands of a broken pipeline keep their replies",
-		"go-redis's batch may put the error of the connection on commands that have run",
-		"Commands with a reply keep it.",
-		showAnsweredKept,
-	},
-	{
-		"what the server refuses for the time being is sent again",
-		"LOADING, READONLY, TRYAGAIN, CLUSTERDOWN, MASTERDOWN and their like pass by themselves",
-		"The server says TRYAGAIN, CLUSTERDOWN, NOREPLICAS or that it is full",
-		showRefusalsHidden,
-	},
-}
-
-func TestConform_Documented(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	for _, d := range documented {
-		t.Run(d.name, func(t *testing.T) {
-			assert.NotEmpty(t, d.reason)
-			assert.Contains(t, strings.ToLower(string(readme)), strings.ToLower(d.row), "the README says so, too")
-			d.show(t)
-		})
-	}
-}
 
 // side is who runs the script.
 type side string
@@ -138,7 +79,17 @@ type world struct {
 
 	mu      sync.Mutex
 	streams transcript
+
+	cleanups []func()
 }
+
+// brief is a test whose cleanups run when a world of it ends: there are thousands.
+type brief struct {
+	testing.TB
+	w *world
+}
+
+func (b brief) Cleanup(f func()) { b.w.cleanups = append(b.w.cleanups, f) }
 
 // note adds a line to a stream of the transcript. Lines of a stream are in order, streams
 // are not: nodes work at the same time.
@@ -363,9 +314,10 @@ func (w *world) dial(ctx context.Context, network, addr string) (net.Conn, error
 
 // newWorld starts the servers of a kind of client.
 func newWorld(t testing.TB, s side, k kind) *world {
-	w := &world{t: t, side: s, kind: k, servers: make(map[string]*scripted), streams: make(transcript)}
+	w := &world{side: s, kind: k, servers: make(map[string]*scripted), streams: make(transcript)}
+	w.t = brief{t, w}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-	t.Cleanup(cancel)
+	w.t.Cleanup(cancel)
 	w.ctx = ctx
 	switch k {
 	case aCluster:
@@ -457,7 +409,15 @@ func (w *world) open(n knobs) {
 			w.rdb, w.supervisor = c, c.Supervisor
 			onNewNode(c)
 		default:
-			c := redis.NewFailoverClusterClient(o)
+			// NewFailoverClusterClient of go-redis leaves its subscription to the sentinel
+			// behind when the client is closed. For the rest it is this.
+			c := redis.NewClusterClient(&redis.ClusterOptions{
+				ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+					return []redis.ClusterSlot{{End: 16383, Nodes: []redis.ClusterNode{{Addr: clusterNodeA}}}}, nil
+				},
+				Dialer: w.dial, Protocol: n.protocol, DisableIdentity: n.quick, PoolSize: n.poolSize,
+				MaxRetries: -1, ContextTimeoutEnabled: true,
+			})
 			onNewNode(c)
 			take(c)
 		}
@@ -506,8 +466,8 @@ func (w *world) close() {
 	if w.supervisor != nil {
 		_ = w.supervisor.Close()
 	}
-	for _, s := range w.servers {
-		_ = s.Close()
+	for _, f := range w.cleanups { // the servers among them
+		f()
 	}
 }
 
