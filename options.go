@@ -381,8 +381,9 @@ func WithOnStateChange(f func(Event)) Option {
 // The option may be given several times, also together with [WithInstrument]: the first
 // one is the outermost. On a [Client] the hook sees dials and what sets up connections
 // as well, as it does in go-redis; on a client of several nodes it sees, as in go-redis,
-// neither, and nothing of what goes past the hooks of such a client, as Watch does. With
-// [Supervise], hooks that the client has already are outside of it. h must not be nil.
+// neither, and nothing of what goes past the hooks of such a client, as Watch does. The
+// WATCH of [Client.Watch] it sees as often as that is tried. With [Supervise], hooks that
+// the client has already are outside of it. h must not be nil.
 func WithOuterHook(h redis.Hook) Option {
 	return func(c *config) error {
 		if h == nil {
