@@ -263,9 +263,9 @@ func TestConform_O1_EmptyOptions(t *testing.T) {
 		defer rdb.Close()
 		return rdb.Get(ctx, "k").Err()
 	}
-	to := func(ctx context.Context, make func(dial func(context.Context, string, string) (net.Conn, error)) redis.UniversalClient) error {
-		d := dialed{make2(1)}
-		rdb := make(d.dial)
+	to := func(ctx context.Context, open func(dial func(context.Context, string, string) (net.Conn, error)) redis.UniversalClient) error {
+		d := dialed{make(chan string, 1)}
+		rdb := open(d.dial)
 		defer rdb.Close()
 		_ = rdb.Get(redial.FailFast(ctx), "k").Err()
 		select {
@@ -414,8 +414,6 @@ func TestConform_O1_EmptyOptions(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) { assert.Equal(t, outcome(t, tc.bare), outcome(t, tc.our)) })
 	}
 }
-
-func make2(n int) chan string { return make(chan string, n) }
 
 func noSlots(context.Context) ([]redis.ClusterSlot, error)  { return nil, nil }
 func badSlots(context.Context) ([]redis.ClusterSlot, error) { return nil, errOther }

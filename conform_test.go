@@ -483,8 +483,7 @@ func (w *world) client() *redis.Client {
 	return nil
 }
 
-// ready waits until the link is up and a command was answered, so that what comes next
-// is not held up by the set-up. Bare clients are ready when they have done the latter.
+// ready waits until the link is up; a bare client has none.
 func (w *world) ready() {
 	if w.supervisor != nil {
 		require.NoError(w.t, w.supervisor.WaitReady(w.ctx))
@@ -511,8 +510,8 @@ func runSide(t testing.TB, s side, k kind, n knobs, script func(w *world)) trans
 }
 
 // paired runs a script on both sides, and on a client put under supervision, for each of
-// the kinds, and compares. Check, if not nil, looks at the bare transcript, so that a
-// script that does not do what it is meant to do is noticed.
+// the kinds, and compares. What is wanted must be in the bare transcript, so that a script
+// that does not do what it is meant to do is noticed.
 func paired(t *testing.T, kinds []kind, n knobs, script func(w *world), want ...string) {
 	for _, k := range kinds {
 		t.Run(string(k), func(t *testing.T) {
