@@ -277,6 +277,10 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 		setErrors(cmds, nil)
 		f := found(ctx, from, next(ctx, atMostOnce(cmds)))
 		first := slices.IndexFunc(cmds, isUnanswered)
+		if first < 0 && f.err != nil && !isReply(f.err) {
+			first = 0 // not even reading could begin, which go-redis sets on commands later
+			setErrors(cmds, f.err)
+		}
 		if first >= 0 {
 			f.noteRest(cmds[first:], cmds[first].Err())
 		}
