@@ -224,7 +224,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // one hands a command to next, which is go-redis unless hooks were added behind our
 // back, and finds out what became of it.
 func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) finding {
-	if err := ctx.Err(); err != nil && (from.alone() || from == routedCall) {
+	if err := ctx.Err(); err != nil && from.alone() {
 		return found(ctx, from, err) // as go-redis has it
 	}
 	switch {
@@ -242,9 +242,9 @@ func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 
 // many does the same for a batch, and finds out what became of it.
 func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
-	if err := ctx.Err(); err != nil && (from.alone() || from == routedCall) {
+	if err := ctx.Err(); err != nil && from.alone() {
 		for _, cmd := range cmds {
-			if cmd.Err() == nil {
+			if cmd.Err() == nil && !(from == clusterCall && holdsMulti(cmds)) {
 				cmd.SetErr(err) // as go-redis has it
 			}
 		}

@@ -159,6 +159,9 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		r := routedOf(ctx)
 		switch {
+		case ctx.Err() != nil: // go-redis does not send it, and everybody sees why
+			_, err := h.try(ctx, cmd, next, w)
+			return err
 		case isAboutTopology(cmd):
 			return h.ask(ctx, cmd, next, w)
 		case h.of.pinged && cmd.Name() == "ping":
@@ -255,9 +258,6 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // does so before the command for which go-redis asks is sent.
 func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.link
-	if end := ctx.Err(); end != nil {
-		return end
-	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
 	err := l.firstContact(ctx)
@@ -307,6 +307,9 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		switch {
 		case len(cmds) == 0 || r == nil:
 			return direct(ctx, cmds)
+		case ctx.Err() != nil:
+			_, err := h.tryBatch(ctx, cmds, next, w)
+			return err
 		case r.batch && !h.of.ring && !isSetup(cmds):
 			return h.clusterBatch(ctx, cmds, next, w)
 		}

@@ -144,7 +144,10 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 			found, err = h.tryBatch(ctx, rest, next, w)
 			return err
 		})
-		if err == nil {
+		switch {
+		case err == nil && c.attempts == 1:
+			return nil // whatever a hook of the caller has set on single commands
+		case err == nil:
 			return firstError(cmds, nil)
 		}
 		if found.from == sharedCall { // cannot be sent again from here

@@ -189,6 +189,7 @@ func (c *Ring) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...stri
 // Publish posts a message to a channel, on the shard that the channel belongs to.
 func (c *Ring) Publish(ctx context.Context, channel string, message any) *redis.IntCmd {
 	cmd := redis.NewIntCmd(ctx, "publish", channel, message)
+	cmd.SetFirstKeyPos(1)   // or go-redis takes any shard
 	_ = c.Process(ctx, cmd) // go-redis's Publish goes by the same key, but past the hooks
 	return cmd
 }
