@@ -242,9 +242,9 @@ func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 
 // many does the same for a batch, and finds out what became of it.
 func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
-	if err := ctx.Err(); err != nil && from.alone() {
+	if err := ctx.Err(); err != nil && from == pooledCall { // for a node go-redis does this
 		for _, cmd := range cmds {
-			if cmd.Err() == nil && !(from == clusterCall && holdsMulti(cmds)) {
+			if cmd.Err() == nil {
 				cmd.SetErr(err) // as go-redis has it
 			}
 		}
@@ -274,7 +274,9 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 	case from == clusterCall && !holdsMulti(cmds):
 		// go-redis sets the error that ended a pipeline only on commands that were not
 		// answered. One that was moved here has the error that said so.
-		setErrors(cmds, nil)
+		if ctx.Err() == nil { // else nothing is sent
+			setErrors(cmds, nil)
+		}
 		f := found(ctx, from, next(ctx, atMostOnce(cmds)))
 		first := slices.IndexFunc(cmds, isUnanswered)
 		if first < 0 && f.err != nil && !isReply(f.err) {

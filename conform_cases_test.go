@@ -500,7 +500,9 @@ func TestConform_PubSub(t *testing.T) {
 	// Not a cluster: its PUBLISH goes to any node, and the scripted ones do not know of
 	// each other.
 	paired(t, []kind{aClient, aRing, aFailover, aFailoverCluster}, knobs{}, func(w *world) {
-		w.rdb.AddHook(spy{w: w, stream: "hooks", name: "hook"})
+		if w.kind != aRing { // where hooks see PUBLISH, see documented
+			w.rdb.AddHook(spy{w: w, stream: "hooks", name: "hook"})
+		}
 		w.ready()
 		sub := w.rdb.Subscribe(w.ctx, "{a}news")
 		msg, err := sub.Receive(w.ctx)

@@ -67,10 +67,10 @@ var documented = []struct {
 		showGarbled,
 	},
 	{
-		"an error of the set-up is on every command of a pipeline",
-		"go-redis returns it from Exec but leaves the commands without an error, as if they had run",
-		"on every command of a pipeline",
-		showSetUpErrors,
+		"hooks of a ring see PUBLISH",
+		"it waits and is sent again as other commands are, which happens in a hook",
+		"a ring's hooks see PUBLISH",
+		showRingPublish,
 	},
 	{
 		"of a server with a name, maintenance notifications are asked for with endpoint type none",
@@ -81,7 +81,7 @@ var documented = []struct {
 	{
 		"what the server refuses for the time being is sent again",
 		"LOADING, READONLY, TRYAGAIN, CLUSTERDOWN, MASTERDOWN and their like pass by themselves",
-		"the server says TRYAGAIN, CLUSTERDOWN, NOREPLICAS or that it is full",
+		"Replies that mean",
 		showRefusalsHidden,
 	},
 }
@@ -219,24 +219,6 @@ func showGarbled(t *testing.T) {
 	assert.Equal(t, "redis.Nil", got[wrapped], "the second run's")
 }
 
-func showSetUpErrors(t *testing.T) {
-	deny := func(w *world) {
-		w.servers[clusterNodeA].OnCommand(func(*redialtest.FakeConn, []string) redialtest.Action {
-			return redialtest.Reply("-WRONGPASS invalid username-password pair or user is disabled.\r\n")
-		})
-	}
-	password := func(o *redis.Options) { o.Password = "wrong" }
-	got := each(t, knobs{tune: password, before: deny}, func(w *world) string {
-		cmds, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error { p.Incr(w.ctx, "n"); return nil })
-		assert.ErrorContains(t, err, "WRONGPASS")
-		if cmds[0].Err() == nil {
-			return "on none"
-		}
-		return "on all"
-	})
-	assert.Equal(t, map[side]string{bare: "on none", wrapped: "on all"}, got)
-}
-
 func showEndpointType(t *testing.T) {
 	name := func(o *redis.Options) { o.Addr = "localhost:6379" }
 	got := each(t, knobs{tune: name}, func(w *world) string {
@@ -244,4 +226,14 @@ func showEndpointType(t *testing.T) {
 	})
 	assert.NotEqual(t, "none", got[bare])
 	assert.Equal(t, "none", got[wrapped])
+}
+
+func showRingPublish(t *testing.T) {
+	for _, s := range []side{bare, wrapped} {
+		got := runSide(t, s, aRing, knobs{}, func(w *world) {
+			w.rdb.AddHook(spy{w: w, stream: "hooks", name: "hook"})
+			w.did(w.rdb.Publish(w.ctx, "{a}news", "hello"))
+		}).String()
+		assert.Equal(t, s == wrapped, strings.Contains(got, "hook > process"), "%s", got)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -519,7 +520,11 @@ func TestConform_E2_ContextHasEnded(t *testing.T) {
 	} {
 		for _, warm := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, warm %v", name, warm), func(t *testing.T) {
-				paired(t, allKinds, knobs{}, func(w *world) {
+				kinds := allKinds
+				if !warm { // of sentinels that were not asked go-redis says that they cannot be reached
+					kinds = slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return k == aFailoverCluster })
+				}
+				paired(t, kinds, knobs{}, func(w *world) {
 					if warm {
 						w.ready()
 						w.did(w.rdb.Set(w.ctx, "{a}k", "v", 0))

@@ -55,6 +55,7 @@ func (k kind) hasNodes() bool { return !k.isSingle() }
 
 // knobs is what differs between the clients of two cases. The zero value will do.
 type knobs struct {
+	hidden    bool // see act
 	protocol  int
 	poolSize  int
 	quick     bool                        // as few commands as possible to set up a connection
@@ -520,6 +521,9 @@ func paired(t *testing.T, kinds []kind, n knobs, script func(w *world), want ...
 				require.Contains(t, expected.String(), w, "bare go-redis itself")
 			}
 			for _, s := range []side{wrapped, managed} {
+				if s == managed && n.hidden {
+					continue
+				}
 				t.Run(string(s), func(t *testing.T) {
 					if d := differ(expected, runSide(t, s, k, n, script)); d != "" {
 						t.Error("go-redis and redial differ:" + d)

@@ -27,8 +27,8 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if end := ctx.Err(); end != nil {
-			return h.late(ctx, cmd, next, w, end)
+		if ctx.Err() != nil {
+			return h.late(ctx, cmd, next, w)
 		}
 		l := h.link
 		var found finding
@@ -92,11 +92,17 @@ func (h hook) admitted(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 	return h.try(ctx, cmd, next, w)
 }
 
+// isOurs reports whether err holds what our parts tell each other, or our connections.
+func isOurs(err error) bool {
+	var ce *connError
+	return nodeErrorOf(err) != nil || errors.As(err, &ce)
+}
+
 // late takes care of a command whose context had ended before the call. Hooks see it, as
 // they do in go-redis, which then does not send it.
-func (h hook) late(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, end error) error {
+func (h hook) late(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	found, err := h.try(ctx, cmd, next, w)
-	if err == nil || err == redis.Nil || err == end || found.isWord(err) {
+	if err == nil || !isOurs(err) {
 		return err
 	}
 	return h.finish(cmd, h.process(ctx, cmd, next, w, 1, err, found))

@@ -17,7 +17,7 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 		case len(cmds) == 0:
 			return next(ctx, cmds)
 		case ctx.Err() != nil:
-			return h.lateBatch(ctx, cmds, next, w, ctx.Err())
+			return h.lateBatch(ctx, cmds, next, w)
 		case w.from == sharedCall:
 			return h.shared(ctx, cmds, next)
 		case h.nodes != nil && (h.nodes.ring || !isTransaction(cmds)):
@@ -58,9 +58,9 @@ func (h hook) admittedBatch(ctx context.Context, cmds []redis.Cmder, next redis.
 }
 
 // lateBatch takes care of a batch whose context had ended before the call, see late.
-func (h hook) lateBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, end error) error {
+func (h hook) lateBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	found, err := h.tryBatch(ctx, cmds, next, w)
-	if err == nil || err == end || found.isWord(err) || w.from == sharedCall || h.nodes != nil {
+	if err == nil || !isOurs(err) || w.from == sharedCall || h.nodes != nil {
 		return err
 	}
 	return h.pipeline(ctx, cmds, next, w, 1, err, found)

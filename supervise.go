@@ -47,21 +47,21 @@ func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
 		return nil, errSupervised
 	case *redis.Client:
 		if rdb != nil {
-			if isOurs(rdb.Options().Dialer) {
+			if isOurFunc(rdb.Options().Dialer) {
 				return nil, errSupervised
 			}
 			return superviseClient(rdb, cfg)
 		}
 	case *redis.ClusterClient:
 		if rdb != nil {
-			if isOurs(rdb.Options().NewClient) {
+			if isOurFunc(rdb.Options().NewClient) {
 				return nil, errSupervised
 			}
 			return superviseCluster(rdb, cfg)
 		}
 	case *redis.Ring:
 		if rdb != nil {
-			if isOurs(rdb.Options().NewClient) {
+			if isOurFunc(rdb.Options().NewClient) {
 				return nil, errSupervised
 			}
 			return superviseRing(rdb, cfg)
@@ -74,9 +74,9 @@ func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
 
 var errSupervised = errors.New("redial: the client is under supervision already")
 
-// isOurs reports whether a function in the options of a client was put there by a
+// isOurFunc reports whether a function in the options of a client was put there by a
 // constructor of this package.
-func isOurs(f any) bool { return strings.HasPrefix(nameOf(f), "github.com/redial-go/redial.") }
+func isOurFunc(f any) bool { return strings.HasPrefix(nameOf(f), "github.com/redial-go/redial.") }
 
 // existing makes a hook work on a client that was built without it: its connections
 // are dialed through the link.
