@@ -350,6 +350,11 @@ func (p plan) run(t testing.TB, s side) transcript {
 		}
 	}
 	return runSide(t, s, p.kind, n, func(w *world) {
+		if c, ok := w.rdb.(interface {
+			MasterForKey(context.Context, string) (*redis.Client, error)
+		}); ok { // redial asks for the topology by itself, go-redis for the first command
+			_, _ = c.MasterForKey(w.ctx, "{a}")
+		}
 		for i, s := range p.steps {
 			for j, h := range p.hooks {
 				if h.before == i && !h.onNodes {
