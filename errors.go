@@ -96,6 +96,9 @@ func SafeToRetry(err error) bool {
 	if errors.As(err, &e) {
 		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
 	}
+	if rejected(err) {
+		return true
+	}
 	switch outcomeOf(err) {
 	case notSent, notSentForGood, refused, denied:
 		return true
