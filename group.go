@@ -20,6 +20,7 @@ type group struct {
 
 	clock  atomic.Int64 // nanoseconds since began, advanced by the keeper; never 0
 	events *events
+	n      counters
 	budget budget
 	calls  calls
 

@@ -47,7 +47,6 @@ type link struct {
 	watches    atomic.Bool  // a WATCH was sent, ever
 	cold       atomic.Bool  // the pool wants warming up
 	lost       atomic.Int32 // connections that the last outage has cost
-	n          counters
 	lanes      lanes
 	wake       chan struct{} // capacity 1: commands wait, or were refused
 	again      chan struct{} // capacity 1: there is reason to try at once
@@ -61,6 +60,7 @@ type link struct {
 	changed   chan struct{}      // guarded by mu; closed at the next transition
 	outage    *outage            // guarded by mu; nil while Connected
 	down      time.Duration      // guarded by mu; length of past outages
+	outages   uint64             // guarded by mu
 	waiting   int                // guarded by mu
 	conns     map[*conn]struct{} // guarded by mu
 	verdict   chan struct{}      // guarded by mu; non-nil while the server is under suspicion
@@ -115,6 +115,7 @@ func newState(g *group, addr string) *link {
 		idle:     make(chan struct{}),
 	}
 	l.gen.Store(1)
+	l.n.generations.Add(1)
 	l.lanes.reset()
 	return l
 }
@@ -198,7 +199,7 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 			l.gate.Store(gateOpen)
 		}
 	case StateReconnecting:
-		l.n.outages.Add(1)
+		l.outages++
 		l.gate.Store(gateShut)
 		l.outage = newOutage(l.cfg.grace)
 		retired = l.nextGenerationLocked()
@@ -247,6 +248,7 @@ func (l *link) retireIdle(conns []*conn, why error) {
 // the old one. The caller holds mu, and retires them after releasing it.
 func (l *link) nextGenerationLocked() []*conn {
 	l.gen.Add(1)
+	l.n.generations.Add(1)
 	old := make([]*conn, 0, len(l.conns))
 	for c := range l.conns {
 		old = append(old, c)

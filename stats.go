@@ -131,7 +131,8 @@ type Stats struct {
 	EventsDropped uint64 `json:"events_dropped"`
 
 	// Nodes are the nodes of a client that has several, by address; what is counted
-	// above is the sum over them. It is empty for a client of one server.
+	// above is the sum over them and those that have left. It is empty for a client of
+	// one server.
 	Nodes []NodeStats `json:"nodes,omitempty"`
 }
 
@@ -165,13 +166,14 @@ func (s Stats) String() string {
 	return string(b)
 }
 
-// counters are the cumulative parts of Stats. None of them is touched by a
+// counters are the cumulative parts of Stats. The links of a client share them, so that
+// they outlive the nodes that they were counted for. None of them is touched by a
 // command that succeeds at its first attempt.
 type counters struct {
-	outages, beats, missed, skipped atomic.Uint64
-	dials, dialErrors               atomic.Uint64
-	waited, refused, unknown        atomic.Uint64
-	idleChecks, idleDropped, cut    atomic.Uint64
+	generations, beats, missed, skipped atomic.Uint64
+	dials, dialErrors                   atomic.Uint64
+	waited, refused, unknown            atomic.Uint64
+	idleChecks, idleDropped, cut        atomic.Uint64
 
 	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
 }
@@ -188,7 +190,7 @@ func (n *counters) retried(after outcome) {
 	}
 }
 
-// stats returns a snapshot of the client: of its only link, or the sum over all.
+// stats returns a snapshot of the client: of its only link, or of all.
 func (g *group) stats() Stats {
 	s := g.front.stats()
 	if g.nodes == nil {
@@ -201,7 +203,7 @@ func (g *group) stats() Stats {
 	return s
 }
 
-// add adds the statistics of a node.
+// add adds what a node is and has now.
 func (s *Stats) add(n Stats, addr string) {
 	s.Nodes = append(s.Nodes, NodeStats{
 		Addr: addr, State: n.State, Since: n.Since, Reason: n.Reason, LastError: n.LastError,
@@ -213,28 +215,16 @@ func (s *Stats) add(n Stats, addr string) {
 	s.RTT = max(s.RTT, n.RTT)
 	s.Connections += n.Connections
 	s.Waiting += n.Waiting
-	for _, pair := range [][2]*uint64{
-		{&s.Generation, &n.Generation},
-		{&s.Heartbeats, &n.Heartbeats}, {&s.HeartbeatsMissed, &n.HeartbeatsMissed}, {&s.HeartbeatsSkipped, &n.HeartbeatsSkipped},
-		{&s.Dials, &n.Dials}, {&s.DialErrors, &n.DialErrors},
-		{&s.Waited, &n.Waited}, {&s.Refused, &n.Refused}, {&s.Unknown, &n.Unknown},
-		{&s.Retries, &n.Retries}, {&s.RetriesUnsent, &n.RetriesUnsent}, {&s.RetriesRefused, &n.RetriesRefused},
-		{&s.RetriesRepeated, &n.RetriesRepeated}, {&s.RetriesDelayed, &n.RetriesDelayed},
-		{&s.IdleChecks, &n.IdleChecks}, {&s.IdleDropped, &n.IdleDropped}, {&s.SilentCut, &n.SilentCut},
-	} {
-		*pair[0] += *pair[1]
-	}
 }
 
-// stats returns a snapshot of the link.
+// stats returns a snapshot of the link, with the counters of the client.
 func (l *link) stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Stats{
-		State: l.state, Since: l.since, Reason: l.reason, Down: l.down,
-		Waiting: l.waiting, Connections: len(l.conns),
-		Generation: l.gen.Load(), RTT: time.Duration(l.rtt.Load()),
-		Outages:    l.n.outages.Load(),
+		State: l.state, Since: l.since, Reason: l.reason, Down: l.down, Outages: l.outages,
+		Waiting: l.waiting, Connections: len(l.conns), RTT: time.Duration(l.rtt.Load()),
+		Generation: l.n.generations.Load(),
 		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
 		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
 		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(),
