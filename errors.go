@@ -48,9 +48,10 @@ type Error struct {
 	// the link entered it.
 	State State
 	Since time.Time
-	// Reason says in a few words why the command was not tried, or not tried again:
-	// the grace was over, a second run not allowed, its context at an end, and so
-	// on. It is never empty and made for people; programs should look at the kind.
+	// Cause says why the command was not tried, or not tried again: the grace was
+	// over, a second run not allowed, its context at an end, and so on. Reason says the
+	// same in a few words, for people, and is never empty.
+	Cause  Cause
 	Reason string
 	// Err is the cause: the last transport error, joined with the context's
 	// error when that ended the wait. It is never nil.

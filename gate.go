@@ -57,32 +57,32 @@ func (l *link) leave() {
 // any longer, with ErrClosed, the end of ctx, or else the last transport error.
 // began is when the command first waited. A command that waits for a node goes on
 // as well when turn is closed, or the node is not part of the client any more.
-func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (reason string, err error) {
+func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (why Cause, err error) {
 	p := patienceOf(ctx)
 	if l.front.closing() {
-		return reasonClosed, ErrClosed
+		return CauseClosed, ErrClosed
 	}
 	l.attend()
 	l.mu.Lock()
 	o := l.outage
 	if o == nil || l.state == StateClosed {
 		l.mu.Unlock()
-		return "", nil
+		return CauseNone, nil
 	}
 	left := p.limit(l.cfg) - time.Since(began)
 	switch {
 	case p.failFast:
-		reason = reasonFailFast
+		why = CauseFailFast
 	case left <= 0, p.own == 0 && isClosed(o.hopeless):
-		reason = p.exhausted()
+		why = p.exhausted()
 	case l.waiting >= l.cfg.maxWaiting:
-		reason = fmt.Sprintf(reasonFull, l.cfg.maxWaiting)
+		why = CauseWaitersFull
 	}
-	if reason != "" {
+	if why != CauseNone {
 		err := l.causeLocked()
 		l.mu.Unlock()
 		l.want()
-		return reason, err
+		return why, err
 	}
 	l.waiting++
 	first := l.waiting == 1
@@ -104,9 +104,9 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	case <-turn:
 	case <-l.front.refusing:
 	case <-hopeless:
-		reason = p.exhausted()
+		why = p.exhausted()
 	case <-ctx.Done():
-		reason, err = reasonContext, ctx.Err()
+		why, err = CauseContextEnded, ctx.Err()
 	}
 
 	l.mu.Lock()
@@ -115,13 +115,13 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	l.mu.Unlock()
 	switch {
 	case l.front.closing():
-		return reasonClosed, ErrClosed
+		return CauseClosed, ErrClosed
 	case err != nil:
-		return reason, &cutShort{ctx: err, cause: cause}
-	case reason != "":
-		return reason, cause
+		return why, &cutShort{ctx: err, cause: cause}
+	case why != CauseNone:
+		return why, cause
 	}
-	return "", nil
+	return CauseNone, nil
 }
 
 // closing reports whether the link admits no command ever again.

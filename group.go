@@ -71,7 +71,7 @@ func (g *group) add(l *link) {
 	closed := g.closed
 	g.mu.Unlock()
 	if closed {
-		l.shut(closedByCaller)
+		l.shut(CauseClosed, closedByCaller)
 	}
 }
 
@@ -83,7 +83,7 @@ func (g *group) discard(l *link) {
 		g.shut("the client was closed")
 		return
 	}
-	l.shut("the node was removed")
+	l.shut(CauseNodeRemoved, "")
 	l.closeConns()
 	g.mu.Lock()
 	delete(g.links, l)
@@ -201,10 +201,10 @@ func (g *group) shut(reason string) {
 		return
 	}
 	if g.front != nil {
-		g.front.shut(reason) // first, so that it does not take the end of its nodes for an outage
+		g.front.shut(CauseClosed, reason) // first, so that it does not take the end of its nodes for an outage
 	}
 	for _, l := range g.all() {
-		l.shut(reason)
+		l.shut(CauseClosed, reason)
 	}
 	g.cancel()
 	for _, f := range g.release {

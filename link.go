@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,8 @@ type link struct {
 	state     State              // guarded by mu; to be read without it: see now
 	now       atomic.Int32       // the state
 	since     time.Time          // guarded by mu
-	reason    string             // guarded by mu
+	why       Cause              // guarded by mu
+	reason    string             // guarded by mu; why, in words
 	cause     error              // guarded by mu; last transport error, nil: none yet
 	changed   chan struct{}      // guarded by mu; closed at the next transition
 	outage    *outage            // guarded by mu; nil while Connected
@@ -107,7 +109,8 @@ func newState(g *group, addr string) *link {
 		again:    make(chan struct{}, 1),
 		state:    StateConnecting,
 		since:    time.Now(),
-		reason:   "created",
+		why:      CauseCreated,
+		reason:   CauseCreated.text(g.cfg),
 		changed:  make(chan struct{}),
 		outage:   newOutage(g.cfg.grace),
 		conns:    make(map[*conn]struct{}),
@@ -167,9 +170,11 @@ func nudge(ch chan struct{}) {
 // nothing to change: StateClosed is terminal, no state follows itself, and only
 // what was Connected can be Reconnecting. On the way down, a cause means that the
 // server is dead, so that whatever is in flight is aborted; without one, idle
-// connections are retired and the rest may finish.
-func (l *link) transition(to State, reason string, cause error, attempts int) bool {
+// connections are retired and the rest may finish. reason may be "" where why says it
+// all.
+func (l *link) transition(to State, why Cause, reason string, cause error, attempts int) bool {
 	cause = plain(cause)
+	reason = cmp.Or(reason, why.text(l.cfg))
 	l.mu.Lock()
 	if l.state == StateClosed || l.state == to || to == StateReconnecting && l.state != StateConnected {
 		l.mu.Unlock()
@@ -178,12 +183,12 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 	now := time.Now()
 	e := Event{
 		From: l.state, To: to, At: now, In: now.Sub(l.since),
-		Addr: l.front.addr, Reason: reason, Err: cause, Attempts: attempts,
+		Addr: l.front.addr, Cause: why, Reason: reason, Err: cause, Attempts: attempts,
 	}
 	if l != l.front {
 		e.Node = l.addr
 	}
-	l.state, l.since, l.reason = to, now, reason
+	l.state, l.since, l.why, l.reason = to, now, why, reason
 	l.now.Store(int32(to))
 	if cause != nil {
 		l.cause = cause
@@ -303,7 +308,7 @@ func (l *link) acquit() {
 // reconnect retires every connection of a Connected link and has the server dialed
 // afresh. In any other state it is being dialed already.
 func (l *link) reconnect(reason string) {
-	if l.transition(StateReconnecting, reason, nil, 0) {
+	if l.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0) {
 		l.prober.drop()
 		l.attend()
 	}
@@ -355,7 +360,7 @@ func (l *link) lookElsewhere() {
 // moved has everything on the old server given up, and the one dialed that now is
 // what the link leads to.
 func (l *link) moved(reason string) {
-	if l.transition(StateReconnecting, reason, errors.New(reason), 0) {
+	if l.transition(StateReconnecting, CauseMoved, reason, errors.New(reason), 0) {
 		l.prober.drop()
 		l.attend()
 	}
@@ -364,8 +369,8 @@ func (l *link) moved(reason string) {
 // shut ends supervision of the link without waiting: the state is Closed, waiters
 // return and goroutines are told to stop. Connections and commands in flight are
 // left to go-redis. It is idempotent.
-func (l *link) shut(reason string) {
-	if l.transition(StateClosed, reason, nil, 0) {
+func (l *link) shut(why Cause, reason string) {
+	if l.transition(StateClosed, why, reason, nil, 0) {
 		l.cancel()
 		l.prober.close()
 	}

@@ -52,7 +52,7 @@ func newNodes(cfg *config, addr string) *nodes {
 	l.stale = n.refresh
 	l.told = func(to State) {
 		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
-			l.transition(StateReconnecting, "no node answers", cause, 0)
+			l.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 		}
 	}
 	n.front, n.nodes = l, n
@@ -155,7 +155,7 @@ func (n *nodes) told(to State) {
 	case up && to == StateConnected:
 		nudge(n.front.again)
 	case !up:
-		n.front.transition(StateReconnecting, "no node answers", cause, 0)
+		n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 		n.front.attend()
 	}
 }
@@ -326,7 +326,7 @@ func (n *nodes) proceedLocked() {
 
 // reconnect retires the connections to all nodes and has them dialed afresh.
 func (n *nodes) reconnect(reason string) {
-	n.front.transition(StateReconnecting, reason, nil, 0)
+	n.front.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0)
 	for _, l := range n.all() {
 		l.reconnect(reason)
 	}

@@ -108,7 +108,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 // connection with others and cannot be sent again from here. The engine leaves
 // its answered commands alone; of the others nothing is known.
 func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
-	c := call{link: h.link, ctx: ctx, name: "pipeline", reason: reasonShared}
+	c := call{link: h.link, ctx: ctx, name: "pipeline", why: CauseSharedConnection}
 	if final := c.admit(); final != nil {
 		c.label(cmds, final)
 		return final

@@ -96,8 +96,8 @@ func (u *unsettled) sort(cmds []redis.Cmder) (o outcome, why error) {
 				}
 				at, shown := reveal(n)
 				c.node = at
-				if c.because(reasonUnsafe); known == notSentForGood {
-					c.reason = reasonPool
+				if c.because(CauseUnsafe); known == notSentForGood {
+					c.why = CausePoolExhausted
 				}
 				finals[n] = c.fail(kind, c.withCtx(shown))
 			}

@@ -57,7 +57,9 @@ type Event struct {
 	// whole, as it always is for a client of one server.
 	Addr string
 	Node string
-	// Reason says why in a few words. It is never empty.
+	// Cause says why. Reason says the same in a few words, for people, and is never
+	// empty.
+	Cause  Cause
 	Reason string
 	// Err is the transport error behind the transition; nil when there is none.
 	Err error
@@ -70,9 +72,11 @@ type Event struct {
 // client was built. It can be encoded as JSON; durations are in nanoseconds, as
 // encoding/json has them.
 type Stats struct {
-	// State is the current state, Since when it was entered, and Reason why.
+	// State is the current state, Since when it was entered, and Cause why, for which
+	// Reason has words.
 	State  State     `json:"state"`
 	Since  time.Time `json:"since"`
+	Cause  Cause     `json:"cause"`
 	Reason string    `json:"reason"`
 	// LastError is the last transport error that caused suspicion; "" if none.
 	LastError string `json:"last_error,omitempty"`
@@ -140,10 +144,11 @@ type Stats struct {
 type NodeStats struct {
 	// Addr is the address of the node.
 	Addr string `json:"addr"`
-	// State, Since and Reason are what they are for a client as a whole. A node that no
+	// State, Since, Cause and Reason are what they are for a client as a whole. A node that no
 	// command was meant for yet is StateConnecting: nobody has tried to reach it.
 	State  State     `json:"state"`
 	Since  time.Time `json:"since"`
+	Cause  Cause     `json:"cause"`
 	Reason string    `json:"reason"`
 	// LastError is the last transport error that caused suspicion; "" if none.
 	LastError string `json:"last_error,omitempty"`
@@ -206,7 +211,7 @@ func (g *group) stats() Stats {
 // add adds what a node is and has now.
 func (s *Stats) add(n Stats, addr string) {
 	s.Nodes = append(s.Nodes, NodeStats{
-		Addr: addr, State: n.State, Since: n.Since, Reason: n.Reason, LastError: n.LastError,
+		Addr: addr, State: n.State, Since: n.Since, Cause: n.Cause, Reason: n.Reason, LastError: n.LastError,
 		RTT: n.RTT, Connections: n.Connections, Outages: n.Outages, Waiting: n.Waiting,
 	})
 	if s.LastError == "" {
@@ -222,7 +227,7 @@ func (l *link) stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Stats{
-		State: l.state, Since: l.since, Reason: l.reason, Down: l.down, Outages: l.outages,
+		State: l.state, Since: l.since, Cause: l.why, Reason: l.reason, Down: l.down, Outages: l.outages,
 		Waiting: l.waiting, Connections: len(l.conns), RTT: time.Duration(l.rtt.Load()),
 		Generation: l.n.generations.Load(),
 		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
