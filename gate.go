@@ -65,7 +65,7 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	l.attend()
 	l.mu.Lock()
 	o := l.outage
-	if o == nil || l.state == StateClosed {
+	if o == nil || l.state == StateClosed || isClosed(l.futile) {
 		l.mu.Unlock()
 		return CauseNone, nil
 	}
@@ -84,6 +84,7 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 		l.want()
 		return why, err
 	}
+	futile := l.futile
 	l.waiting++
 	first := l.waiting == 1
 	l.mu.Unlock()
@@ -102,6 +103,7 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	select {
 	case <-o.ended:
 	case <-turn:
+	case <-futile:
 	case <-l.front.refusing:
 	case <-hopeless:
 		why = p.exhausted()
@@ -127,6 +129,28 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 // closing reports whether the link admits no command ever again.
 func (l *link) closing() bool {
 	return State(l.now.Load()) == StateClosed || isClosed(l.refusing)
+}
+
+// despair says whether it is a mistake that keeps the link from being Connected, which
+// waiting cannot cure: there are no nodes, or those there are belong to no cluster. Then
+// commands pass the gate and hear of it from go-redis, in its own words.
+func (l *link) despair(of bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case of == isClosed(l.futile):
+	case of:
+		close(l.futile)
+	default:
+		l.futile = make(chan struct{})
+	}
+}
+
+// hopeless reports whether waiting for the link is of no use.
+func (l *link) hopeless() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return isClosed(l.futile)
 }
 
 // cutShort is the error of a wait that the context ended: it is both errors.

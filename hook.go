@@ -237,6 +237,9 @@ func (c *call) admit() error {
 		}
 	}
 	for !l.enter() {
+		if l.hopeless() {
+			return nil // go-redis says why
+		}
 		if final := c.wait(l); final != nil {
 			return final
 		}
@@ -276,6 +279,12 @@ func (c *call) settle(o outcome, err error) error {
 	}
 	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
 		o = notSent // the pool is held up by the server, not by its callers
+	}
+	if c.link.hopeless() {
+		if words := c.ownWords(o, err); words != nil {
+			return words
+		}
+		c.link.despair(false) // something has changed: wait and see
 	}
 	switch o {
 	case answered, foreign:
@@ -332,6 +341,25 @@ func (c *call) settle(o outcome, err error) error {
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
+// err says something else.
+func (c *call) ownWords(o outcome, err error) error {
+	var ce *connError
+	switch {
+	case o == answered, o == foreign, o == denied:
+		return err
+	case o != notSent || c.mayHaveRun:
+		return nil
+	case c.nodes != nil && isUnrouted(err):
+		return err
+	case c.nodes != nil || !errors.As(err, &ce):
+		return nil
+	case c.free():
+		return ce // for the command that it is part of
+	}
+	return ce.err
 }
 
 // garbled says what a reply that go-redis could not read means. A write may have

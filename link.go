@@ -46,6 +46,7 @@ type link struct {
 	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
 	refusedOne atomic.Bool  // a command was refused since the last look
 	watches    atomic.Bool  // a WATCH was sent, ever
+	rejects    atomic.Bool  // the node will not tell a topology, see isNoCluster
 	cold       atomic.Bool  // the pool wants warming up
 	lost       atomic.Int32 // connections that the last outage has cost
 	lanes      lanes
@@ -60,6 +61,7 @@ type link struct {
 	reason    string             // guarded by mu; why, in words
 	cause     error              // guarded by mu; last transport error, nil: none yet
 	changed   chan struct{}      // guarded by mu; closed at the next transition
+	futile    chan struct{}      // guarded by mu; closed while waiting is of no use, see despair
 	outage    *outage            // guarded by mu; nil while Connected
 	down      time.Duration      // guarded by mu; length of past outages
 	outages   uint64             // guarded by mu
@@ -82,7 +84,7 @@ type link struct {
 // holds the caller's options; it is only read. quick says that dialing is one round
 // trip.
 func newLink(g *group, opt *redis.Options, quick bool) *link {
-	l := newState(g, opt.Addr)
+	l := newState(g, addrOf(opt.Addr))
 	l.base = baseDialer(opt, g.cfg.detection())
 	l.csc = opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil
 	l.deadline = opt.DialTimeout >= 0
@@ -112,6 +114,7 @@ func newState(g *group, addr string) *link {
 		why:      CauseCreated,
 		reason:   CauseCreated.text(g.cfg),
 		changed:  make(chan struct{}),
+		futile:   make(chan struct{}),
 		outage:   newOutage(g.cfg.grace),
 		conns:    make(map[*conn]struct{}),
 		refusing: make(chan struct{}),

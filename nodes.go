@@ -178,7 +178,9 @@ func (n *nodes) anyUp() (bool, error) {
 type scout struct{ *nodes }
 
 func (s scout) ping(bool) (verdict, error) {
-	if err := s.reload(); err != nil {
+	err := s.reload()
+	s.front.despair(s.pointless(err))
+	if err != nil {
 		return dead, err
 	}
 	// It may be others than the nodes that tell the topology.
@@ -186,6 +188,34 @@ func (s scout) ping(bool) (verdict, error) {
 		return dead, cmp.Or(cause, errors.New("no node answers yet"))
 	}
 	return alive, nil
+}
+
+// pointless reports whether err, why the topology is not known, is a mistake that waiting
+// cannot cure. Of a cluster that there has been once it is none.
+func (n *nodes) pointless(err error) bool {
+	all := n.all()
+	switch {
+	case err == nil:
+		return false
+	case n.ring:
+		return len(all) == 0
+	case n.toldSoFar() > 0:
+		return false
+	case isUnrouted(err) || err == errNoSentinels:
+		return true
+	}
+	return len(all) > 0 && !slices.ContainsFunc(all, func(l *link) bool { return !l.rejects.Load() })
+}
+
+// isNoCluster reports whether a node says that it will not tell a topology, neither now
+// nor later.
+func isNoCluster(err error) bool {
+	if !isReply(err) {
+		return false
+	}
+	return redis.IsAuthError(err) || redis.IsPermissionError(err) || redis.HasErrorPrefix(err, "DENIED ") ||
+		slices.ContainsFunc([]string{"This instance has cluster support disabled", "Cluster is disabled", "unknown command", "unknown subcommand"},
+			func(words string) bool { return redis.HasErrorPrefix(err, words) })
 }
 
 func (scout) hurry(bool) {}

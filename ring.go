@@ -1,15 +1,18 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Ring is a *redis.Ring under supervision. Everything that takes a *redis.Ring can be
@@ -55,11 +58,6 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	case opt == nil:
 		return nil, errors.New("redial: ring options are nil")
 	}
-	for name, addr := range opt.Addrs {
-		if addr == "" {
-			return nil, fmt.Errorf("redial: RingOptions.Addrs has no address for shard %q", name)
-		}
-	}
 	n := newNodes(cfg, ringAddr(opt))
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
@@ -89,6 +87,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	own.HeartbeatFn = n.announced(own.HeartbeatFn)
 	tryOptions(&own)
 	n.ring = true
+	n.front.despair(len(opt.Addrs) == 0)
 	n.load = n.anyAnswers
 	rdb := redis.NewRing(&own)
 	rdb.AddHook(n.hook())
@@ -98,7 +97,11 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 
 // ringAddr returns the addresses of all shards.
 func ringAddr(opt *redis.RingOptions) string {
-	return strings.Join(slices.Sorted(maps.Values(opt.Addrs)), ",")
+	addrs := slices.Sorted(maps.Values(opt.Addrs))
+	for i, addr := range addrs {
+		addrs[i] = addrOf(addr)
+	}
+	return cmp.Or(strings.Join(addrs, ","), "ring")
 }
 
 // heartbeat tells a ring whether a shard is up.
@@ -218,13 +221,18 @@ func (c *Ring) shard(ctx context.Context, channels []string) *redis.Client {
 	if rdb, err = c.GetShardClientForKey(channels[0]); err == nil {
 		return rdb
 	}
-	return c.group.nodes.shardFor(c.Options(), channels[0])
+	if errors.Is(err, redis.ErrClosed) {
+		return neverOpen()
+	}
+	return c.group.nodes.shardFor(c.Options(), channels[0], err)
 }
 
-func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
+// shardFor returns the client of the shard that a key belongs to while all are up, or
+// one whose connections cannot be made because of err when the ring has no shards.
+func (n *nodes) shardFor(opt *redis.RingOptions, key string, err error) *redis.Client {
 	addr := ""
 	if names := slices.Sorted(maps.Keys(opt.Addrs)); len(names) > 0 {
-		addr = opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))]
+		addr = addrOf(opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))])
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -238,10 +246,13 @@ func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
 	if last != nil {
 		return last // the addresses of the ring were set anew
 	}
-	return neverOpen()
+	return redis.NewClient(&redis.Options{
+		Addr: ":0", MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, err },
+	})
 }
 
-// neverOpen is the client of a ring without shards.
+// neverOpen is the client of a ring that was closed.
 var neverOpen = sync.OnceValue(func() *redis.Client {
 	rdb := redis.NewClient(&redis.Options{Addr: ":0"})
 	_ = rdb.Close()

@@ -124,7 +124,8 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 
 func superviseCluster(rdb *redis.ClusterClient, cfg *config) *Supervisor {
 	opt := rdb.Options()
-	n := newNodes(cfg, strings.Join(opt.Addrs, ","))
+	n := newNodes(cfg, clusterAddr(opt))
+	n.front.despair(hasNoNodes(opt))
 	n.tells = opt.ClusterSlots == nil
 	n.reader = opt.ReadOnly
 	rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
@@ -141,6 +142,7 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) *Supervisor {
 func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	n := newNodes(cfg, ringAddr(rdb.Options()))
 	n.ring = true
+	n.front.despair(len(rdb.Options().Addrs) == 0)
 	n.pinged = true
 	attachAll := func(ctx context.Context) error {
 		return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
