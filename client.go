@@ -17,7 +17,8 @@ import (
 // *redis.Client can be given Client.Client, everything that takes a
 // redis.UniversalClient or redis.Cmdable the Client itself; both are protected.
 //
-// It is safe for concurrent use. Close must be called to release it.
+// It is safe for concurrent use. Close must be called to release it. Closing the
+// embedded client does so, too, but returns while supervision is still ending.
 type Client struct {
 	*redis.Client
 	*Supervisor
@@ -130,6 +131,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
+	l.removed = closedCheck(rdb)
 	g.start()
 	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}}, nil
 }

@@ -23,7 +23,7 @@ import (
 // state of the client is StateConnected when at least one node answers; which ones do
 // is in Stats().Nodes.
 //
-// It is safe for concurrent use. Close must be called to release it.
+// It is safe for concurrent use. Close must be called to release it; see [Client].
 type ClusterClient struct {
 	*redis.ClusterClient
 	*Supervisor
@@ -179,6 +179,7 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 		return err
 	}
 	rdb.AddHook(n.hook())
+	n.over = clusterClosed(rdb)
 }
 
 // tryOptions panics when go-redis would, later, when it builds the client of a node.

@@ -216,10 +216,6 @@ func (l *link) measure(rtt time.Duration) {
 // look is what the keeper does with the link every now and then. It returns when
 // it wants to be called again.
 func (l *link) look(now time.Time) time.Time {
-	if l.removed != nil && l.removed() {
-		l.discard(l) // its client was closed
-		return now.Add(l.beat())
-	}
 	l.cutSilentSubscribers()
 	l.mu.Lock()
 	if l.state != StateConnected || now.Before(l.beatAt) {

@@ -32,7 +32,7 @@ type link struct {
 	stale    func()                     // called when the server may have to be looked for elsewhere; nil: it cannot be
 	strayed  func(*conn)                // called when a subscription has to go to another node; nil: there is none
 	told     func(State)                // called after every transition; nil: nobody wants to know
-	removed  func() bool                // whether go-redis has closed the client of a node; nil: it never does
+	removed  func() bool                // whether go-redis has closed the client that the link is for
 	sealed   bool                       // go-redis would retry by itself and must not, see sealedError
 	passive  bool                       // has no connections: it stands for a client of several nodes
 
@@ -46,6 +46,7 @@ type link struct {
 	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
 	refusedOne atomic.Bool  // a command was refused since the last look
 	watches    atomic.Bool  // a WATCH was sent, ever
+	shaken     atomic.Bool  // go-redis has closed a connection since the keeper looked
 	rejects    atomic.Bool  // the node will not tell a topology, see isNoCluster
 	cold       atomic.Bool  // the pool wants warming up
 	lost       atomic.Int32 // connections that the last outage has cost

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -115,30 +116,18 @@ func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
 // enlist has the link of a node watch over its client.
 func (n *nodes) enlist(rdb *redis.Client, l *link) {
 	l.warm = warmer(l, rdb)
-	closed := closedCheck(rdb)
-	l.removed = func() bool {
-		if !closed() {
-			return false
-		}
-		n.mu.Lock()
-		delete(n.byClient, rdb)
-		n.mu.Unlock()
-		return true
-	}
+	l.removed = closedCheck(rdb)
 	n.mu.Lock()
 	n.byClient[rdb] = l
 	n.mu.Unlock()
 	n.add(l)
 }
 
-// closedCheck returns a function that reports, without I/O, whether a client was
-// closed, as go-redis does with the clients of nodes that it needs no more.
-func closedCheck(rdb *redis.Client) func() bool {
-	plain := rdb.WithTimeout(time.Second) // no hooks: nobody must see this
-	plain.Options().Limiter = nil         // nor this
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return func() bool { return plain.Ping(ctx).Err() == redis.ErrClosed }
+// dismiss forgets the client of a node.
+func (n *nodes) dismiss(l *link) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.byClient, func(_ *redis.Client, other *link) bool { return other == l })
 }
 
 // linkOf returns the link to the node that a client is for, nil when there is none.

@@ -24,7 +24,7 @@ import (
 // The state of the client is StateConnected when at least one shard answers; which
 // ones do is in Stats().Nodes.
 //
-// It is safe for concurrent use. Close must be called to release it.
+// It is safe for concurrent use. Close must be called to release it; see [Client].
 type Ring struct {
 	*redis.Ring
 	*Supervisor
@@ -91,6 +91,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	n.load = n.anyAnswers
 	rdb := redis.NewRing(&own)
 	rdb.AddHook(n.hook())
+	n.over = ringClosed(rdb)
 	n.start()
 	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
 }

@@ -29,9 +29,9 @@ import (
 //     each attempt. Heartbeats do not go through DialHooks, only through the Dialer.
 //
 // Call it once, before the client is busy. It does no I/O and never waits. When the
-// client is closed, supervision ends within a heartbeat; [Supervisor.Close] ends it
-// at once, and must not be called before: without supervision a supervised client
-// does not dial.
+// client is closed, supervision ends by itself: at once if there was a connection, else
+// within half a second. [Supervisor.Close] waits for that, and must not be called
+// before: without supervision a supervised client does not dial.
 //
 // It returns an error when rdb is nil, of another type, or comes from this package,
 // and when an option is invalid.
@@ -162,6 +162,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 		return nil, err
 	}
 	rdb.AddHook(n.hook())
+	n.over = ringClosed(rdb)
 	n.start()
 	return &Supervisor{n.group}, nil
 }
