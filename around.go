@@ -30,7 +30,7 @@ func (h hook) persist(ctx context.Context, name string, try func(ctx context.Con
 		cause := err
 		switch e := own(err); {
 		case e != nil: // of a hook that has counted its attempts
-			if e.kind == ErrClosed || e.kind == ErrUnavailable && e.Reason != reasonBroken {
+			if e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken {
 				return err
 			}
 			cause = e.Err

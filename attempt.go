@@ -224,7 +224,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // one hands a command to next, which is go-redis unless hooks were added behind our
 // back, and finds out what became of it.
 func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) finding {
-	if err := ctx.Err(); err != nil && from.alone() {
+	if err := ctx.Err(); err != nil && from.alone() && cmd.Name() != "unwatch" { // which ends what WATCH began
 		return found(ctx, from, err) // as go-redis has it
 	}
 	switch {

@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,8 @@ import (
 // *redis.Client can be given Client.Client, everything that takes a
 // redis.UniversalClient or redis.Cmdable the Client itself; both are protected.
 //
-// It is safe for concurrent use. Close must be called to release it.
+// It is safe for concurrent use. Close must be called to release it. Closing the
+// embedded client does so, too, but returns while supervision is still ending.
 type Client struct {
 	*redis.Client
 	*Supervisor
@@ -37,8 +39,7 @@ var _ redis.UniversalClient = (*Client)(nil)
 // ContextTimeoutEnabled is always on.
 //
 // NewClient panics, as redis.NewClient does, when opt is nil or an option is
-// invalid, and when opt names neither an Addr nor a Dialer. [Connect] returns
-// these as errors.
+// invalid. [Connect] returns these as errors.
 func NewClient(opt *redis.Options, opts ...Option) *Client {
 	return must(newClient(opt, opts))
 }
@@ -53,27 +54,32 @@ func NewClient(opt *redis.Options, opts ...Option) *Client {
 // only read, and commands and subscriptions follow to the new one. With ReplicaOnly
 // all connections lead to one replica at a time.
 //
-// It panics when opt is nil or invalid, and when it names no master or no sentinel.
+// It panics, as redis.NewFailoverClient does, when opt is nil or invalid, or asks for
+// routing.
 func NewFailoverClient(opt *redis.FailoverOptions, opts ...Option) *Client {
 	return must(newFailoverClient(opt, opts))
 }
 
 func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, error) {
 	s, cfg, err := newSentinels(opt, opts)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case opt.RouteByLatency:
+		return nil, errors.New("redial: to route commands by latency, use NewFailoverClusterClient")
+	case opt.RouteRandomly:
+		return nil, errors.New("redial: to route commands randomly, use NewFailoverClusterClient")
 	}
 	g := newGroup(cfg)
 	g.release = append(g.release, s.close)
 	c, err := buildClient(s.serverOptions(), g, isQuick(opt.Dialer, opt.TLSConfig), func(l *link) {
 		l.stale, l.where = s.forget, s.last
+		l.despair(s.none())
 	})
 	if err != nil {
 		return nil, err
 	}
-	g.spawn(func() {
-		s.listen(g.ctx, cfg.interval, func(addr string) { g.front.moved("sentinel says that the master is " + addr) })
-	})
+	s.listen(g, func(addr string) { g.front.moved("sentinel says that the master is " + addr) })
 	return c, nil
 }
 
@@ -103,8 +109,6 @@ func newClient(opt *redis.Options, opts []Option) (*Client, error) {
 		return nil, err
 	case opt == nil:
 		return nil, errors.New("redial: options are nil")
-	case opt.Addr == "" && opt.Dialer == nil:
-		return nil, errors.New("redial: Options.Addr is empty")
 	}
 	return buildClient(opt, newGroup(cfg), isQuick(opt.Dialer, opt.TLSConfig), nil)
 }
@@ -133,19 +137,24 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout, inners: new(innerParts)}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
+	l.removed = closedCheck(rdb)
 	g.start()
 	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}, outer: outer}, nil
 }
+
+// addrOf returns the address that go-redis takes addr for.
+func addrOf(addr string) string { return cmp.Or(addr, "localhost:6379") }
 
 // ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
 // deadlines to redial.
 func ownOptions(opt *redis.Options, l *link) *redis.Options {
 	own := *opt
+	own.Addr = addrOf(opt.Addr)
 	own.Dialer = l.dial
 	own.MaxRetries = -1
 	own.DialerRetries = 1
 	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
-	own.MaintNotificationsConfig = withoutLookup(opt)
+	own.MaintNotificationsConfig = withoutLookup(&own)
 	if onConnect := opt.OnConnect; onConnect != nil {
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 			return onConnect(context.WithValue(ctx, ctxNested, true), cn)

@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 // state of the client is StateConnected when at least one node answers; which ones do
 // is in Stats().Nodes.
 //
-// It is safe for concurrent use. Close must be called to release it.
+// It is safe for concurrent use. Close must be called to release it; see [Client].
 type ClusterClient struct {
 	*redis.ClusterClient
 	*Supervisor
@@ -39,8 +40,9 @@ var _ redis.UniversalClient = (*ClusterClient)(nil)
 // opt is copied. MaxRetries and the DialerRetry options have no effect, see
 // [NewClient]; MaxRedirects has. ContextTimeoutEnabled is always on.
 //
-// It panics, as redis.NewClusterClient does, when opt is nil or an option is invalid,
-// and when opt names neither an address nor a ClusterSlots function.
+// It panics, as redis.NewClusterClient does, when opt is nil or an option is invalid.
+// When opt names neither an address nor a ClusterSlots function, commands fail as they
+// do in go-redis.
 func NewClusterClient(opt *redis.ClusterOptions, opts ...Option) *ClusterClient {
 	return must(newClusterClient(opt, opts))
 }
@@ -51,7 +53,7 @@ func NewClusterClient(opt *redis.ClusterOptions, opts ...Option) *ClusterClient 
 // The sentinels are asked, and listened to, as for [NewFailoverClient]. It does no I/O
 // and never waits.
 //
-// It panics when opt is nil or invalid, and when it names no master or no sentinel.
+// It panics when opt is nil or invalid.
 func NewFailoverClusterClient(opt *redis.FailoverOptions, opts ...Option) *ClusterClient {
 	return must(newFailoverClusterClient(opt, opts))
 }
@@ -71,16 +73,24 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 		return nil, err
 	case opt == nil:
 		return nil, errors.New("redial: cluster options are nil")
-	case len(opt.Addrs) == 0 && opt.ClusterSlots == nil:
-		return nil, errors.New("redial: ClusterOptions.Addrs is empty")
-	case slices.Contains(opt.Addrs, ""):
-		return nil, errors.New("redial: ClusterOptions.Addrs has an empty address")
 	}
-	addr := "cluster"
-	if len(opt.Addrs) > 0 {
-		addr = strings.Join(opt.Addrs, ",")
+	n := newNodes(cfg, clusterAddr(opt))
+	n.front.despair(hasNoNodes(opt))
+	return buildCluster(opt, n)
+}
+
+// clusterAddr returns the addresses that a cluster client starts with.
+func clusterAddr(opt *redis.ClusterOptions) string {
+	addrs := make([]string, len(opt.Addrs))
+	for i, addr := range opt.Addrs {
+		addrs[i] = addrOf(addr)
 	}
-	return buildCluster(opt, newNodes(cfg, addr))
+	return cmp.Or(strings.Join(addrs, ","), "cluster")
+}
+
+// hasNoNodes reports whether a client with opt will never know a node.
+func hasNoNodes(opt *redis.ClusterOptions) bool {
+	return len(opt.Addrs) == 0 && opt.ClusterSlots == nil
 }
 
 func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*ClusterClient, error) {
@@ -90,19 +100,18 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	}
 	n := newNodes(cfg, opt.MasterName)
 	n.release = append(n.release, s.close)
+	n.front.despair(s.none())
 	c, err := buildCluster(s.clusterOptions(), n)
 	if err != nil {
 		return nil, err
 	}
-	n.spawn(func() {
-		s.listen(n.ctx, cfg.interval, func(addr string) {
-			for _, l := range n.all() {
-				if l.addr != addr && "127.0.0.1"+l.addr != addr { // go-redis leaves a loopback address out
-					l.moved("sentinel says that the master is " + addr)
-				}
+	s.listen(n.group, func(addr string) {
+		for _, l := range n.all() {
+			if l.addr != addr && "127.0.0.1"+l.addr != addr { // go-redis leaves a loopback address out
+				l.moved("sentinel says that the master is " + addr)
 			}
-			n.refresh()
-		})
+		}
+		n.refresh()
 	})
 	return c, nil
 }
@@ -176,6 +185,7 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 		return err
 	}
 	rdb.AddHook(n.hook())
+	n.over = clusterClosed(rdb)
 }
 
 // tryOptions panics when go-redis would, later, when it builds the client of a node.

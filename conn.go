@@ -213,12 +213,21 @@ var (
 // Close closes the connection. It never fails.
 func (c *conn) Close() error {
 	c.link.forget(c)
+	c.link.shake()
 	if c.cause.Load() != nil || c.link.ctx.Err() != nil {
 		_ = c.raw.Close() // no TLS farewell: it could block
 		return nil
 	}
 	_ = c.Conn.Close()
 	return nil
+}
+
+// shake has the keeper look whether go-redis, which has closed a connection, has closed
+// the client as well. A pool that closes is closed before its connections are.
+func (l *link) shake() {
+	if !l.shaken.Swap(true) {
+		nudge(l.closings)
+	}
 }
 
 // SetDeadline is what the pool calls, and go-redis nowhere else, right before it

@@ -151,6 +151,9 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialF
 func (l *link) mayDial(ctx context.Context) error {
 	patient := l.subscription(ctx)
 	state, _ := l.current()
+	if l.hopeless() {
+		return nil // the dialer says why
+	}
 	if state != StateConnected {
 		l.attend()
 		if patient { // its caller waits, though not at the gate

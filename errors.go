@@ -48,9 +48,10 @@ type Error struct {
 	// the link entered it.
 	State State
 	Since time.Time
-	// Reason says in a few words why the command was not tried, or not tried again:
-	// the grace was over, a second run not allowed, its context at an end, and so
-	// on. It is never empty and made for people; programs should look at the kind.
+	// Cause says why the command was not tried, or not tried again: the grace was
+	// over, a second run not allowed, its context at an end, and so on. Reason says the
+	// same in a few words, for people, and is never empty.
+	Cause  Cause
 	Reason string
 	// Err is the cause: the last transport error, joined with the context's
 	// error when that ended the wait. It is never nil.
@@ -81,6 +82,12 @@ func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
 // Timeout reports whether a timeout was the cause, as net.Error does.
 func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 
+// Temporary is what the cause says of itself. It makes an Error a net.Error, whose
+// type old code asserts; whether to try again is for [SafeToRetry] to say.
+func (e *Error) Temporary() bool { return isTemporary(e.Err) }
+
+var _ = []net.Error{(*Error)(nil), (*connError)(nil)}
+
 // SafeToRetry reports whether the command that failed with err can be sent again
 // without running twice: it certainly did not run, or it only reads. It is false
 // for nil, for replies that say that the command ran, and for every error it
@@ -95,6 +102,9 @@ func SafeToRetry(err error) bool {
 	var e *Error
 	if errors.As(err, &e) {
 		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
+	}
+	if rejected(err) {
+		return true
 	}
 	switch outcomeOf(err) {
 	case notSent, notSentForGood, refused, denied:
@@ -148,6 +158,11 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
+func isTemporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
 // phase says how far a command had come when its connection failed.
 type phase uint8
 
@@ -171,7 +186,7 @@ func (e *connError) Error() string        { return e.err.Error() }
 func (e *connError) Is(target error) bool { return errors.Is(e.err, target) }
 func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
 func (e *connError) Timeout() bool        { return isTimeout(e.err) }
-func (e *connError) Temporary() bool      { return false }
+func (e *connError) Temporary() bool      { return isTemporary(e.err) }
 
 // sealedError is what a connection returns where go-redis would retry by itself: it
 // cannot tell what this is, and takes it for final. It says on which node it happened.

@@ -104,6 +104,7 @@ func (e *events) log(ev Event) {
 		slog.String("from", ev.From.String()),
 		slog.String("to", ev.To.String()),
 		slog.String("reason", ev.Reason),
+		slog.String("cause", ev.Cause.String()),
 		slog.Duration("after", ev.In.Round(time.Microsecond)),
 	)
 	if ev.Attempts > 0 {

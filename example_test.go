@@ -239,8 +239,8 @@ func ExampleWithLogger() {
 		log.Fatal(err)
 	}
 	// Output:
-	// level=INFO msg="redis connected" from=connecting to=connected reason="server answers" attempts=1
-	// level=INFO msg="redis closed" from=connected to=closed reason="closed by the caller"
+	// level=INFO msg="redis connected" from=connecting to=connected reason="server answers" cause=answered attempts=1
+	// level=INFO msg="redis closed" from=connected to=closed reason="closed by the caller" cause=closed
 }
 
 // Reconnect every second, without jitter.

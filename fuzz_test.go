@@ -79,7 +79,7 @@ func FuzzIdleCheck(f *testing.F) {
 	f.Add([]byte(""), uint8(0))
 	l := fuzzLink(f)
 	l.idleAge = 1
-	l.transition(StateConnected, "test", nil, 1)
+	l.transition(StateConnected, CauseAnswered, "test", nil, 1)
 	l.attended = true // nobody is to look into the suspicions
 	request := []byte("*2\r\n$4\r\nincr\r\n$1\r\nn\r\n")
 	f.Fuzz(func(t *testing.T, reply []byte, piece uint8) {

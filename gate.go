@@ -57,33 +57,34 @@ func (l *link) leave() {
 // any longer, with ErrClosed, the end of ctx, or else the last transport error.
 // began is when the command first waited. A command that waits for a node goes on
 // as well when turn is closed, or the node is not part of the client any more.
-func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (reason string, err error) {
+func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (why Cause, err error) {
 	p := patienceOf(ctx)
 	if l.front.closing() {
-		return reasonClosed, ErrClosed
+		return CauseClosed, ErrClosed
 	}
 	l.attend()
 	l.mu.Lock()
 	o := l.outage
-	if o == nil || l.state == StateClosed {
+	if o == nil || l.state == StateClosed || isClosed(l.futile) {
 		l.mu.Unlock()
-		return "", nil
+		return CauseNone, nil
 	}
 	left := p.limit(l.cfg) - time.Since(began)
 	switch {
 	case p.failFast:
-		reason = reasonFailFast
+		why = CauseFailFast
 	case left <= 0, p.own == 0 && isClosed(o.hopeless):
-		reason = p.exhausted()
+		why = p.exhausted()
 	case l.waiting >= l.cfg.maxWaiting:
-		reason = fmt.Sprintf(reasonFull, l.cfg.maxWaiting)
+		why = CauseWaitersFull
 	}
-	if reason != "" {
+	if why != CauseNone {
 		err := l.causeLocked()
 		l.mu.Unlock()
 		l.want()
-		return reason, err
+		return why, err
 	}
+	futile := l.futile
 	l.waiting++
 	first := l.waiting == 1
 	l.mu.Unlock()
@@ -102,11 +103,12 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	select {
 	case <-o.ended:
 	case <-turn:
+	case <-futile:
 	case <-l.front.refusing:
 	case <-hopeless:
-		reason = p.exhausted()
+		why = p.exhausted()
 	case <-ctx.Done():
-		reason, err = reasonContext, ctx.Err()
+		why, err = CauseContextEnded, ctx.Err()
 	}
 
 	l.mu.Lock()
@@ -115,18 +117,40 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	l.mu.Unlock()
 	switch {
 	case l.front.closing():
-		return reasonClosed, ErrClosed
+		return CauseClosed, ErrClosed
 	case err != nil:
-		return reason, &cutShort{ctx: err, cause: cause}
-	case reason != "":
-		return reason, cause
+		return why, &cutShort{ctx: err, cause: cause}
+	case why != CauseNone:
+		return why, cause
 	}
-	return "", nil
+	return CauseNone, nil
 }
 
 // closing reports whether the link admits no command ever again.
 func (l *link) closing() bool {
 	return State(l.now.Load()) == StateClosed || isClosed(l.refusing)
+}
+
+// despair says whether it is a mistake that keeps the link from being Connected, which
+// waiting cannot cure: there are no nodes, or those there are belong to no cluster. Then
+// commands pass the gate and hear of it from go-redis, in its own words.
+func (l *link) despair(of bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case of == isClosed(l.futile):
+	case of:
+		close(l.futile)
+	default:
+		l.futile = make(chan struct{})
+	}
+}
+
+// hopeless reports whether waiting for the link is of no use.
+func (l *link) hopeless() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return isClosed(l.futile)
 }
 
 // cutShort is the error of a wait that the context ended: it is both errors.

@@ -3,6 +3,7 @@ package redial
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,10 +21,14 @@ type group struct {
 
 	clock  atomic.Int64 // nanoseconds since began, advanced by the keeper; never 0
 	events *events
+	n      counters
 	budget budget
 	calls  calls
 
 	release  []func()      // called when the group is shut; read-only after start
+	over     func() bool   // whether go-redis has closed a client of several nodes; read-only after start
+	closings chan struct{} // capacity 1: go-redis has closed connections, perhaps with the client
+	reapedAt time.Time     // when the keeper, which alone uses it, last looked at all clients
 	kept     chan struct{} // closed when the keeper has returned
 	sweeping atomic.Bool
 
@@ -37,9 +42,10 @@ func newGroup(cfg *config) *group {
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &group{
 		cfg: cfg, ctx: ctx, cancel: cancel, began: time.Now(),
-		events: newEvents(cfg),
-		kept:   make(chan struct{}),
-		links:  make(map[*link]struct{}),
+		events:   newEvents(cfg),
+		kept:     make(chan struct{}),
+		closings: make(chan struct{}, 1),
+		links:    make(map[*link]struct{}),
 	}
 	g.clock.Store(1)
 	return g
@@ -81,19 +87,44 @@ func (g *group) add(l *link) {
 	closed := g.closed
 	g.mu.Unlock()
 	if closed {
-		l.shut(closedByCaller)
+		l.shut(CauseClosed, closedByCaller)
 	}
 }
 
-// discard ends a link whose client was closed by somebody else: by go-redis, because
-// the node is not part of the client any more, or by the owner of a client that was
-// built before it was supervised.
-func (g *group) discard(l *link) {
-	if l == g.front {
-		g.shut("the client was closed")
+// reap ends what belongs to clients that go-redis has closed: links to nodes that are
+// not part of the client any more, and all of the group when its owner has closed the
+// client itself, which tells nobody.
+func (g *group) reap() {
+	g.reapedAt = time.Now()
+	all := g.all()
+	gone := slices.DeleteFunc(slices.Clone(all), func(l *link) bool { return l.removed == nil || !l.removed() })
+	if len(gone) == 0 && len(all) > 0 {
 		return
 	}
-	l.shut("the node was removed")
+	if g.over == nil || g.over() {
+		g.shut("the client was closed")
+		g.closeConns()
+		return
+	}
+	for _, l := range gone {
+		g.discard(l)
+	}
+}
+
+// wasShaken reports whether a client was closed of which connections were.
+func (g *group) wasShaken() bool {
+	for _, l := range g.all() {
+		if l.shaken.Swap(false) && l.removed != nil && l.removed() {
+			return true
+		}
+	}
+	return false
+}
+
+// discard ends the link to a node that is not part of the client any more.
+func (g *group) discard(l *link) {
+	g.nodes.dismiss(l)
+	l.shut(CauseNodeRemoved, "")
 	l.closeConns()
 	g.mu.Lock()
 	delete(g.links, l)
@@ -153,17 +184,26 @@ func early(d time.Duration) time.Duration {
 // is done by goroutines that come and go.
 func (g *group) keep() {
 	defer close(g.kept)
-	timer := time.NewTimer(g.tick())
+	pause := min(g.tick(), lookout)
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
+		case <-g.closings:
+			if g.wasShaken() {
+				g.reap()
+			}
+			continue
 		case <-g.ctx.Done():
 			return
 		}
 		g.advance()
 		now := time.Now()
-		next := now.Add(g.tick())
+		if now.Sub(g.reapedAt) >= min(g.beat(), lookout) {
+			g.reap()
+		}
+		next := now.Add(pause)
 		all := g.all()
 		for _, l := range all {
 			if !now.Before(l.lookAt) {
@@ -176,7 +216,7 @@ func (g *group) keep() {
 		g.sweep()
 		least := time.Duration(0)
 		if len(all) > 1 { // look at several at a time
-			least = g.tick() / 16
+			least = pause / 16
 		}
 		timer.Reset(max(time.Until(next), least))
 	}
@@ -211,10 +251,10 @@ func (g *group) shut(reason string) {
 		return
 	}
 	if g.front != nil {
-		g.front.shut(reason) // first, so that it does not take the end of its nodes for an outage
+		g.front.shut(CauseClosed, reason) // first, so that it does not take the end of its nodes for an outage
 	}
 	for _, l := range g.all() {
-		l.shut(reason)
+		l.shut(CauseClosed, reason)
 	}
 	g.cancel()
 	for _, f := range g.release {

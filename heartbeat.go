@@ -216,10 +216,6 @@ func (l *link) measure(rtt time.Duration) {
 // look is what the keeper does with the link every now and then. It returns when
 // it wants to be called again.
 func (l *link) look(now time.Time) time.Time {
-	if l.removed != nil && l.removed() {
-		l.discard(l) // its client was closed
-		return now.Add(l.beat())
-	}
 	l.cutSilentSubscribers()
 	l.mu.Lock()
 	if l.state != StateConnected || now.Before(l.beatAt) {
@@ -242,10 +238,10 @@ func (l *link) look(now time.Time) time.Time {
 	return next
 }
 
-// verify finds out whether the server lives. A reason means that it does not: a
+// verify finds out whether the server lives. A cause means that it does not: a
 // dial was refused, two new connections in a row broke, or as many probes as
 // allowed went unanswered, while no connection of the pools received a byte.
-func (l *link) verify(fresh bool) (reason string, cause error) {
+func (l *link) verify(fresh bool) (why Cause, cause error) {
 	began := l.advance()
 	broke := false
 	for misses := 0; ; {
@@ -254,31 +250,31 @@ func (l *link) verify(fresh bool) (reason string, cause error) {
 		v, err := l.prober.ping(fresh)
 		l.advance() // it may have taken a while
 		if v != alive && l.heard.Load() {
-			return "", nil // a byte on any connection overrules the probe
+			return CauseNone, nil // a byte on any connection overrules the probe
 		}
 		if State(l.now.Load()) != StateConnected {
-			return "", nil // it was asked for another server meanwhile
+			return CauseNone, nil // it was asked for another server meanwhile
 		}
 		switch v {
 		case alive:
 			if misses > 0 {
 				l.cutSilent(began)
 			}
-			return "", nil
+			return CauseNone, nil
 		case unsure:
-			return "", nil
+			return CauseNone, nil
 		case notReady:
-			return "server is not ready", err
+			return CauseNotReady, err
 		case dead:
 			var ce *connError
 			if fresh && (broke || errors.As(err, &ce) && ce.phase == phaseDial) {
-				return "connection lost", err
+				return CauseConnectionLost, err
 			}
 			broke = fresh // what broke the others may have met this one too
 		case missed:
 			l.n.missed.Add(1)
 			if misses++; misses >= l.cfg.misses {
-				return "heartbeat missed", fmt.Errorf("%d heartbeats in a row without an answer: %w", misses, err)
+				return CauseHeartbeatMissed, fmt.Errorf("%d heartbeats in a row without an answer: %w", misses, err)
 			}
 		}
 		fresh = true // only a new connection can tell the server from the connection

@@ -157,7 +157,7 @@ type call struct {
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
-	reason   string    // why there is no other attempt
+	why      Cause     // why there is no other attempt
 
 	node *link         // where the last attempt failed, if the client has several; nil: unknown
 	turn chan struct{} // closed when another node may have taken over
@@ -220,6 +220,9 @@ func (c *call) admit() error {
 		}
 	}
 	for !l.enter() {
+		if l.hopeless() {
+			return nil // go-redis says why
+		}
 		if final := c.wait(l); final != nil {
 			return final
 		}
@@ -236,8 +239,8 @@ func (c *call) wait(l *link) error {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	reason, err := l.wait(c.ctx, c.began, c.turn)
-	c.reason = reason
+	why, err := l.wait(c.ctx, c.began, c.turn)
+	c.why = why
 	switch {
 	case err == nil:
 		return nil
@@ -264,12 +267,18 @@ func (c *call) settle(o outcome, err, said error) error {
 	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
 		o = notSent // the pool is held up by the server, not by its callers
 	}
+	if c.link.hopeless() {
+		if words := c.ownWords(o, err); words != nil {
+			return words
+		}
+		c.link.despair(false) // something has changed: wait and see
+	}
 	switch o {
 	case answered, foreign:
 		l.heed(err) // a refusal that must not be retried is news all the same
 		return err
 	case unknown, partly:
-		c.because(reasonUnsafe)
+		c.because(CauseUnsafe)
 		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
 	case notSentForGood:
 		if errors.Is(err, redis.ErrClosed) {
@@ -279,9 +288,9 @@ func (c *call) settle(o outcome, err, said error) error {
 			c.nodes.refresh() // the node is not part of the client any more
 			break
 		}
-		c.reason = reasonPool
+		c.why = CausePoolExhausted
 		if isHeld(err) {
-			c.reason = reasonBroken
+			c.why = CauseHeldConnectionBroken
 		}
 		return c.fail(ErrUnavailable, c.withCtx(err))
 	case denied:
@@ -301,24 +310,43 @@ func (c *call) settle(o outcome, err, said error) error {
 	}
 	switch {
 	case same: // a full-duplex command cannot be sent again
-		c.reason = reasonShared
+		c.why = CauseSharedConnection
 	case c.free():
-		c.reason = reasonHandshake
+		c.why = CauseHandshake
 	case ended(c.ctx) != nil:
-		c.reason = reasonContext
+		c.why = CauseContextEnded
 	default:
 		if c.nodes != nil && c.node == nil && o != refused { // else heed has asked, if there is reason to
 			c.nodes.refresh()
 		}
-		c.reason = c.pause(o)
+		c.why = c.pause(o)
 	}
 	switch {
-	case c.reason == "":
+	case c.why == CauseNone:
 		return nil
 	case o == refused && !c.mayHaveRun:
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
+// err says something else.
+func (c *call) ownWords(o outcome, err error) error {
+	var ce *connError
+	switch {
+	case o == answered, o == foreign, o == denied:
+		return err
+	case o != notSent || c.mayHaveRun:
+		return nil
+	case c.nodes != nil && isUnrouted(err):
+		return err
+	case c.nodes != nil || !errors.As(err, &ce):
+		return nil
+	case c.free():
+		return ce // for the command that it is part of
+	}
+	return ce.err
 }
 
 // garbled says what a reply that go-redis could not read means. A write may have
@@ -331,10 +359,10 @@ func (c *call) garbled() outcome {
 	return unknown
 }
 
-// because sets the reason, unless the end of the context is one.
-func (c *call) because(reason string) {
-	if c.reason = reason; ended(c.ctx) != nil {
-		c.reason = reasonContext
+// because sets the cause, unless the end of the context is one.
+func (c *call) because(why Cause) {
+	if c.why = why; ended(c.ctx) != nil {
+		c.why = CauseContextEnded
 	}
 }
 
@@ -346,47 +374,47 @@ func sameFailure(a, b error) bool {
 }
 
 // pause keeps attempts apart while the link is up; when it is not, the gate
-// does. It returns a reason when the patience of the call does not reach that far.
-func (c *call) pause(o outcome) (reason string) {
+// does. It returns a cause when the patience of the call does not reach that far.
+func (c *call) pause(o outcome) (why Cause) {
 	l := c.link
 	if l.gate.Load() != gateOpen || c.node != nil && c.node.gate.Load() != gateOpen {
-		return ""
+		return CauseNone
 	}
 	cheap := o == notSent || o == notSentForGood
 	if c.attempts > 1 || o == refused { // else: one stale connection says nothing about the next
-		if reason := c.sleep(min(retryPause<<min(c.attempts, 16), retryPauseCap)); reason != "" {
-			return reason
+		if why := c.sleep(min(retryPause<<min(c.attempts, 16), retryPauseCap)); why != CauseNone {
+			return why
 		}
 	}
 	for delayed := false; !cheap; delayed = true {
 		if l.budget.take() {
 			c.paid = true
-			return ""
+			return CauseNone
 		}
 		if !delayed {
 			l.n.retriesDelayed.Add(1)
 		}
-		if reason := c.sleep(retryPauseCap); reason != "" {
-			if reason == reasonGrace {
-				return reasonBudget
+		if why := c.sleep(retryPauseCap); why != CauseNone {
+			if why == CauseGraceOver {
+				return CauseBudgetSpent
 			}
-			return reason
+			return why
 		}
 	}
-	return ""
+	return CauseNone
 }
 
 // sleep waits for about d, if the call may wait that long.
-func (c *call) sleep(d time.Duration) (reason string) {
+func (c *call) sleep(d time.Duration) (why Cause) {
 	p := patienceOf(c.ctx)
 	d = time.Duration(float64(d) * (0.5 + 0.5*rand.Float64()))
 	switch deadline, ok := c.ctx.Deadline(); {
 	case p.failFast:
-		return reasonFailFast
+		return CauseFailFast
 	case time.Since(c.began)+d > p.limit(c.link.cfg):
 		return p.exhausted()
 	case ok && time.Until(deadline) < d:
-		return reasonDeadline
+		return CauseDeadlineNear
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -394,9 +422,9 @@ func (c *call) sleep(d time.Duration) (reason string) {
 	case <-timer.C:
 	case <-c.link.refusing:
 	case <-c.ctx.Done():
-		return reasonContext
+		return CauseContextEnded
 	}
-	return ""
+	return CauseNone
 }
 
 // withCtx adds the context's error to err once the context is over.
@@ -434,6 +462,6 @@ func (c *call) failure(kind, err error) *Error {
 	state, since := l.current()
 	return &Error{
 		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
-		Reason: c.reason, Err: err, kind: kind, handshake: c.free(), reads: c.reads,
+		Cause: c.why, Reason: c.why.text(c.link.cfg), Err: err, kind: kind, handshake: c.free(), reads: c.reads,
 	}
 }

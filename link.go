@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type link struct {
 	stale    func()                     // called when the server may have to be looked for elsewhere; nil: it cannot be
 	strayed  func(*conn)                // called when a subscription has to go to another node; nil: there is none
 	told     func(State)                // called after every transition; nil: nobody wants to know
-	removed  func() bool                // whether go-redis has closed the client of a node; nil: it never does
+	removed  func() bool                // whether go-redis has closed the client that the link is for
 	sealed   bool                       // go-redis would retry by itself and must not, see sealedError
 	passive  bool                       // has no connections: it stands for a client of several nodes
 
@@ -45,9 +46,10 @@ type link struct {
 	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
 	refusedOne atomic.Bool  // a command was refused since the last look
 	watches    atomic.Bool  // a WATCH was sent, ever
+	shaken     atomic.Bool  // go-redis has closed a connection since the keeper looked
+	rejects    atomic.Bool  // the node will not tell a topology, see isNoCluster
 	cold       atomic.Bool  // the pool wants warming up
 	lost       atomic.Int32 // connections that the last outage has cost
-	n          counters
 	lanes      lanes
 	wake       chan struct{} // capacity 1: commands wait, or were refused
 	again      chan struct{} // capacity 1: there is reason to try at once
@@ -56,11 +58,14 @@ type link struct {
 	state     State              // guarded by mu; to be read without it: see now
 	now       atomic.Int32       // the state
 	since     time.Time          // guarded by mu
-	reason    string             // guarded by mu
+	why       Cause              // guarded by mu
+	reason    string             // guarded by mu; why, in words
 	cause     error              // guarded by mu; last transport error, nil: none yet
 	changed   chan struct{}      // guarded by mu; closed at the next transition
+	futile    chan struct{}      // guarded by mu; closed while waiting is of no use, see despair
 	outage    *outage            // guarded by mu; nil while Connected
 	down      time.Duration      // guarded by mu; length of past outages
+	outages   uint64             // guarded by mu
 	waiting   int                // guarded by mu
 	conns     map[*conn]struct{} // guarded by mu
 	verdict   chan struct{}      // guarded by mu; non-nil while the server is under suspicion
@@ -80,7 +85,7 @@ type link struct {
 // holds the caller's options; it is only read. quick says that dialing is one round
 // trip.
 func newLink(g *group, opt *redis.Options, quick bool) *link {
-	l := newState(g, opt.Addr)
+	l := newState(g, addrOf(opt.Addr))
 	l.base = baseDialer(opt, g.cfg.detection())
 	l.csc = opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil
 	l.deadline = opt.DialTimeout >= 0
@@ -107,14 +112,17 @@ func newState(g *group, addr string) *link {
 		again:    make(chan struct{}, 1),
 		state:    StateConnecting,
 		since:    time.Now(),
-		reason:   "created",
+		why:      CauseCreated,
+		reason:   CauseCreated.text(g.cfg),
 		changed:  make(chan struct{}),
+		futile:   make(chan struct{}),
 		outage:   newOutage(g.cfg.grace),
 		conns:    make(map[*conn]struct{}),
 		refusing: make(chan struct{}),
 		idle:     make(chan struct{}),
 	}
 	l.gen.Store(1)
+	l.n.generations.Add(1)
 	l.lanes.reset()
 	return l
 }
@@ -166,9 +174,11 @@ func nudge(ch chan struct{}) {
 // nothing to change: StateClosed is terminal, no state follows itself, and only
 // what was Connected can be Reconnecting. On the way down, a cause means that the
 // server is dead, so that whatever is in flight is aborted; without one, idle
-// connections are retired and the rest may finish.
-func (l *link) transition(to State, reason string, cause error, attempts int) bool {
+// connections are retired and the rest may finish. reason may be "" where why says it
+// all.
+func (l *link) transition(to State, why Cause, reason string, cause error, attempts int) bool {
 	cause = plain(cause)
+	reason = cmp.Or(reason, why.text(l.cfg))
 	l.mu.Lock()
 	if l.state == StateClosed || l.state == to || to == StateReconnecting && l.state != StateConnected {
 		l.mu.Unlock()
@@ -177,12 +187,12 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 	now := time.Now()
 	e := Event{
 		From: l.state, To: to, At: now, In: now.Sub(l.since),
-		Addr: l.front.addr, Reason: reason, Err: cause, Attempts: attempts,
+		Addr: l.front.addr, Cause: why, Reason: reason, Err: cause, Attempts: attempts,
 	}
 	if l != l.front {
 		e.Node = l.addr
 	}
-	l.state, l.since, l.reason = to, now, reason
+	l.state, l.since, l.why, l.reason = to, now, why, reason
 	l.now.Store(int32(to))
 	if cause != nil {
 		l.cause = cause
@@ -198,7 +208,7 @@ func (l *link) transition(to State, reason string, cause error, attempts int) bo
 			l.gate.Store(gateOpen)
 		}
 	case StateReconnecting:
-		l.n.outages.Add(1)
+		l.outages++
 		l.gate.Store(gateShut)
 		l.outage = newOutage(l.cfg.grace)
 		retired = l.nextGenerationLocked()
@@ -247,6 +257,7 @@ func (l *link) retireIdle(conns []*conn, why error) {
 // the old one. The caller holds mu, and retires them after releasing it.
 func (l *link) nextGenerationLocked() []*conn {
 	l.gen.Add(1)
+	l.n.generations.Add(1)
 	old := make([]*conn, 0, len(l.conns))
 	for c := range l.conns {
 		old = append(old, c)
@@ -301,7 +312,7 @@ func (l *link) acquit() {
 // reconnect retires every connection of a Connected link and has the server dialed
 // afresh. In any other state it is being dialed already.
 func (l *link) reconnect(reason string) {
-	if l.transition(StateReconnecting, reason, nil, 0) {
+	if l.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0) {
 		l.prober.drop()
 		l.attend()
 	}
@@ -336,7 +347,7 @@ func (l *link) lookElsewhere() {
 // moved has everything on the old server given up, and the one dialed that now is
 // what the link leads to.
 func (l *link) moved(reason string) {
-	if l.transition(StateReconnecting, reason, errors.New(reason), 0) {
+	if l.transition(StateReconnecting, CauseMoved, reason, errors.New(reason), 0) {
 		l.prober.drop()
 		l.attend()
 	}
@@ -345,8 +356,8 @@ func (l *link) moved(reason string) {
 // shut ends supervision of the link without waiting: the state is Closed, waiters
 // return and goroutines are told to stop. Connections and commands in flight are
 // left to go-redis. It is idempotent.
-func (l *link) shut(reason string) {
-	if l.transition(StateClosed, reason, nil, 0) {
+func (l *link) shut(why Cause, reason string) {
+	if l.transition(StateClosed, why, reason, nil, 0) {
 		l.cancel()
 		l.prober.close()
 	}

@@ -136,7 +136,7 @@ func TestGate_FlappingServer_BoundsTheCall(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for {
-				c.group.front.transition(StateReconnecting, "flap", errTest, 0)
+				c.group.front.transition(StateReconnecting, CauseConnectionLost, "flap", errTest, 0)
 				select {
 				case <-time.After(100 * time.Millisecond):
 				case <-stop:
@@ -171,10 +171,10 @@ func TestLink_Transitions(t *testing.T) {
 		l := newState(g, "127.0.0.1:1")
 		g.front = l
 		for _, to := range tc.path {
-			got = append(got, l.transition(to, "test", nil, 0))
+			got = append(got, l.transition(to, CauseAnswered, "test", nil, 0))
 		}
 		assert.Equal(t, tc.want, got, "%v", tc.path)
-		l.transition(StateClosed, "test", nil, 0)
+		l.transition(StateClosed, CauseClosed, "test", nil, 0)
 		l.cancel()
 		l.group.cancel()
 	}

@@ -269,6 +269,9 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		err = l.lastCause()
 	} else if err == nil {
 		_, err = h.admitted(ctx, cmd, next, w)
+		if cmd.Name() == "cluster" {
+			l.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
+		}
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok && err == nil {
 			h.of.learn(slots.Val())
 		}

@@ -57,7 +57,7 @@ func newNodes(cfg *config, addr string) *nodes {
 	l.stale = n.refresh
 	l.told = func(to State) {
 		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
-			l.transition(StateReconnecting, "no node answers", cause, 0)
+			l.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 		}
 	}
 	n.front, n.nodes = l, n
@@ -150,30 +150,18 @@ func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
 func (n *nodes) enlist(rdb *redis.Client, h hook) {
 	l := h.link
 	l.warm = warmer(l, rdb)
-	closed := closedCheck(rdb)
-	l.removed = func() bool {
-		if !closed() {
-			return false
-		}
-		n.mu.Lock()
-		delete(n.byClient, rdb)
-		n.mu.Unlock()
-		return true
-	}
+	l.removed = closedCheck(rdb)
 	n.mu.Lock()
 	n.byClient[rdb] = h
 	n.mu.Unlock()
 	n.add(l)
 }
 
-// closedCheck returns a function that reports, without I/O, whether a client was
-// closed, as go-redis does with the clients of nodes that it needs no more.
-func closedCheck(rdb *redis.Client) func() bool {
-	plain := rdb.WithTimeout(time.Second) // no hooks: nobody must see this
-	plain.Options().Limiter = nil         // nor this
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return func() bool { return plain.Ping(ctx).Err() == redis.ErrClosed }
+// dismiss forgets the client of a node.
+func (n *nodes) dismiss(l *link) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.byClient, func(_ *redis.Client, h hook) bool { return h.link == l })
 }
 
 // linkOf returns the link to the node that a client is for, nil when there is none.
@@ -190,7 +178,7 @@ func (n *nodes) told(to State) {
 	case up && to == StateConnected:
 		nudge(n.front.again)
 	case !up:
-		n.front.transition(StateReconnecting, "no node answers", cause, 0)
+		n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 		n.front.attend()
 	}
 }
@@ -213,7 +201,9 @@ func (n *nodes) anyUp() (bool, error) {
 type scout struct{ *nodes }
 
 func (s scout) ping(bool) (verdict, error) {
-	if err := s.reload(); err != nil {
+	err := s.reload()
+	s.front.despair(s.pointless(err))
+	if err != nil {
 		return dead, err
 	}
 	// It may be others than the nodes that tell the topology.
@@ -221,6 +211,34 @@ func (s scout) ping(bool) (verdict, error) {
 		return dead, cmp.Or(cause, errors.New("no node answers yet"))
 	}
 	return alive, nil
+}
+
+// pointless reports whether err, why the topology is not known, is a mistake that waiting
+// cannot cure. Of a cluster that there has been once it is none.
+func (n *nodes) pointless(err error) bool {
+	all := n.all()
+	switch {
+	case err == nil:
+		return false
+	case n.ring:
+		return len(all) == 0
+	case n.toldSoFar() > 0:
+		return false
+	case isUnrouted(err) || err == errNoSentinels:
+		return true
+	}
+	return len(all) > 0 && !slices.ContainsFunc(all, func(l *link) bool { return !l.rejects.Load() })
+}
+
+// isNoCluster reports whether a node says that it will not tell a topology, neither now
+// nor later.
+func isNoCluster(err error) bool {
+	if !isReply(err) {
+		return false
+	}
+	return redis.IsAuthError(err) || redis.IsPermissionError(err) || redis.HasErrorPrefix(err, "DENIED ") ||
+		slices.ContainsFunc([]string{"This instance has cluster support disabled", "Cluster is disabled", "unknown command", "unknown subcommand"},
+			func(words string) bool { return redis.HasErrorPrefix(err, words) })
 }
 
 func (scout) hurry(bool) {}
@@ -361,7 +379,7 @@ func (n *nodes) proceedLocked() {
 
 // reconnect retires the connections to all nodes and has them dialed afresh.
 func (n *nodes) reconnect(reason string) {
-	n.front.transition(StateReconnecting, reason, nil, 0)
+	n.front.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0)
 	for _, l := range n.all() {
 		l.reconnect(reason)
 	}

@@ -52,6 +52,10 @@ const (
 	// while the server itself answers.
 	verifySpacing = 25 * time.Millisecond
 
+	// lookout is how often, at least, the keeper looks whether go-redis has closed the
+	// client, for one that had no connection whose end would tell.
+	lookout = 500 * time.Millisecond
+
 	// How long an idle connection may take to answer: a multiple of the measured
 	// round trip, within bounds. A false alarm costs one dial.
 	proofRoundTrips = 8

@@ -22,7 +22,6 @@ func TestOptions_Invalid_AreReportedByName(t *testing.T) {
 		want string
 	}{
 		{nil, WithGrace(0), "options are nil"},
-		{&redis.Options{}, WithGrace(0), "Options.Addr is empty"},
 		{good, nil, "option 1 of 1 is nil"},
 		{good, WithHeartbeat(0, time.Second), "WithHeartbeat interval is 0s"},
 		{good, WithHeartbeat(time.Second, 0), "WithHeartbeat timeout is 0s"},
@@ -172,10 +171,9 @@ func TestFailoverOptions_Invalid_AreReportedByName(t *testing.T) {
 		return &redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}}
 	}
 	for want, spoil := range map[string]func(*redis.FailoverOptions) *redis.FailoverOptions{
-		"failover options are nil":                           func(*redis.FailoverOptions) *redis.FailoverOptions { return nil },
-		"FailoverOptions.MasterName is empty":                func(o *redis.FailoverOptions) *redis.FailoverOptions { o.MasterName = ""; return o },
-		"FailoverOptions.SentinelAddrs is empty":             func(o *redis.FailoverOptions) *redis.FailoverOptions { o.SentinelAddrs = nil; return o },
-		"FailoverOptions.SentinelAddrs has an empty address": func(o *redis.FailoverOptions) *redis.FailoverOptions { o.SentinelAddrs[0] = ""; return o },
+		"failover options are nil":                                   func(*redis.FailoverOptions) *redis.FailoverOptions { return nil },
+		"to route commands by latency, use NewFailoverClusterClient": func(o *redis.FailoverOptions) *redis.FailoverOptions { o.RouteByLatency = true; return o },
+		"to route commands randomly, use NewFailoverClusterClient":   func(o *redis.FailoverOptions) *redis.FailoverOptions { o.RouteRandomly = true; return o },
 	} {
 		assert.PanicsWithError(t, "redial: "+want, func() { NewFailoverClient(spoil(good())) })
 	}

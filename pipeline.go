@@ -160,7 +160,7 @@ func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 // connection with others and cannot be sent again from here. The engine leaves
 // its answered commands alone; of the others nothing is known.
 func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
-	c := call{link: h.link, ctx: ctx, name: "pipeline", reason: reasonShared}
+	c := call{link: h.link, ctx: ctx, name: "pipeline", why: CauseSharedConnection}
 	if final := c.admit(); final != nil {
 		c.label(cmds, final)
 		return final
@@ -175,7 +175,7 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 	if err == nil || !errors.As(err, &ce) {
 		return err
 	}
-	c.reason = reasonShared
+	c.why = CauseSharedConnection
 	kind := ErrOutcomeUnknown
 	if ce.phase == phaseDial {
 		kind = ErrUnavailable
@@ -323,7 +323,7 @@ func (c *call) labelFound(rest []redis.Cmder, found *finding) {
 	case foreign, answered, refused, denied:
 		return
 	}
-	c.because(reasonUnsafe)
+	c.because(CauseUnsafe)
 	c.label(rest, c.failure(kind, c.withCtx(found.err)))
 }
 

@@ -65,9 +65,9 @@ func (l *link) work() {
 			l.reach(patient)
 			continue
 		}
-		reason, cause := l.verify(what == toVerify)
-		if patient = cause != nil; reason != "" { // it has just failed to answer
-			l.transition(StateReconnecting, reason, cause, 0)
+		why, cause := l.verify(what == toVerify)
+		if patient = cause != nil; why != CauseNone { // it has just failed to answer
+			l.transition(StateReconnecting, why, "", cause, 0)
 			l.lookElsewhere()
 			continue
 		}
@@ -104,7 +104,7 @@ func (l *link) reach(patient bool) {
 			l.advance()
 			l.acquit()
 			l.cold.Store(true)
-			l.transition(StateConnected, l.answers(), nil, attempt)
+			l.transition(StateConnected, CauseAnswered, l.answers(), nil, attempt)
 			if l.warm != nil {
 				l.group.sweep()
 			}
@@ -123,10 +123,10 @@ func (l *link) reach(patient bool) {
 	}
 }
 
-// answers is the reason for being Connected.
+// answers says which server answers, where it may be one of several.
 func (l *link) answers() string {
 	if l.where == nil {
-		return "server answers"
+		return ""
 	}
 	return "server " + l.where() + " answers"
 }

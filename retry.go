@@ -88,30 +88,13 @@ func (p patience) limit(cfg *config) time.Duration {
 	return cfg.grace
 }
 
-// exhausted is the reason when the limit is reached.
-func (p patience) exhausted() string {
+// exhausted is the cause when the limit is reached.
+func (p patience) exhausted() Cause {
 	if p.own > 0 {
-		return reasonWaitFor
+		return CauseWaitOver
 	}
-	return reasonGrace
+	return CauseGraceOver
 }
-
-// Reasons why a command was not, or not again, sent; see Error.Reason.
-const (
-	reasonUnsafe    = "a second run is not allowed"
-	reasonFailFast  = "it fails fast"
-	reasonGrace     = "the grace is over"
-	reasonWaitFor   = "its time to wait is over"
-	reasonFull      = "%d commands are waiting already"
-	reasonContext   = "its context ended"
-	reasonDeadline  = "its deadline leaves no time for another attempt"
-	reasonBudget    = "the retry budget is spent"
-	reasonPool      = "no connection of the pool was free in time"
-	reasonBroken    = "its connection is held by the caller and broken"
-	reasonShared    = "it shared a connection with other commands"
-	reasonHandshake = "it was part of setting up a connection"
-	reasonClosed    = "the client is closed"
-)
 
 // budget bounds the attempts by which commands are sent again that have reached the
 // server before, so that retries cannot multiply the load of a server in trouble.

@@ -1,15 +1,18 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Ring is a *redis.Ring under supervision. Everything that takes a *redis.Ring can be
@@ -21,7 +24,7 @@ import (
 // The state of the client is StateConnected when at least one shard answers; which
 // ones do is in Stats().Nodes.
 //
-// It is safe for concurrent use. Close must be called to release it.
+// It is safe for concurrent use. Close must be called to release it; see [Client].
 type Ring struct {
 	*redis.Ring
 	*Supervisor
@@ -54,11 +57,6 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 		return nil, err
 	case opt == nil:
 		return nil, errors.New("redial: ring options are nil")
-	}
-	for name, addr := range opt.Addrs {
-		if addr == "" {
-			return nil, fmt.Errorf("redial: RingOptions.Addrs has no address for shard %q", name)
-		}
 	}
 	n := newNodes(cfg, ringAddr(opt))
 	defer func() {
@@ -94,17 +92,23 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 		return nil, err
 	}
 	n.ring = true
+	n.front.despair(len(opt.Addrs) == 0)
 	n.load = n.anyAnswers
 	rdb := redis.NewRing(&own)
 	outer.on(rdb)
 	rdb.AddHook(n.hook())
+	n.over = ringClosed(rdb)
 	n.start()
 	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
 }
 
 // ringAddr returns the addresses of all shards.
 func ringAddr(opt *redis.RingOptions) string {
-	return strings.Join(slices.Sorted(maps.Values(opt.Addrs)), ",")
+	addrs := slices.Sorted(maps.Values(opt.Addrs))
+	for i, addr := range addrs {
+		addrs[i] = addrOf(addr)
+	}
+	return cmp.Or(strings.Join(addrs, ","), "ring")
 }
 
 // heartbeat tells a ring whether a shard is up.
@@ -237,13 +241,18 @@ func (c *Ring) shard(ctx context.Context, channels []string) *redis.Client {
 	if rdb, err = c.GetShardClientForKey(channels[0]); err == nil {
 		return rdb
 	}
-	return c.group.nodes.shardFor(c.Options(), channels[0])
+	if errors.Is(err, redis.ErrClosed) {
+		return neverOpen()
+	}
+	return c.group.nodes.shardFor(c.Options(), channels[0], err)
 }
 
-func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
+// shardFor returns the client of the shard that a key belongs to while all are up, or
+// one whose connections cannot be made because of err when the ring has no shards.
+func (n *nodes) shardFor(opt *redis.RingOptions, key string, err error) *redis.Client {
 	addr := ""
 	if names := slices.Sorted(maps.Keys(opt.Addrs)); len(names) > 0 {
-		addr = opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))]
+		addr = addrOf(opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))])
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -257,10 +266,13 @@ func (n *nodes) shardFor(opt *redis.RingOptions, key string) *redis.Client {
 	if last != nil {
 		return last // the addresses of the ring were set anew
 	}
-	return neverOpen()
+	return redis.NewClient(&redis.Options{
+		Addr: ":0", MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, err },
+	})
 }
 
-// neverOpen is the client of a ring without shards.
+// neverOpen is the client of a ring that was closed.
 var neverOpen = sync.OnceValue(func() *redis.Client {
 	rdb := redis.NewClient(&redis.Options{Addr: ":0"})
 	_ = rdb.Close()

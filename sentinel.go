@@ -43,12 +43,6 @@ func newSentinels(opt *redis.FailoverOptions, opts []Option) (*sentinels, *confi
 		return nil, nil, err
 	case opt == nil:
 		return nil, nil, errors.New("redial: failover options are nil")
-	case opt.MasterName == "":
-		return nil, nil, errors.New("redial: FailoverOptions.MasterName is empty")
-	case len(opt.SentinelAddrs) == 0:
-		return nil, nil, errors.New("redial: FailoverOptions.SentinelAddrs is empty")
-	case slices.Contains(opt.SentinelAddrs, ""):
-		return nil, nil, errors.New("redial: FailoverOptions.SentinelAddrs has an empty address")
 	}
 	own := *opt
 	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
@@ -185,7 +179,9 @@ func (s *sentinels) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.target = ""
-	s.addrs = append(s.addrs[1:len(s.addrs):len(s.addrs)], s.addrs[0])
+	if len(s.addrs) > 1 {
+		s.addrs = append(s.addrs[1:len(s.addrs):len(s.addrs)], s.addrs[0])
+	}
 }
 
 // find asks for the server that the client is meant for.
@@ -281,6 +277,9 @@ func (s *sentinels) replicas(ctx context.Context) ([]string, error) {
 // first next time.
 func askAny[T any](ctx context.Context, s *sentinels, ask func(context.Context, *redis.SentinelClient) (T, error)) (T, error) {
 	var none T
+	if s.none() {
+		return none, errNoSentinels
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	s.mu.Lock()
@@ -382,9 +381,22 @@ func (s *sentinels) clientLocked(addr string) *redis.SentinelClient {
 	return c
 }
 
-// listen hears from the sentinels, from one at a time, and calls moved when the
-// master is another than before, until ctx ends.
-func (s *sentinels) listen(ctx context.Context, interval time.Duration, moved func(addr string)) {
+// errNoSentinels has go-redis's words.
+var errNoSentinels = errors.New("redis: no sentinels configured")
+
+// none reports whether there is no sentinel to ask.
+func (s *sentinels) none() bool { return len(s.opt.SentinelAddrs) == 0 }
+
+// listen has a goroutine of g hear from the sentinels, until g is closed, and calls moved
+// when the master is another than before.
+func (s *sentinels) listen(g *group, moved func(addr string)) {
+	if !s.none() {
+		g.spawn(func() { s.hearAll(g.ctx, g.cfg.interval, moved) })
+	}
+}
+
+// hearAll hears from the sentinels, from one at a time, until ctx ends.
+func (s *sentinels) hearAll(ctx context.Context, interval time.Duration, moved func(addr string)) {
 	for ctx.Err() == nil {
 		s.mu.Lock()
 		if s.clients == nil {

@@ -42,7 +42,7 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		word := err == nil || found.isWord(err)
 		if rest = again.cmds; len(rest) == 0 || word {
 			if len(rest) > 0 { // a hook of the caller has had the last word
-				c.because(reasonUnsafe)
+				c.because(CauseUnsafe)
 				again.fail(rest, c.failure(ErrUnavailable, why))
 			}
 			switch {
@@ -117,8 +117,8 @@ func (u *unsettled) sort(cmds []redis.Cmder) (o outcome, why error) {
 				}
 				at, shown := reveal(n)
 				c.node = at
-				if c.because(reasonUnsafe); known == notSentForGood {
-					c.reason = reasonPool
+				if c.because(CauseUnsafe); known == notSentForGood {
+					c.why = CausePoolExhausted
 				}
 				finals[n] = c.fail(kind, c.withCtx(shown))
 			}

@@ -57,7 +57,9 @@ type Event struct {
 	// whole, as it always is for a client of one server.
 	Addr string
 	Node string
-	// Reason says why in a few words. It is never empty.
+	// Cause says why. Reason says the same in a few words, for people, and is never
+	// empty.
+	Cause  Cause
 	Reason string
 	// Err is the transport error behind the transition; nil when there is none.
 	Err error
@@ -70,9 +72,11 @@ type Event struct {
 // client was built. It can be encoded as JSON; durations are in nanoseconds, as
 // encoding/json has them.
 type Stats struct {
-	// State is the current state, Since when it was entered, and Reason why.
+	// State is the current state, Since when it was entered, and Cause why, for which
+	// Reason has words.
 	State  State     `json:"state"`
 	Since  time.Time `json:"since"`
+	Cause  Cause     `json:"cause"`
 	Reason string    `json:"reason"`
 	// LastError is the last transport error that caused suspicion; "" if none.
 	LastError string `json:"last_error,omitempty"`
@@ -131,7 +135,8 @@ type Stats struct {
 	EventsDropped uint64 `json:"events_dropped"`
 
 	// Nodes are the nodes of a client that has several, by address; what is counted
-	// above is the sum over them. It is empty for a client of one server.
+	// above is the sum over them and those that have left. It is empty for a client of
+	// one server.
 	Nodes []NodeStats `json:"nodes,omitempty"`
 }
 
@@ -139,10 +144,11 @@ type Stats struct {
 type NodeStats struct {
 	// Addr is the address of the node.
 	Addr string `json:"addr"`
-	// State, Since and Reason are what they are for a client as a whole. A node that no
+	// State, Since, Cause and Reason are what they are for a client as a whole. A node that no
 	// command was meant for yet is StateConnecting: nobody has tried to reach it.
 	State  State     `json:"state"`
 	Since  time.Time `json:"since"`
+	Cause  Cause     `json:"cause"`
 	Reason string    `json:"reason"`
 	// LastError is the last transport error that caused suspicion; "" if none.
 	LastError string `json:"last_error,omitempty"`
@@ -165,13 +171,14 @@ func (s Stats) String() string {
 	return string(b)
 }
 
-// counters are the cumulative parts of Stats. None of them is touched by a
+// counters are the cumulative parts of Stats. The links of a client share them, so that
+// they outlive the nodes that they were counted for. None of them is touched by a
 // command that succeeds at its first attempt.
 type counters struct {
-	outages, beats, missed, skipped atomic.Uint64
-	dials, dialErrors               atomic.Uint64
-	waited, refused, unknown        atomic.Uint64
-	idleChecks, idleDropped, cut    atomic.Uint64
+	generations, beats, missed, skipped atomic.Uint64
+	dials, dialErrors                   atomic.Uint64
+	waited, refused, unknown            atomic.Uint64
+	idleChecks, idleDropped, cut        atomic.Uint64
 
 	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
 }
@@ -188,7 +195,7 @@ func (n *counters) retried(after outcome) {
 	}
 }
 
-// stats returns a snapshot of the client: of its only link, or the sum over all.
+// stats returns a snapshot of the client: of its only link, or of all.
 func (g *group) stats() Stats {
 	s := g.front.stats()
 	if g.nodes == nil {
@@ -201,10 +208,10 @@ func (g *group) stats() Stats {
 	return s
 }
 
-// add adds the statistics of a node.
+// add adds what a node is and has now.
 func (s *Stats) add(n Stats, addr string) {
 	s.Nodes = append(s.Nodes, NodeStats{
-		Addr: addr, State: n.State, Since: n.Since, Reason: n.Reason, LastError: n.LastError,
+		Addr: addr, State: n.State, Since: n.Since, Cause: n.Cause, Reason: n.Reason, LastError: n.LastError,
 		RTT: n.RTT, Connections: n.Connections, Outages: n.Outages, Waiting: n.Waiting,
 	})
 	if s.LastError == "" {
@@ -213,28 +220,16 @@ func (s *Stats) add(n Stats, addr string) {
 	s.RTT = max(s.RTT, n.RTT)
 	s.Connections += n.Connections
 	s.Waiting += n.Waiting
-	for _, pair := range [][2]*uint64{
-		{&s.Generation, &n.Generation},
-		{&s.Heartbeats, &n.Heartbeats}, {&s.HeartbeatsMissed, &n.HeartbeatsMissed}, {&s.HeartbeatsSkipped, &n.HeartbeatsSkipped},
-		{&s.Dials, &n.Dials}, {&s.DialErrors, &n.DialErrors},
-		{&s.Waited, &n.Waited}, {&s.Refused, &n.Refused}, {&s.Unknown, &n.Unknown},
-		{&s.Retries, &n.Retries}, {&s.RetriesUnsent, &n.RetriesUnsent}, {&s.RetriesRefused, &n.RetriesRefused},
-		{&s.RetriesRepeated, &n.RetriesRepeated}, {&s.RetriesDelayed, &n.RetriesDelayed},
-		{&s.IdleChecks, &n.IdleChecks}, {&s.IdleDropped, &n.IdleDropped}, {&s.SilentCut, &n.SilentCut},
-	} {
-		*pair[0] += *pair[1]
-	}
 }
 
-// stats returns a snapshot of the link.
+// stats returns a snapshot of the link, with the counters of the client.
 func (l *link) stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Stats{
-		State: l.state, Since: l.since, Reason: l.reason, Down: l.down,
-		Waiting: l.waiting, Connections: len(l.conns),
-		Generation: l.gen.Load(), RTT: time.Duration(l.rtt.Load()),
-		Outages:    l.n.outages.Load(),
+		State: l.state, Since: l.since, Cause: l.why, Reason: l.reason, Down: l.down, Outages: l.outages,
+		Waiting: l.waiting, Connections: len(l.conns), RTT: time.Duration(l.rtt.Load()),
+		Generation: l.n.generations.Load(),
 		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
 		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
 		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(),

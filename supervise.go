@@ -29,9 +29,9 @@ import (
 //     each attempt. Heartbeats do not go through DialHooks, only through the Dialer.
 //
 // Call it once, before the client is busy. It does no I/O and never waits. When the
-// client is closed, supervision ends within a heartbeat; [Supervisor.Close] ends it
-// at once, and must not be called before: without supervision a supervised client
-// does not dial.
+// client is closed, supervision ends by itself: at once if there was a connection, else
+// within half a second. [Supervisor.Close] waits for that, and must not be called
+// before: without supervision a supervised client does not dial.
 //
 // It returns an error when rdb is nil, of another type, or comes from this package,
 // and when an option is invalid.
@@ -128,13 +128,14 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 
 func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error) {
 	opt := rdb.Options()
-	n := newNodes(cfg, strings.Join(opt.Addrs, ","))
+	n := newNodes(cfg, clusterAddr(opt))
 	outer, err := cfg.deputy(n.group, deputyOf(opt, n.front.addr))
 	if err != nil {
 		n.abandon()
 		return nil, err
 	}
 	outer.on(rdb)
+	n.front.despair(hasNoNodes(opt))
 	n.tells = opt.ClusterSlots == nil
 	n.reader = opt.ReadOnly
 	rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
@@ -156,6 +157,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 		return nil, err
 	}
 	n.ring = true
+	n.front.despair(len(rdb.Options().Addrs) == 0)
 	n.pinged = true
 	attachAll := func(ctx context.Context) error {
 		return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
@@ -176,6 +178,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	}
 	outer.on(rdb)
 	rdb.AddHook(n.hook())
+	n.over = ringClosed(rdb)
 	n.start()
 	return &Supervisor{n.group}, nil
 }

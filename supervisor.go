@@ -37,7 +37,7 @@ func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
 // theirs. Unless the state is StateConnected it does nothing.
 func (s *Supervisor) Reconnect(reason string) {
 	if reason == "" {
-		reason = "Reconnect was called"
+		reason = CauseReconnectCalled.text(s.group.cfg)
 	}
 	if n := s.group.nodes; n != nil {
 		n.reconnect(reason)

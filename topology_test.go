@@ -125,6 +125,7 @@ var behaviors = []struct {
 	{"everything is gone for longer than the grace", testGone},
 	{"subscriptions survive", testSubscriptionSurvives},
 	{"closing is prompt", testClose},
+	{"closing the go-redis client closes all", testCloseBare},
 }
 
 // Every behavior, on every topology.
@@ -348,5 +349,71 @@ func testClose(t *testing.T, d deployment) {
 			assert.Equal(t, redial.StateClosed, c.State())
 			assert.ErrorIs(t, c.Get(t.Context(), "key").Err(), redis.ErrClosed)
 		})
+	}
+}
+
+// bareOf returns the go-redis client that a program gets which wants one.
+func bareOf(c redial.UniversalClient) redis.UniversalClient {
+	switch c := c.(type) {
+	case *redial.Client:
+		return c.Client
+	case *redial.ClusterClient:
+		return c.ClusterClient
+	case *redial.Ring:
+		return c.Ring
+	case supervised:
+		return c.UniversalClient
+	}
+	panic("what is this?")
+}
+
+// The same for the go-redis client inside: it takes supervision with it.
+func testCloseBare(t *testing.T, d deployment) {
+	c := d.open(t)
+	require.NoError(t, c.Set(t.Context(), "key", 1, 0).Err())
+	sub := c.Subscribe(t.Context(), "news")
+	defer sub.Close()
+	_, err := sub.Receive(t.Context())
+	require.NoError(t, err)
+	began := time.Now()
+	require.NoError(t, bareOf(c).Close())
+	require.NoError(t, waitState(c, redial.StateClosed, 5*time.Second))
+	t.Logf("supervision was over %v after Close was called", time.Since(began))
+	assert.Less(t, time.Since(began), 500*time.Millisecond)
+	assert.ErrorIs(t, c.Get(t.Context(), "key").Err(), redis.ErrClosed)
+	assert.NotContains(t, []redial.State{redial.StateConnected, redial.StateReconnecting}, c.State())
+}
+
+// No goroutine and no connection is left, of sentinels neither.
+func TestClose_OfTheEmbeddedClient_LeavesNothing(t *testing.T) {
+	f := redialtest.StartFailover(t, 1, 3)
+	for name, build := range map[string]func(...redial.Option) redial.UniversalClient{
+		"FailoverClient": func(opts ...redial.Option) redial.UniversalClient {
+			return redial.NewFailoverClient(&redis.FailoverOptions{MasterName: f.Name, SentinelAddrs: f.SentinelAddrs()}, opts...)
+		},
+		"FailoverClusterClient": func(opts ...redial.Option) redial.UniversalClient {
+			return redial.NewFailoverClusterClient(&redis.FailoverOptions{
+				MasterName: f.Name, SentinelAddrs: f.SentinelAddrs(), RouteRandomly: true,
+			}, opts...)
+		},
+		"Client": func(opts ...redial.Option) redial.UniversalClient {
+			return redial.NewClient(&redis.Options{Addr: f.Servers[0].Addr()}, opts...)
+		},
+		"client of an address that is not there": func(opts ...redial.Option) redial.UniversalClient {
+			return redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"}, opts...)
+		},
+	} {
+		for _, used := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, ", used: ", used), func(t *testing.T) {
+				redialtest.Leaks(t)
+				for range 3 {
+					c := build()
+					if used {
+						_ = c.Get(redial.WaitFor(t.Context(), 300*time.Millisecond), "key").Err()
+					}
+					require.NoError(t, bareOf(c).Close())
+				}
+			})
+		}
 	}
 }

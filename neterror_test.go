@@ -1,0 +1,53 @@
+package redial
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Code that was written for package net asserts the type of an error directly.
+func TestError_IsANetError(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		opt.ReadTimeout = 300 * time.Millisecond
+		c := NewClient(opt, WithRetry(RetryNever))
+		defer c.Close()
+		ready(t, c)
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		n.Freeze()
+		err := c.Get(t.Context(), "k").Err()
+		require.ErrorIs(t, err, ErrOutcomeUnknown)
+		ne, ok := err.(net.Error)
+		require.True(t, ok, "%T", err)
+		assert.True(t, ne.Timeout())
+		assert.True(t, ne.Temporary()) //nolint:staticcheck // old code asks
+		n.Thaw()
+	})
+	for _, err := range []error{
+		&connError{phase: phaseRead, err: os.ErrDeadlineExceeded},
+		&Error{kind: ErrUnavailable, Err: &cutShort{ctx: context.DeadlineExceeded, cause: errRefused}},
+		&Error{kind: ErrUnavailable, Err: &unsealed{"x", &connError{err: os.ErrDeadlineExceeded}}},
+		&Error{kind: ErrUnavailable, Err: &retiredError{os.ErrDeadlineExceeded}},
+	} {
+		ne, ok := err.(net.Error)
+		require.True(t, ok, "%T", err)
+		assert.True(t, ne.Timeout(), "%v", err)
+		assert.True(t, ne.Temporary(), "%v", err) //nolint:staticcheck // old code asks
+	}
+	for _, cause := range []error{errRefused, &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, errors.New("other"), context.Canceled} {
+		for _, err := range []error{&connError{err: cause}, &Error{kind: ErrUnavailable, Err: cause}} {
+			ne := err.(net.Error)
+			assert.False(t, ne.Timeout(), "%v", err)
+			bare, ok := cause.(net.Error)
+			assert.Equal(t, ok && bare.Temporary(), ne.Temporary(), "%v", err) //nolint:staticcheck // old code asks
+		}
+	}
+}
