@@ -202,6 +202,9 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		f := i.hook.one(ctx, cmd, next, from)
 		f.show()
+		if f.err != f.seen && cmd.Err() == f.err {
+			cmd.SetErr(f.seen)
+		}
 		attemptOf(ctx).note(f)
 		return f.seen
 	}

@@ -221,12 +221,15 @@ func (h nodeHook) enter(ctx context.Context) bool {
 	if l.enter() {
 		return true
 	}
-	if State(l.now.Load()) != StateConnecting {
-		return false
+	switch State(l.now.Load()) {
+	case StateConnected: // since then
+		return l.enter()
+	case StateConnecting:
+		ctx, cancel := context.WithTimeout(ctx, subscriberWait)
+		defer cancel()
+		return l.firstContact(ctx) == nil && l.enter()
 	}
-	ctx, cancel := context.WithTimeout(ctx, subscriberWait)
-	defer cancel()
-	return l.firstContact(ctx) == nil && l.enter()
+	return false
 }
 
 // down is the error of a command that finds the gate shut.
