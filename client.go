@@ -135,6 +135,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
 	l.removed = closedCheck(rdb)
+	g.client = rdb.Close
 	g.start()
 	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}, outer: outer}, nil
 }

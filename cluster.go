@@ -137,6 +137,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 		own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
 			list, err := slots(ctx)
 			if err == nil {
+				n.front.despair(len(list) == 0)
 				n.learn(list)
 			}
 			return list, err
@@ -153,6 +154,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 	rdb := redis.NewClusterClient(&own)
 	outer.on(rdb)
 	n.goBy(rdb, rdb.ForEachMaster)
+	n.client = rdb.Close
 	n.start()
 	return &ClusterClient{ClusterClient: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
 }

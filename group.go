@@ -26,6 +26,7 @@ type group struct {
 	calls  calls
 
 	release  []func()      // called when the group is shut; read-only after start
+	client   func() error  // closes the client, nil if that is not ours; read-only after start
 	over     func() bool   // whether go-redis has closed a client of several nodes; read-only after start
 	closings chan struct{} // capacity 1: go-redis has closed connections, perhaps with the client
 	reapedAt time.Time     // when the keeper, which alone uses it, last looked at all clients

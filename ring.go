@@ -98,6 +98,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	outer.on(rdb)
 	rdb.AddHook(n.hook())
 	n.over = ringClosed(rdb)
+	n.client = rdb.Close
 	n.start()
 	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
 }

@@ -50,11 +50,16 @@ func (s *Supervisor) Reconnect(reason string) {
 func (s *Supervisor) Stats() Stats { return s.group.stats() }
 
 // Close ends supervision: the state becomes StateClosed, waiting commands return
-// [ErrClosed], and the goroutines are stopped and joined. It does not close the
-// client; the clients' own Close methods do both. It waits 50ms at most for a
-// callback of [WithOnStateChange] to return, and as long as a heartbeat may take
-// for a connection that is being warmed up. It is idempotent and never fails.
+// [ErrClosed], and the goroutines are stopped and joined. A client that a constructor of
+// this package has made is closed with it; one that was there before, see [Supervise], is
+// not. It waits 50ms at most for a callback of [WithOnStateChange] to return, and as long
+// as a heartbeat may take for a connection that is being warmed up. It is idempotent and
+// never fails.
 func (s *Supervisor) Close() error {
+	if client := s.group.client; client != nil {
+		_ = s.group.end(client) // it fails when the client was closed before
+		return nil
+	}
 	s.group.shut(closedByCaller)
 	s.group.join()
 	return nil
