@@ -190,15 +190,6 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 	n.over = clusterClosed(rdb)
 }
 
-// tryOptions panics when go-redis would, later, when it builds the client of a node.
-func tryOptions(opt any) {
-	o := &redis.Options{}
-	copyFields(o, opt)
-	o.Addr = ":0"
-	o.MinIdleConns = 0
-	_ = redis.NewClient(o).Close()
-}
-
 // AddHook adds a hook, as go-redis does; see [Client.AddHook].
 func (c *ClusterClient) AddHook(h redis.Hook) {
 	c.ClusterClient.AddHook(h)
