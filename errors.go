@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 var (
@@ -80,11 +82,11 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
 
 // Timeout reports whether a timeout was the cause, as net.Error does.
-func (e *Error) Timeout() bool { return isTimeout(e.Err) }
+func (e *Error) Timeout() bool { return sys.IsTimeout(e.Err) }
 
 // Temporary is what the cause says of itself. It makes an Error a net.Error, whose
 // type old code asserts; whether to try again is for [SafeToRetry] to say.
-func (e *Error) Temporary() bool { return isTemporary(e.Err) }
+func (e *Error) Temporary() bool { return sys.IsTemporary(e.Err) }
 
 var _ = []net.Error{(*Error)(nil), (*connError)(nil)}
 
@@ -150,17 +152,7 @@ func IsConnectionError(err error) bool {
 		return true
 	}
 	var ce *connError
-	return errors.As(err, &ce) || isConnErrno(err)
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
-}
-
-func isTemporary(err error) bool {
-	var t interface{ Temporary() bool }
-	return errors.As(err, &t) && t.Temporary()
+	return errors.As(err, &ce) || sys.IsConnectionError(err)
 }
 
 // phase says how far a command had come when its connection failed.
@@ -185,8 +177,8 @@ type connError struct {
 func (e *connError) Error() string        { return e.err.Error() }
 func (e *connError) Is(target error) bool { return errors.Is(e.err, target) }
 func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
-func (e *connError) Timeout() bool        { return isTimeout(e.err) }
-func (e *connError) Temporary() bool      { return isTemporary(e.err) }
+func (e *connError) Timeout() bool        { return sys.IsTimeout(e.err) }
+func (e *connError) Temporary() bool      { return sys.IsTemporary(e.err) }
 
 // sealedError is what a connection returns where go-redis would retry by itself: it
 // cannot tell what this is, and takes it for final. It says on which node it happened.
