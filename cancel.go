@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // How the cancellation of a context reaches the connection on which a command
@@ -168,7 +170,7 @@ func (c *conn) read(p []byte) (int, error) {
 	}
 	if c.early {
 		n, err := c.Conn.Read(p)
-		if n > 0 || err == nil || !isTimeout(err) {
+		if n > 0 || err == nil || !sys.IsTimeout(err) {
 			return n, err
 		}
 		c.early = false

@@ -643,7 +643,8 @@ func TestCluster_NodesAreRemoved(t *testing.T) {
 func ownGoroutines() (n int) {
 	buf := make([]byte, 64<<20)
 	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(stack, "created by github.com/redial-go/redial.") {
+		if strings.Contains(stack, "created by github.com/redial-go/redial.") ||
+			strings.Contains(stack, "created by github.com/redial-go/redial/internal/") {
 			n++
 		}
 	}

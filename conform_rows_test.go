@@ -407,7 +407,7 @@ func TestConform_O1_EmptyOptions(t *testing.T) {
 	}
 }
 
-func noSlots(context.Context) ([]redis.ClusterSlot, error)  { return nil, nil }
+func noSlots(context.Context) ([]redis.ClusterSlot, error) { return nil, nil }
 
 // Without sentinels go-redis says so in the error of the first command; the text of the
 // dial's error comes from go-redis's retries of it.

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // conn is the connection that go-redis's pools hold. It labels errors with the
@@ -69,32 +71,16 @@ const (
 const claimed = math.MinInt32 / 2
 
 func newConn(nc net.Conn, l *link, gen uint64) *conn {
-	c := &conn{Conn: nc, raw: innermost(nc), link: l, gen: gen}
+	c := &conn{Conn: nc, raw: sys.Innermost(nc), link: l, gen: gen}
 	c.last.Store(l.clock.Load())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.rc, _ = sc.SyscallConn()
 	} else if sc, ok := c.raw.(syscall.Conn); ok {
 		if rc, err := sc.SyscallConn(); err == nil {
-			c.peerClosed = func() bool { return tcpPeerClosed(rc) }
+			c.peerClosed = func() bool { return sys.PeerClosed(rc) }
 		}
 	}
 	return c
-}
-
-// innermost follows NetConn, as crypto/tls.Conn offers it, to the transport.
-func innermost(nc net.Conn) net.Conn {
-	for range 8 {
-		u, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		inner := u.NetConn()
-		if inner == nil {
-			break
-		}
-		nc = inner
-	}
-	return nc
 }
 
 // Write sends p, a request of go-redis or a part of one.
@@ -163,7 +149,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 	}
 	if err != nil {
-		if isTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
+		if sys.IsTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
 			failure := &connError{phase: phaseRead, err: err} // no news, not bad news
 			if c.role.Load() == roleSubscriber {
 				return n, failure
@@ -193,7 +179,7 @@ func (c *conn) broke(err error) error {
 	failure := c.broken.Load()
 	if failure == nil {
 		failure = &connError{phase: phaseRead, err: c.blame(err)}
-		if !isTimeout(err) {
+		if !sys.IsTimeout(err) {
 			c.broken.CompareAndSwap(nil, failure)
 		}
 	}
@@ -493,7 +479,7 @@ func (c *conn) exchange(deadline time.Time) error {
 
 // unread reports whether bytes wait in the socket, where that can be seen.
 func (c *conn) unread() bool {
-	return c.rc != nil && readable(c.rc)
+	return c.rc != nil && sys.Readable(c.rc)
 }
 
 // pooled is a conn whose pool runs a health check before every use: the check

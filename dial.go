@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // dialFunc is the type of redis.Options.Dialer.
@@ -34,7 +36,7 @@ func tuned(dial dialFunc, timeout, budget time.Duration) dialFunc {
 		}
 		nc, err := dial(ctx, network, addr)
 		if err == nil {
-			tune(innermost(nc), budget)
+			sys.Tune(sys.Innermost(nc), liveness(budget))
 		}
 		return nc, err
 	}
@@ -53,21 +55,6 @@ func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
 
 // isQuick reports whether dialing is one round trip, as far as is known.
 func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
-
-// tune sets the options of a TCP socket that make the kernel find a dead peer:
-// by keep-alive when nothing is under way, by the user timeout when something is.
-// On Linux the latter ends the former too, at the second unanswered probe.
-func tune(nc net.Conn, budget time.Duration) {
-	tcp, ok := nc.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	idle := max(budget/3, time.Second)
-	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: idle, Count: 2})
-	if rc, err := tcp.SyscallConn(); err == nil {
-		setUserTimeout(rc, max(budget*2/3, time.Second))
-	}
-}
 
 var _ syscall.RawConn = (*poolCheck)(nil)
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 var (
@@ -78,11 +80,11 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
 
 // Timeout reports whether a timeout was the cause, as net.Error does.
-func (e *Error) Timeout() bool { return isTimeout(e.Err) }
+func (e *Error) Timeout() bool { return sys.IsTimeout(e.Err) }
 
 // Temporary is what the cause says of itself. It makes an Error a net.Error, whose
 // type old code asserts; whether to try again is for [SafeToRetry] to say.
-func (e *Error) Temporary() bool { return isTemporary(e.Err) }
+func (e *Error) Temporary() bool { return sys.IsTemporary(e.Err) }
 
 var _ = []net.Error{(*Error)(nil), (*connError)(nil)}
 
@@ -148,17 +150,7 @@ func IsConnectionError(err error) bool {
 		return true
 	}
 	var ce *connError
-	return errors.As(err, &ce) || isConnErrno(err)
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
-}
-
-func isTemporary(err error) bool {
-	var t interface{ Temporary() bool }
-	return errors.As(err, &t) && t.Temporary()
+	return errors.As(err, &ce) || sys.IsConnectionError(err)
 }
 
 // own returns the Error inside err, or nil.

@@ -8,12 +8,15 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 func TestIsConnectionError(t *testing.T) {
@@ -31,7 +34,8 @@ func TestIsConnectionError(t *testing.T) {
 		{op("read", os.NewSyscallError("read", syscall.ECONNRESET)), true},
 		{op("dial", errors.New("no such host")), true},
 		{op("dial", context.DeadlineExceeded), true},
-		{os.NewSyscallError("wsarecv", syscall.ECONNABORTED), connErrno(syscall.ECONNABORTED)},
+		{os.NewSyscallError("wsarecv", syscall.ECONNABORTED), sys.IsConnectionError(syscall.ECONNABORTED)},
+		{os.NewSyscallError("wsarecv", syscall.Errno(10054)), runtime.GOOS == "windows"},
 		{&net.DNSError{Err: "no such host", Name: "redis"}, true},
 		{&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, false},
 		{fmt.Errorf("wrapped: %w", &connError{phase: phaseRead, err: io.EOF}), true},

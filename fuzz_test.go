@@ -18,6 +18,8 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // Whatever reads bytes of a server, or settings of a user, is fuzzed here: run
@@ -517,7 +519,7 @@ func FuzzOutcome(f *testing.F) {
 		if err != redis.Nil && IsConnectionError(wrapped) != lost {
 			t.Fatalf("%T %v is a lost connection, or not, when wrapped", err, err)
 		}
-		_ = isTimeout(err)
+		_ = sys.IsTimeout(err)
 		_ = judge(err, false)
 		if isReply(plain(err)) && err != redis.Nil {
 			t.Fatalf("%T %v is still a reply", err, err)

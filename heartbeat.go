@@ -11,6 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // verdict is what one probe says about the server.
@@ -135,7 +137,7 @@ func (p *pinger) drop() {
 	p.dialed.Store(nil)
 	if c := p.cur.Swap(nil); c != nil {
 		p.spoilt.Store(true)
-		_ = innermost(c.Conn).Close()
+		_ = sys.Innermost(c.Conn).Close()
 	}
 }
 
@@ -197,7 +199,7 @@ func judge(err error, heard bool) verdict {
 	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, context.Canceled),
 		errors.Is(err, redis.ErrClosed):
 		return unsure
-	case isTimeout(err):
+	case sys.IsTimeout(err):
 		return missed
 	}
 	return dead

@@ -8,6 +8,8 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // Defaults of the options. A zero-option client uses exactly these.
@@ -135,6 +137,12 @@ const (
 	// callbackPatience is how long Close waits for a callback to return.
 	callbackPatience = 50 * time.Millisecond
 
+	// keepAliveProbes is how many probes of the kernel a peer may leave unanswered,
+	// keepAliveFloor the least time that it is given to answer one: systems count in
+	// seconds.
+	keepAliveProbes = 2
+	keepAliveFloor  = time.Second
+
 	// defaultDialTimeout is go-redis's.
 	defaultDialTimeout = 5 * time.Second
 
@@ -162,6 +170,17 @@ type config struct {
 // detection is the time within which a dead peer is noticed.
 func (c *config) detection() time.Duration {
 	return c.interval + time.Duration(c.misses)*c.timeout
+}
+
+// liveness has the kernel find a dead peer within budget: a third of it for the silence
+// before the first probe, as much for each of the probes. On Linux what is not
+// acknowledged ends the connection at the second of these, too.
+func liveness(budget time.Duration) sys.Liveness {
+	return sys.Liveness{
+		Idle:    max(budget/(1+keepAliveProbes), keepAliveFloor),
+		Probes:  keepAliveProbes,
+		Unacked: max(budget*keepAliveProbes/(1+keepAliveProbes), keepAliveFloor),
+	}
 }
 
 // Option changes one setting of a client. Options are built by the With

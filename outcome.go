@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // phase says how far a command had come when its connection failed.
@@ -31,8 +33,8 @@ type connError struct {
 func (e *connError) Error() string        { return e.err.Error() }
 func (e *connError) Is(target error) bool { return errors.Is(e.err, target) }
 func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
-func (e *connError) Timeout() bool        { return isTimeout(e.err) }
-func (e *connError) Temporary() bool      { return isTemporary(e.err) }
+func (e *connError) Timeout() bool        { return sys.IsTimeout(e.err) }
+func (e *connError) Temporary() bool      { return sys.IsTemporary(e.err) }
 
 // sealedError is what a connection returns where go-redis would retry by itself: it
 // cannot tell what this is, and takes it for final. It says on which node it happened.

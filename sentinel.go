@@ -13,6 +13,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // sentinels finds out from the sentinels of a deployment where its master is, or a
@@ -356,7 +358,7 @@ func (s *sentinels) clientLocked(addr string) *redis.SentinelClient {
 			if err != nil {
 				return &standin{err: err}, nil
 			}
-			tune(innermost(nc), s.timeout)
+			sys.Tune(sys.Innermost(nc), liveness(s.timeout))
 			return nc, nil
 		},
 		DialTimeout: s.timeout, ReadTimeout: s.timeout, WriteTimeout: s.timeout, ContextTimeoutEnabled: true,
@@ -418,7 +420,7 @@ func (s *sentinels) hear(ctx context.Context, c *redis.SentinelClient, interval 
 	for {
 		msg, err := sub.ReceiveTimeout(ctx, max(interval, s.timeout))
 		if err != nil {
-			if !isTimeout(err) || silent || sub.Ping(ctx) != nil {
+			if !sys.IsTimeout(err) || silent || sub.Ping(ctx) != nil {
 				return
 			}
 			silent = true // the PING is to be answered

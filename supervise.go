@@ -76,7 +76,10 @@ var errSupervised = errors.New("redial: the client is under supervision already"
 
 // isOurFunc reports whether a function in the options of a client was put there by a
 // constructor of this package.
-func isOurFunc(f any) bool { return strings.HasPrefix(nameOf(f), "github.com/redial-go/redial.") }
+func isOurFunc(f any) bool {
+	name, ours := strings.CutPrefix(nameOf(f), "github.com/redial-go/redial")
+	return ours && (strings.HasPrefix(name, ".") || strings.HasPrefix(name, "/internal/"))
+}
 
 // existing makes a hook work on a client that was built without it: its connections
 // are dialed through the link.

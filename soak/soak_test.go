@@ -164,7 +164,8 @@ func measure(t *testing.T) usage {
 func clientStacks() (stacks []string) {
 	buf := make([]byte, 8<<20)
 	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(stack, "github.com/redis/go-redis/") || strings.Contains(stack, "github.com/redial-go/redial.") {
+		if strings.Contains(stack, "github.com/redis/go-redis/") || strings.Contains(stack, "github.com/redial-go/redial.") ||
+			strings.Contains(stack, "github.com/redial-go/redial/internal/") {
 			stacks = append(stacks, stack)
 		}
 	}

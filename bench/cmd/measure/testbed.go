@@ -91,7 +91,8 @@ func clientGoroutines() int {
 	}
 	count := 0
 	for _, stack := range strings.Split(string(buf), "\n\n") {
-		if strings.Contains(stack, "github.com/redis/go-redis/") || strings.Contains(stack, "github.com/redial-go/redial.") {
+		if strings.Contains(stack, "github.com/redis/go-redis/") || strings.Contains(stack, "github.com/redial-go/redial.") ||
+			strings.Contains(stack, "github.com/redial-go/redial/internal/") {
 			count++
 		}
 	}

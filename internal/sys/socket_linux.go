@@ -1,4 +1,4 @@
-package redial
+package sys
 
 import (
 	"encoding/binary"
@@ -6,14 +6,16 @@ import (
 	"time"
 )
 
+// What Linux alone can be asked about a socket, and told.
+
 const (
 	tcpUserTimeout = 0x12 // TCP_USER_TIMEOUT; package syscall has it on some ports only
 	tcpEstablished = 1
 )
 
-// tcpPeerClosed reports whether the connection is no longer established, as
+// PeerClosed reports whether the connection is no longer established, as
 // when the peer has closed it, even while bytes still wait to be read.
-func tcpPeerClosed(rc syscall.RawConn) bool {
+func PeerClosed(rc syscall.RawConn) bool {
 	closed := false
 	_ = rc.Control(func(fd uintptr) {
 		info, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)

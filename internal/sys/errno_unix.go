@@ -1,14 +1,17 @@
 //go:build !windows && !plan9
 
-package redial
+package sys
 
 import (
 	"errors"
 	"syscall"
 )
 
-// isConnErrno reports whether err carries an error number of [connErrno].
-func isConnErrno(err error) bool {
+// Error numbers of Unix systems.
+
+// IsConnectionError reports whether err carries an error number that says that a
+// connection cannot be made or is lost.
+func IsConnectionError(err error) bool {
 	var errno syscall.Errno
 	return errors.As(err, &errno) && connErrno(errno)
 }

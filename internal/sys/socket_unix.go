@@ -1,11 +1,13 @@
 //go:build !windows && !plan9 && !js && !wasip1
 
-package redial
+package sys
 
 import "syscall"
 
-// readable reports whether bytes wait in the socket.
-func readable(rc syscall.RawConn) bool {
+// Looking into a socket, where that can be done without consuming.
+
+// Readable reports whether bytes wait in the socket.
+func Readable(rc syscall.RawConn) bool {
 	n, err := peek(rc)
 	return err == nil && n > 0
 }
