@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -59,21 +60,6 @@ func (f *finding) isWord(err error) bool {
 	return f.err == nil || !errors.Is(err, f.seen)
 }
 
-// of says what is known of a command that failed with err.
-func (f *finding) of(cmd redis.Cmder, err error) outcome {
-	switch {
-	case f.blind:
-		return outcomeFor(cmd, err, foreignHook)
-	case f.isWord(err):
-		return foreign
-	case f.waited:
-		return notSent
-	case f.from == routedCall && isPoolTimeout(f.err) && nodeErrorOf(f.err) == nil:
-		return foreign // of a hook at a node
-	}
-	return outcomeFor(cmd, f.err, f.from)
-}
-
 // cause returns the error to go by for an attempt that failed with err.
 func (f *finding) cause(err error) error {
 	if f.blind || f.isWord(err) {
@@ -92,6 +78,22 @@ func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
 	for _, cmd := range cmds {
 		if i := slices.Index(f.rest, cmd); i >= 0 && cmd.Err() == f.shown[i] {
 			cmd.SetErr(f.errs[i])
+			rest = append(rest, cmd)
+		}
+	}
+	return rest
+}
+
+// lost returns the commands of a batch that have no answer, or may have none where it
+// is not known how far reading came: go-redis sets the error that ended a pipeline on all
+// of them.
+func (f *finding) lost(cmds []redis.Cmder) []redis.Cmder {
+	if !f.blind {
+		return f.unanswered(cmds)
+	}
+	rest := make([]redis.Cmder, 0, len(cmds))
+	for _, cmd := range cmds {
+		if isUnanswered(cmd) {
 			rest = append(rest, cmd)
 		}
 	}
@@ -230,17 +232,7 @@ func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 	if err := ctx.Err(); err != nil && from.alone() && cmd.Name() != "unwatch" { // which ends what WATCH began
 		return found(ctx, from, err) // as go-redis has it
 	}
-	switch {
-	case h.nodes != nil:
-		return found(ctx, from, h.nodes.route(ctx, cmd, next))
-	case from == sharedCall: // go-redis itself lets the caller go
-		return found(ctx, from, next(ctx, cmd))
-	}
-	if x := h.link.calls.begin(ctx, h.writeTimeout); x != nil {
-		defer x.release()
-		ctx = x
-	}
-	return found(ctx, from, next(ctx, cmd))
+	return found(ctx, from, h.router.send(ctx, cmd, next, from))
 }
 
 // many does the same for a batch, and finds out what became of it.
@@ -253,25 +245,36 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 		}
 		return found(ctx, from, err)
 	}
-	if h.nodes != nil {
-		h.nodes.use()
-		err := next(routedContext(ctx, true), cmds)
-		if h.nodes.ring && !isTransaction(cmds) && err != nil {
-			err = firstReply(cmds, err) // go-redis returns that of any shard
-		}
-		f := found(ctx, from, err)
-		for _, cmd := range cmds {
-			if err := cmd.Err(); err != nil && nodeErrorOf(err) != nil {
-				f.add(cmd, err)
-			}
-		}
-		return f
+	return h.router.sendBatch(ctx, cmds, next, from)
+}
+
+// oneServer is the way to the only server of a client, or to a node: there is nothing to
+// find.
+type oneServer struct {
+	link         *link
+	writeTimeout time.Duration // of the client, as its Options have it
+}
+
+// begin returns the context for an attempt, or nil when that of the caller will do.
+func (s oneServer) begin(ctx context.Context, from origin) *callContext {
+	if from == sharedCall { // go-redis itself lets the caller go
+		return nil
 	}
-	if from != sharedCall {
-		if x := h.link.calls.begin(ctx, h.writeTimeout); x != nil {
-			defer x.release()
-			ctx = x
-		}
+	return s.link.calls.begin(ctx, s.writeTimeout)
+}
+
+func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+	if x := s.begin(ctx, from); x != nil {
+		defer x.release()
+		ctx = x
+	}
+	return next(ctx, cmd)
+}
+
+func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+	if x := s.begin(ctx, from); x != nil {
+		defer x.release()
+		ctx = x
 	}
 	switch {
 	case from == clusterCall && !holdsMulti(cmds):
@@ -302,6 +305,15 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 	return f
 }
 
+// oneServer is a router that has no choice.
+func (oneServer) mark(ctx context.Context) context.Context { return ctx }
+func (oneServer) refresh()                                 {}
+func (oneServer) rerouted() <-chan struct{}                { return nil }
+func (oneServer) use()                                     {}
+func (oneServer) several() bool                            { return false }
+func (oneServer) redirects() bool                          { return false }
+func (oneServer) spreads([]redis.Cmder) bool               { return false }
+
 // add notes a command without an answer.
 func (f *finding) add(cmd redis.Cmder, err error) {
 	f.rest = append(f.rest, cmd)
@@ -315,8 +327,7 @@ func (f *finding) noteRest(rest []redis.Cmder, err error) {
 	for _, cmd := range rest {
 		f.add(cmd, cmd.Err())
 	}
-	var ce *connError
-	if len(rest) > 0 && errors.As(err, &ce) && ce.phase == phasePartial {
+	if ce := connErrorOf(err); len(rest) > 0 && ce != nil && ce.phase == phasePartial {
 		f.undelivered = rest[delivered(rest, ce.sent):]
 	}
 }

@@ -1,9 +1,15 @@
 package redial
 
+// What is special about many commands: a pipeline or transaction, for one server or for
+// several, and a command of which go-redis sends parts to several. Which were answered,
+// what is known of the rest, which tail of them may be sent again, and which error each
+// gets. The loop is that of call.go.
+
 import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -12,31 +18,27 @@ import (
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		l := h.link
-		switch {
-		case len(cmds) == 0:
-			return next(ctx, cmds)
-		case ctx.Err() != nil:
-			return h.lateBatch(ctx, cmds, next, w)
-		case w.from == sharedCall:
-			return h.shared(ctx, cmds, next)
-		case h.nodes != nil && (h.nodes.ring || !isTransaction(cmds)):
-			return h.spread(ctx, cmds, next, w)
-		}
 		var found finding
 		var err error
-		switch {
-		case l.enter():
+		late := ctx.Err() != nil // see ProcessHook
+		switch l := h.link; {
+		case len(cmds) == 0:
+			return next(ctx, cmds)
+		case !late && w.from == sharedCall:
+			return h.shared(ctx, cmds, next)
+		case !late && h.router.spreads(cmds):
+			return h.spread(ctx, cmds, next, w)
+		case !late && l.enter():
 			found, err = h.admittedBatch(ctx, cmds, next, w)
-		case l.csc && slices.ContainsFunc(cmds, isBarredByCache):
+		case late, l.csc && slices.ContainsFunc(cmds, isBarredByCache):
 			found, err = h.tryBatch(ctx, cmds, next, w)
 		default:
-			return h.pipeline(ctx, cmds, next, w, 0, nil, finding{})
+			return h.pipeline(ctx, cmds, next, w, finding{}, nil, 0)
 		}
-		if err == nil {
-			return nil
+		if err == nil || late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
+			return err
 		}
-		return h.pipeline(ctx, cmds, next, w, 1, err, found)
+		return h.pipeline(ctx, cmds, next, w, found, err, 1)
 	}
 }
 
@@ -57,108 +59,421 @@ func (h hook) admittedBatch(ctx context.Context, cmds []redis.Cmder, next redis.
 	return h.tryBatch(ctx, cmds, next, w)
 }
 
-// lateBatch takes care of a batch whose context had ended before the call, see late.
-func (h hook) lateBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	found, err := h.tryBatch(ctx, cmds, next, w)
-	if err == nil || !isOurs(err) || w.from == sharedCall || h.nodes != nil {
-		return err
-	}
-	return h.pipeline(ctx, cmds, next, w, 1, err, found)
+// pipeline carries on a batch for one server, or a transaction.
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
+	c := h.newCall(ctx, nameOfBatch(cmds), attempts, all(cmds, isReadOnly))
+	c.nested = all(cmds, isHandshake)
+	return c.carry(&batch{hook: h, cmds: cmds, rest: cmds, next: next, way: w, found: f}, err)
 }
 
-// pipeline does for a batch what process does for one command. Commands that
-// were answered keep their answers; only a tail that may be sent again is.
-func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, attempts int, err error, found finding) error {
-	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: "pipeline", attempts: attempts, nested: true, reads: true}
+func nameOfBatch(cmds []redis.Cmder) string {
 	if isTransaction(cmds) {
-		c.name = "transaction"
+		return "transaction"
+	}
+	return "pipeline"
+}
+
+// batch is the work of a pipeline for one server, or of a transaction. Commands that
+// were answered keep their answers; only a tail that may be sent again is.
+type batch struct {
+	hook
+	next        redis.ProcessPipelineHook
+	way         way
+	found       finding
+	said        error         // of the last attempt
+	cmds, rest  []redis.Cmder // all, and those that are left
+	undelivered []redis.Cmder // of one that was partly written: cannot have run
+}
+
+func (b *batch) try(c *call) (err error) {
+	setErrors(b.rest, nil)
+	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way)
+	return err
+}
+
+func (b *batch) judge(c *call, err error) ruling {
+	f := &b.found
+	b.said = err
+	switch {
+	case err == nil && c.attempts == 1:
+		return ruling{done: true} // whatever a hook of the caller has set on single commands
+	case err == nil:
+		return ruling{done: true, said: firstError(b.cmds, nil)}
+	case f.from == sharedCall && c.attempts > 1: // cannot be sent again from here
+		return ruling{done: true, said: c.shared(b.rest, err)}
+	}
+	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
+	cause := f.cause(err)
+	r := ruling{outcome: foreign, why: cause, said: err}
+	switch {
+	case f.isWord(err):
+		b.rest = f.unanswered(b.rest)
+		c.labelFound(b.rest, f)
+	case c.name == "transaction":
+		f.unanswered(b.cmds)
+		r.outcome, r.why = c.transaction(b.cmds, cause, f)
+	default:
+		lost := f.lost(b.rest)
+		if len(lost) > 0 {
+			b.rest = lost
+			r.outcome, b.undelivered = c.tail(c.outcome(nil, cause, f), lost, f)
+		} else if r.outcome, b.rest = c.refusedTail(b.rest, f); r.outcome != answered {
+			r.why = b.rest[0].Err()
+		}
+	}
+	if r.why != cause {
+		r.said = r.why
+	}
+	return r
+}
+
+func (b *batch) end(c *call, o outcome, final error) error {
+	if o == foreign || o == answered {
+		return b.said // as go-redis or a hook of the caller has it
+	}
+	c.label(b.rest, final)
+	if o == partly {
+		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
+	}
+	return firstError(b.cmds, final)
+}
+
+// label puts the final error on the commands that have no answer of their own.
+func (c *call) label(cmds []redis.Cmder, final error) {
+	if asError(final) == nil && isReply(final) {
+		return
 	}
 	for _, cmd := range cmds {
-		c.nested = c.nested && isHandshake(cmd)
-		c.reads = c.reads && isReadOnly(cmd)
-	}
-	rest := cmds
-	for {
-		if err != nil {
-			c.mayHaveRun = c.mayHaveRun || found.mayHaveRun
-			var o outcome
-			why, said := found.cause(err), err
-			switch {
-			case found.isWord(err):
-				o, rest = foreign, found.unanswered(rest)
-				c.labelFound(rest, &found)
-			case c.name == "transaction":
-				found.unanswered(cmds)
-				o, why = c.transaction(cmds, why, &found)
-			default:
-				o, rest, why = c.tail(rest, why, &found)
-			}
-			if why != found.cause(err) {
-				said = why
-			}
-			if final := c.settle(o, why, said); final != nil {
-				if o == foreign || o == answered {
-					return err // as go-redis or a hook of the caller has it
-				}
-				c.label(rest, final)
-				if o == partly {
-					c.label(c.undelivered, c.failure(ErrUnavailable, c.withCtx(err)))
-				}
-				return firstError(cmds, final)
-			}
-		}
-		if final := c.admit(); final != nil {
-			c.label(rest, final)
-			return firstError(cmds, final)
-		}
-		setErrors(rest, nil)
-		err = c.attempt(func() (err error) {
-			found, err = h.tryBatch(ctx, rest, next, w)
-			return err
-		})
-		switch {
-		case err == nil && c.attempts == 1:
-			return nil // whatever a hook of the caller has set on single commands
-		case err == nil:
-			return firstError(cmds, nil)
-		}
-		if found.from == sharedCall { // cannot be sent again from here
-			return c.shared(rest, err)
+		if err := cmd.Err(); err == nil || !isReply(err) {
+			cmd.SetErr(final)
 		}
 	}
+}
+
+// labelFound puts the final errors on the commands of a batch that were not answered,
+// when a hook of the caller has had the last word on the batch as a whole.
+func (c *call) labelFound(rest []redis.Cmder, f *finding) {
+	if len(rest) == 0 || f.err == nil {
+		return
+	}
+	kind := ErrOutcomeUnknown
+	switch o, _ := c.tail(c.outcome(nil, f.err, f), rest, f); o {
+	case notSent, notSentForGood:
+		kind = ErrUnavailable
+	case foreign, answered, refused, denied:
+		return
+	}
+	c.because(CauseUnsafe)
+	c.label(rest, c.newError(kind, c.withCtx(f.err)))
 }
 
 // shared passes on a pipeline of the full-duplex engine, whose commands share a
 // connection with others and cannot be sent again from here. The engine leaves
 // its answered commands alone; of the others nothing is known.
 func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
-	c := call{link: h.link, ctx: ctx, name: "pipeline", why: CauseSharedConnection}
+	c := h.newCall(ctx, "pipeline", 0, false)
 	if final := c.admit(); final != nil {
 		c.label(cmds, final)
 		return final
 	}
-	err := c.attempt(func() error { return next(ctx, cmds) })
-	return c.shared(cmds, err)
+	return c.shared(cmds, c.attempt(func(*call) error { return next(ctx, cmds) }))
 }
 
 // shared returns the final error of such a pipeline.
 func (c *call) shared(cmds []redis.Cmder, err error) error {
-	var ce *connError
-	if err == nil || !errors.As(err, &ce) {
+	if connErrorOf(err) == nil {
 		return err
 	}
 	c.why = CauseSharedConnection
 	kind := ErrOutcomeUnknown
-	if ce.phase == phaseDial {
+	if !isAfterDial(err) {
 		kind = ErrUnavailable
 	}
 	final := c.fail(kind, c.withCtx(err))
 	for _, cmd := range cmds {
-		if e := cmd.Err(); e != nil && !isReply(e) {
+		if isUnanswered(cmd) {
 			cmd.SetErr(final)
 		}
 	}
 	return final
+}
+
+// transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
+// it was aborted because a command in it was refused, the error is that refusal;
+// but EXEC has then ended any WATCH, and without it the block must not run again.
+func (t *terms) transaction(cmds []redis.Cmder, err error, f *finding) (outcome, error) {
+	o, inner := t.outcome(nil, err, f), innerOf(cmds)
+	if f.from == routedCall && o == refused {
+		// go-redis returns what aborted the block, and sets the abort on the rest.
+		ran := false
+		for _, cmd := range inner {
+			if redis.IsExecAbortError(cmd.Err()) {
+				return refused, err
+			}
+			ran = ran || t.outcome(cmd, cmd.Err(), f) != refused
+		}
+		if !ran { // nothing but refusals: EXEC ran none of them
+			return refused, err
+		}
+	}
+	switch {
+	case redis.IsExecAbortError(err):
+		for _, cmd := range inner {
+			if e := cmd.Err(); e != nil && t.outcome(cmd, e, f) == refused {
+				t.link.react(e)
+				if !t.link.watches.Load() {
+					return refused, e
+				}
+			}
+		}
+	case o == refused || o == denied:
+		if t.link.watches.Load() || cmds[0].Err() == nil && firstError(inner, nil) != nil {
+			t.link.react(err)
+			return answered, err // EXEC ran, and this is what a command in it said
+		}
+	case o == partly:
+		o = notSent // EXEC comes last, so it was not delivered
+	default:
+		o = t.revise(o, inner...)
+	}
+	return o, err
+}
+
+// tail says what is known of commands of a batch that were not answered, the first of
+// which failed with an error of outcome o, and which of them cannot have been delivered
+// if that is partly.
+func (t *terms) tail(o outcome, rest []redis.Cmder, f *finding) (_ outcome, undelivered []redis.Cmder) {
+	if o == partly {
+		if n := len(rest) - len(f.undelivered); n >= 0 && slices.Equal(rest[n:], f.undelivered) {
+			undelivered = rest[n:]
+		}
+		if len(undelivered) == len(rest) {
+			return notSent, nil
+		}
+	}
+	return t.revise(o, rest[:len(rest)-len(undelivered)]...), undelivered
+}
+
+// refusedTail finds in a pipeline whose commands were all answered the first one
+// that was refused and can be sent again together with all that follow it: those
+// were refused too, or do nothing but read. What they read before the refused one
+// runs is not what the caller asked for.
+func (t *terms) refusedTail(cmds []redis.Cmder, f *finding) (outcome, []redis.Cmder) {
+	first, found := len(cmds), answered
+	for i := len(cmds) - 1; i >= 0; i-- {
+		o := t.outcome(cmds[i], cmds[i].Err(), f)
+		if (o == refused || o == denied) && (found == answered || found == o) {
+			first, found = i, o
+		} else if !t.mayRepeat(cmds[i : i+1]) {
+			break
+		}
+	}
+	if found == answered {
+		return answered, cmds
+	}
+	return found, cmds[first:]
+}
+
+// spread carries on a batch whose commands go-redis sends to several nodes.
+func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+	rest := innerOf(cmds)
+	c := h.newCall(ctx, nameOfBatch(cmds), 0, all(rest, isReadOnly))
+	c.apiece = true
+	return c.carry(&spread{hook: h, cmds: cmds, rest: rest, next: next, way: w}, nil)
+}
+
+// spread is the work of such a batch. What a node has answered is not sent again.
+type spread struct {
+	hook
+	next       redis.ProcessPipelineHook
+	way        way
+	found      finding
+	cmds, rest []redis.Cmder        // all, and those that are left, without MULTI and EXEC
+	ran        map[redis.Cmder]bool // may have run in an earlier attempt
+}
+
+func (s *spread) try(c *call) (err error) {
+	if c.attempts > 1 {
+		setErrors(s.rest, nil)
+	}
+	cmds := s.rest
+	if c.name == "transaction" {
+		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
+	}
+	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way)
+	return err
+}
+
+func (s *spread) judge(c *call, err error) ruling {
+	s.found.unanswered(s.rest)
+	o, why := s.sort(c)
+	word := err == nil || s.found.isWord(err)
+	if len(s.rest) > 0 && !word {
+		return ruling{outcome: o, why: why, said: why}
+	}
+	if len(s.rest) > 0 { // a hook of the caller has had the last word
+		c.because(CauseUnsafe)
+		s.end(c, foreign, c.newError(ErrUnavailable, why))
+	}
+	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.cause(err)) == nil {
+		return ruling{done: true, said: err} // as go-redis or a hook has it
+	}
+	return ruling{done: true, said: firstError(s.cmds, err)}
+}
+
+// sort finds out what is left after an attempt, and returns what is known of that in
+// general. The others get their final errors.
+func (s *spread) sort(c *call) (o outcome, why error) {
+	cmds := s.rest
+	s.rest = nil
+	finals := make(map[*failure]error)
+	for _, cmd := range cmds {
+		e := cmd.Err()
+		if e == nil || isReply(e) && !c.astray(e) {
+			continue
+		}
+		n := failureOf(e)
+		if n != nil && n.panicked != nil {
+			panic(n.panicked.value)
+		}
+		if n == nil {
+			switch {
+			case isReply(e):
+				n = &failure{outcome: refused, err: e, was: e}
+				cmd.SetErr(n)
+			case isUnrouted(e), errors.Is(e, redis.ErrClosed) && !c.link.closing():
+				n = &failure{outcome: notSent, err: e}
+			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
+				// It ended a pause of go-redis's between two rounds, and is on all
+				// commands, those that were answered before included.
+				n = &failure{outcome: unknown, err: &connError{phase: phaseRead, err: e}}
+			default:
+				continue // foreign
+			}
+		}
+		known := n.outcome
+		if known == garbled {
+			if known = c.revise(garbled, cmd); known == foreign {
+				cmd.SetErr(n.err)
+				continue
+			}
+		}
+		switch {
+		case known == unknown, known == notSentForGood, n.final:
+			if finals[n] == nil {
+				kind := ErrUnavailable
+				if known == unknown {
+					kind = ErrOutcomeUnknown
+				}
+				at, shown := reveal(n)
+				c.node, _ = at.(*link)
+				if c.because(CauseUnsafe); known == notSentForGood {
+					c.why = CausePoolExhausted
+				}
+				finals[n] = c.fail(kind, c.withCtx(shown))
+			}
+			cmd.SetErr(finals[n])
+			continue
+		case known == repeatable:
+			if s.ran == nil {
+				s.ran = make(map[redis.Cmder]bool)
+			}
+			s.ran[cmd] = true
+		}
+		s.rest = append(s.rest, cmd)
+		if why == nil || known == repeatable {
+			o, why = known, n
+		}
+	}
+	return o, why
+}
+
+// end puts the final error on what is not sent again after all.
+func (s *spread) end(c *call, _ outcome, final error) error {
+	for _, cmd := range s.rest {
+		n := failureOf(cmd.Err())
+		if n != nil && (n.outcome == refused || n.outcome == denied) && !s.ran[cmd] {
+			cmd.SetErr(n.was)
+			continue
+		}
+		e := asError(final)
+		switch {
+		case e == nil && s.ran[cmd]:
+			e = c.newError(ErrOutcomeUnknown, final)
+		case e == nil:
+			cmd.SetErr(final)
+			continue
+		}
+		one := *e
+		if one.kind = ErrUnavailable; e.kind == ErrClosed {
+			one.kind = ErrClosed
+		}
+		if s.ran[cmd] {
+			one.kind = ErrOutcomeUnknown
+		}
+		if n != nil && n.at != nil {
+			one.Addr = n.at.address()
+		}
+		cmd.SetErr(&one)
+	}
+	return firstError(s.cmds, final)
+}
+
+// parts is what became of the parts of a command that go-redis splits among nodes.
+// It reports success when some of them failed.
+type parts struct {
+	mu     sync.Mutex
+	ran    bool     // guarded by mu; one of them was answered, or may have run
+	failed *failure // guarded by mu; the last that was not answered; nil: there is none
+	// The errors that others were answered, which may mean that those did not run.
+	replies []error // guarded by mu
+}
+
+func (p *parts) note(err error) {
+	n := failureOf(err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case n != nil:
+		p.failed = n
+		p.ran = p.ran || n.outcome == unknown || n.outcome == repeatable || n.outcome == garbled
+	case errors.Is(err, redis.ErrClosed):
+		p.failed = &failure{outcome: notSent, err: err}
+	default:
+		if err == nil || err == redis.Nil {
+			p.ran = true
+		} else {
+			p.replies = append(p.replies, err)
+		}
+	}
+}
+
+// verdict returns the error of the whole command, for which go-redis returned err.
+func (p *parts) verdict(t *terms, err error) error {
+	p.mu.Lock()
+	ran, failed, replies := p.ran, p.failed, p.replies
+	p.mu.Unlock()
+	for _, e := range replies {
+		ran = ran || !isUndone(e) && !t.taught(e)
+	}
+	switch {
+	case failed != nil && ran:
+		return &failure{at: failed.at, outcome: unknown, err: failed.err}
+	case failed != nil:
+		return failed
+	case err == nil && len(replies) > 0:
+		return &failure{outcome: unknown, err: notReply(replies[len(replies)-1])}
+	case err != nil && ran && t.outcome(nil, err, &finding{from: routedCall}) == refused:
+		return &failure{outcome: unknown, err: notReply(err)}
+	case ran && !t.reads && isUndone(err):
+		return ranElsewhere{replyOf(err)}
+	}
+	return err
+}
+
+// all reports whether f holds for every one of cmds.
+func all(cmds []redis.Cmder, f func(redis.Cmder) bool) bool {
+	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !f(cmd) })
 }
 
 // isTransaction reports whether cmds are one MULTI ... EXEC block.
@@ -175,169 +490,18 @@ func isTransaction(cmds []redis.Cmder) bool {
 	return true
 }
 
-// transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
-// it was aborted because a command in it was refused, the error is that refusal;
-// but EXEC has then ended any WATCH, and without it the block must not run again.
-func (c *call) transaction(cmds []redis.Cmder, err error, found *finding) (outcome, error) {
-	o, from := c.outcomeOf(err), found.from
-	if found.waited {
-		return notSent, err
+// innerOf returns the commands of a transaction without MULTI and EXEC, and a pipeline
+// as it is.
+func innerOf(cmds []redis.Cmder) []redis.Cmder {
+	if isTransaction(cmds) {
+		return cmds[1 : len(cmds)-1]
 	}
-	if o == foreign && from.alone() && isGarbled(err) {
-		o = c.garbled()
-	}
-	inner := cmds[1 : len(cmds)-1]
-	if from == routedCall && o == refused {
-		// go-redis returns what aborted the block, and sets the abort on the rest.
-		ran := false
-		for _, cmd := range inner {
-			if redis.IsExecAbortError(cmd.Err()) {
-				return refused, err
-			}
-			ran = ran || c.outcomeFor(cmd, cmd.Err(), from) != refused
-		}
-		if !ran { // nothing but refusals: EXEC ran none of them
-			return refused, err
-		}
-	}
-	switch {
-	case from == routedCall && isUnrouted(err):
-		o = notSent
-	case redis.IsExecAbortError(err):
-		for _, cmd := range inner {
-			if e := cmd.Err(); e != nil && c.outcomeFor(cmd, e, from) == refused {
-				c.link.heed(e)
-				if !c.link.watches.Load() {
-					return refused, e
-				}
-			}
-		}
-	case o == refused || o == denied:
-		if c.link.watches.Load() || cmds[0].Err() == nil && firstError(inner, nil) != nil {
-			c.link.heed(err)
-			return answered, err // EXEC ran, and this is what a command in it said
-		}
-	case o == partly:
-		o = notSent // EXEC comes last, so it was not delivered
-	case o == unknown && c.repeatable(inner):
-		o = repeatable
-	}
-	return o, err
+	return cmds
 }
 
-// tail finds the commands of a pipeline that were not run, or may not have been,
-// and what is known of them. When that is partly, undelivered holds those that
-// cannot have run.
-func (c *call) tail(cmds []redis.Cmder, err error, found *finding) (o outcome, rest []redis.Cmder, why error) {
-	if found.blind {
-		rest = withoutReply(cmds)
-		if e := own(err); len(rest) > 0 && e != nil && !e.handshake {
-			return foreign, rest, err // of a command that a hook of the caller ran
-		}
-	} else {
-		rest = found.unanswered(cmds)
-	}
-	if len(rest) > 0 {
-		return c.unansweredTail(rest, err, found), rest, err
-	}
-	if o, rest = c.refusedTail(cmds, found.from); o == refused || o == denied {
-		err = rest[0].Err()
-	}
-	return o, rest, err
-}
-
-// withoutReply returns the commands that may have no answer, where it is not known how
-// far reading came: go-redis sets the error that ended a pipeline on all of them.
-func withoutReply(cmds []redis.Cmder) []redis.Cmder {
-	rest := make([]redis.Cmder, 0, len(cmds))
+func setErrors(cmds []redis.Cmder, err error) {
 	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil && !isReply(err) {
-			rest = append(rest, cmd)
-		}
-	}
-	return rest
-}
-
-// unansweredTail says what is known of the commands that were not answered, the first
-// of which failed with err.
-func (c *call) unansweredTail(rest []redis.Cmder, err error, found *finding) outcome {
-	o := c.outcomeOf(err)
-	c.undelivered = nil // those of an earlier attempt say nothing of this one
-	switch {
-	case found.waited:
-		return notSent
-	case o == foreign && found.from.alone() && isGarbled(err):
-		o = c.garbled()
-	case o == partly:
-		if n := len(rest) - len(found.undelivered); n >= 0 && slices.Equal(rest[n:], found.undelivered) {
-			c.undelivered = rest[n:]
-		}
-		if len(c.undelivered) == len(rest) {
-			return notSent
-		}
-	}
-	if (o == unknown || o == partly) && c.repeatable(rest[:len(rest)-len(c.undelivered)]) {
-		o = repeatable
-	}
-	return o
-}
-
-// labelFound puts the final errors on the commands of a batch that were not answered,
-// when a hook of the caller has had the last word on the batch as a whole.
-func (c *call) labelFound(rest []redis.Cmder, found *finding) {
-	if len(rest) == 0 || found.err == nil {
-		return
-	}
-	kind := ErrOutcomeUnknown
-	switch o := c.unansweredTail(rest, found.err, found); o {
-	case notSent, notSentForGood:
-		kind = ErrUnavailable
-	case foreign, answered, refused, denied:
-		return
-	}
-	c.because(CauseUnsafe)
-	c.label(rest, c.failure(kind, c.withCtx(found.err)))
-}
-
-// refusedTail finds in a pipeline whose commands were all answered the first one
-// that was refused and can be sent again together with all that follow it: those
-// were refused too, or do nothing but read. What they read before the refused one
-// runs is not what the caller asked for.
-func (c *call) refusedTail(cmds []redis.Cmder, from origin) (outcome, []redis.Cmder) {
-	first, found := len(cmds), answered
-	for i := len(cmds) - 1; i >= 0; i-- {
-		o := c.outcomeFor(cmds[i], cmds[i].Err(), from)
-		if (o == refused || o == denied) && (found == answered || found == o) {
-			first, found = i, o
-		} else if !c.link.cfg.mayRepeat(c.ctx, cmds[i]) {
-			break
-		}
-	}
-	if found == answered {
-		return answered, cmds
-	}
-	return found, cmds[first:]
-}
-
-// repeatable reports whether every one of cmds may be sent again.
-func (c *call) repeatable(cmds []redis.Cmder) bool {
-	for _, cmd := range cmds {
-		if !c.link.cfg.mayRepeat(c.ctx, cmd) {
-			return false
-		}
-	}
-	return true
-}
-
-// label puts the final error on the commands that have no answer of their own.
-func (c *call) label(cmds []redis.Cmder, final error) {
-	if own(final) == nil && isReply(final) {
-		return
-	}
-	for _, cmd := range cmds {
-		if err := cmd.Err(); err == nil || !isReply(err) {
-			cmd.SetErr(final)
-		}
+		cmd.SetErr(err)
 	}
 }
 
@@ -350,164 +514,4 @@ func firstError(cmds []redis.Cmder, final error) error {
 		}
 	}
 	return final
-}
-
-// spread carries a batch whose commands go-redis sends to several nodes. What a node
-// has answered is not sent again.
-func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: "pipeline", reads: true}
-	what := func(rest []redis.Cmder) []redis.Cmder { return rest }
-	rest := innerOf(cmds)
-	if len(rest) < len(cmds) {
-		c.name = "transaction"
-		what = func(rest []redis.Cmder) []redis.Cmder {
-			return slices.Concat(cmds[:1], rest, cmds[len(cmds)-1:])
-		}
-	}
-	for _, cmd := range rest {
-		c.reads = c.reads && isReadOnly(cmd)
-	}
-	again := unsettled{call: &c}
-	for {
-		if final := c.admit(); final != nil {
-			again.fail(rest, final)
-			return firstError(cmds, final)
-		}
-		if c.attempts > 0 {
-			setErrors(rest, nil)
-		}
-		var found finding
-		err := c.attempt(func() (err error) {
-			found, err = h.tryBatch(ctx, what(rest), next, w)
-			return err
-		})
-		found.unanswered(rest)
-		o, why := again.sort(rest)
-		word := err == nil || found.isWord(err)
-		if rest = again.cmds; len(rest) == 0 || word {
-			if len(rest) > 0 { // a hook of the caller has had the last word
-				c.because(CauseUnsafe)
-				again.fail(rest, c.failure(ErrUnavailable, why))
-			}
-			switch {
-			case err == nil && c.attempts > 1:
-				return firstError(cmds, nil)
-			case word, nodeErrorOf(found.cause(err)) == nil && c.attempts == 1:
-				return err // as go-redis or a hook has it
-			}
-			return firstError(cmds, err)
-		}
-		if final := c.settle(o, why, why); final != nil {
-			again.fail(rest, final)
-			return firstError(cmds, final)
-		}
-		c.mayHaveRun = false // it is remembered for each command
-	}
-}
-
-// unsettled are the commands of a batch that are to be sent again.
-type unsettled struct {
-	call *call
-	cmds []redis.Cmder
-	ran  map[redis.Cmder]bool // may have run in an earlier attempt
-}
-
-// sort finds them among cmds after an attempt, and returns what is known of them in
-// general. The others get their final errors.
-func (u *unsettled) sort(cmds []redis.Cmder) (o outcome, why error) {
-	c := u.call
-	u.cmds = nil
-	finals := make(map[*nodeError]error)
-	for _, cmd := range cmds {
-		e := cmd.Err()
-		if e == nil || isReply(e) && !c.astray(e) {
-			continue
-		}
-		n := nodeErrorOf(e)
-		if n != nil && n.panicked != nil {
-			panic(n.panicked.value)
-		}
-		if n == nil {
-			switch {
-			case isReply(e):
-				n = &nodeError{outcome: refused, err: e, was: e}
-				cmd.SetErr(n)
-			case isUnrouted(e), errors.Is(e, redis.ErrClosed) && !c.link.closing():
-				n = &nodeError{outcome: notSent, err: e}
-			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
-				// It ended a pause of go-redis's between two rounds, and is on all
-				// commands, those that were answered before included.
-				n = &nodeError{outcome: unknown, err: &connError{phase: phaseRead, err: e}}
-			default:
-				continue // foreign
-			}
-		}
-		known := n.outcome
-		if known == garbled {
-			if known = c.garbled(); known == foreign {
-				cmd.SetErr(n.err)
-				continue
-			}
-			if c.link.cfg.mayRepeat(c.ctx, cmd) {
-				known = repeatable
-			}
-		}
-		switch {
-		case known == unknown, known == notSentForGood, n.final:
-			if finals[n] == nil {
-				kind := ErrUnavailable
-				if known == unknown {
-					kind = ErrOutcomeUnknown
-				}
-				at, shown := reveal(n)
-				c.node = at
-				if c.because(CauseUnsafe); known == notSentForGood {
-					c.why = CausePoolExhausted
-				}
-				finals[n] = c.fail(kind, c.withCtx(shown))
-			}
-			cmd.SetErr(finals[n])
-			continue
-		case known == repeatable:
-			if u.ran == nil {
-				u.ran = make(map[redis.Cmder]bool)
-			}
-			u.ran[cmd] = true
-		}
-		u.cmds = append(u.cmds, cmd)
-		if why == nil || known == repeatable {
-			o, why = known, n
-		}
-	}
-	return o, why
-}
-
-// fail puts the final error on commands that are not sent again after all.
-func (u *unsettled) fail(cmds []redis.Cmder, final error) {
-	for _, cmd := range cmds {
-		n := nodeErrorOf(cmd.Err())
-		if n != nil && (n.outcome == refused || n.outcome == denied) && !u.ran[cmd] {
-			cmd.SetErr(n.was)
-			continue
-		}
-		e := own(final)
-		switch {
-		case e == nil && u.ran[cmd]:
-			e = u.call.failure(ErrOutcomeUnknown, final)
-		case e == nil:
-			cmd.SetErr(final)
-			continue
-		}
-		one := *e
-		if one.kind = ErrUnavailable; e.kind == ErrClosed {
-			one.kind = ErrClosed
-		}
-		if u.ran[cmd] {
-			one.kind = ErrOutcomeUnknown
-		}
-		if n != nil && n.link != nil {
-			one.Addr = n.link.addr
-		}
-		cmd.SetErr(&one)
-	}
 }

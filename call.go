@@ -1,5 +1,11 @@
 package redial
 
+// The outer part of redial's hook, and the one loop by which whatever a caller wants done
+// is carried on: a command, a batch, a transaction, for one server or for many, or a Watch.
+// It waits at the gate, has attempts made, and decides by policy, budget and patience
+// whether there is another. What a failure means it is told by outcome.go and batch.go;
+// of nodes it knows no more than its router.
+
 import (
 	"context"
 	"errors"
@@ -14,10 +20,28 @@ import (
 // hook is the outer part of redial's hook: it passes commands through the gate, reads
 // what became of them and retries what may be retried.
 type hook struct {
-	link         *link
-	writeTimeout time.Duration // of the client, as its Options have it
-	nodes        *nodes        // nil: the client has one server
-	inners       *innerParts   // nil: hooks of the caller are all behind our back
+	link   *link
+	router router
+	inners *innerParts // nil: hooks of the caller are all behind our back
+}
+
+// router is the way from a client to its servers.
+type router interface {
+	// send and sendBatch have go-redis, which is next, make an attempt.
+	send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error
+	sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding
+	// mark returns the context for what passes the hooks of nodes without an attempt.
+	mark(ctx context.Context) context.Context
+	// use notes that a caller has made use of the way.
+	use()
+	// refresh has the way looked for again, and rerouted returns a channel that is closed
+	// when there may be another. It may be nil.
+	refresh()
+	rerouted() <-chan struct{}
+
+	several() bool                   // there is more than one server
+	redirects() bool                 // and they send commands to each other
+	spreads(cmds []redis.Cmder) bool // a batch may go to several of them
 }
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
@@ -27,33 +51,24 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if ctx.Err() != nil {
-			return h.late(ctx, cmd, next, w)
-		}
-		l := h.link
 		var found finding
 		var err error
-		switch {
-		case l.enter():
+		// Hooks see a command whose context had ended before the call, as they do in
+		// go-redis, which then does not send it.
+		late := ctx.Err() != nil
+		switch l := h.link; {
+		case !late && l.enter():
 			found, err = h.admitted(ctx, cmd, next, w)
-		case l.csc && isBarredByCache(cmd):
+		case late, l.csc && isBarredByCache(cmd):
 			found, err = h.try(ctx, cmd, next, w)
 		default:
-			return h.finish(cmd, h.process(ctx, cmd, next, w, 0, nil, finding{}))
+			return h.process(ctx, cmd, next, w, finding{}, nil, 0)
 		}
-		if err == nil || err == redis.Nil {
+		if err == nil || err == redis.Nil || late && !isOurs(err) {
 			return err
 		}
-		return h.finish(cmd, h.process(ctx, cmd, next, w, 1, err, found))
+		return h.process(ctx, cmd, next, w, found, err, 1)
 	}
-}
-
-// finish puts an error on a command where go-redis does not always.
-func (h hook) finish(cmd redis.Cmder, err error) error {
-	if h.nodes != nil {
-		cmd.SetErr(err)
-	}
-	return err
 }
 
 // way is what lies between the outer part of our hook and go-redis.
@@ -69,7 +84,7 @@ func (h hook) wayTo(next any) way {
 
 func (h hook) originOf(next any) origin {
 	from := originOf(next)
-	if h.nodes != nil && from != foreignHook {
+	if from != foreignHook && h.router.several() {
 		return routedCall
 	}
 	return from
@@ -92,123 +107,146 @@ func (h hook) admitted(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 	return h.try(ctx, cmd, next, w)
 }
 
-// isOurs reports whether err holds what our parts tell each other, or our connections.
-func isOurs(err error) bool {
-	var ce *connError
-	return nodeErrorOf(err) != nil || errors.As(err, &ce)
-}
-
-// late takes care of a command whose context had ended before the call. Hooks see it, as
-// they do in go-redis, which then does not send it.
-func (h hook) late(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
-	found, err := h.try(ctx, cmd, next, w)
-	if err == nil || !isOurs(err) {
-		return err
-	}
-	return h.finish(cmd, h.process(ctx, cmd, next, w, 1, err, found))
-}
-
 // process carries a command on after its first attempt failed with err, or before
 // there was one.
-func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, attempts int, err error, found finding) error {
-	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: cmd.Name(), attempts: attempts, nested: isHandshake(cmd), reads: isReadOnly(cmd)}
-	for {
-		if err != nil {
-			c.mayHaveRun = c.mayHaveRun || found.mayHaveRun
-			o := c.refine(found.of(cmd, err), cmd, err)
-			if o == garbled {
-				o = c.garbled()
-			}
-			if o == unknown && c.link.cfg.mayRepeat(ctx, cmd) {
-				o = repeatable
-			}
-			if final := c.settle(o, found.cause(err), err); final != nil {
-				if _, shown := reveal(err); c.name == "shutdown" && o == unknown && errors.Is(shown, io.EOF) {
-					return io.EOF // the server's way to say yes, as go-redis knows it
-				}
-				return final
-			}
-		}
-		if final := c.admit(); final != nil {
-			return final
-		}
-		err = c.attempt(func() (err error) {
-			found, err = h.try(ctx, cmd, next, w)
-			return err
-		})
-		if err == nil {
-			return nil
-		}
+func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f finding, err error, attempts int) error {
+	c := h.newCall(ctx, cmd.Name(), attempts, isReadOnly(cmd))
+	c.nested = isHandshake(cmd)
+	err = c.carry(&single{h, cmd, next, w, f}, err)
+	if h.router.several() { // go-redis does not always
+		cmd.SetErr(err)
 	}
+	return err
 }
 
-// call is one logical command or batch across its attempts.
+// single is the work of one command.
+type single struct {
+	hook
+	cmd   redis.Cmder
+	next  redis.ProcessHook
+	way   way
+	found finding
+}
+
+func (s *single) try(c *call) (err error) {
+	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way)
+	return err
+}
+
+func (s *single) judge(c *call, err error) ruling {
+	if err == nil {
+		return ruling{done: true}
+	}
+	f := &s.found
+	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
+	r := ruling{outcome: foreign, why: f.cause(err), said: err}
+	if !f.isWord(err) {
+		r.outcome = c.outcome(s.cmd, r.why, f)
+	}
+	if r.outcome != partly {
+		r.outcome = c.revise(r.outcome, s.cmd)
+	}
+	return r
+}
+
+func (s *single) end(c *call, o outcome, final error) error {
+	if c.name == "shutdown" && o == unknown && errors.Is(final, io.EOF) {
+		return io.EOF // the server's way to say yes, as go-redis knows it
+	}
+	return final
+}
+
+// call is what a caller wants done, across its attempts.
 type call struct {
-	link     *link
-	nodes    *nodes // nil: the client has one server
-	ctx      context.Context
+	terms
 	name     string
-	nested   bool // part of setting up a connection
-	reads    bool // running it changes nothing
-	attempts int
+	inside   bool      // its parts wait at the gate and are counted by themselves
 	admitted bool      // the next attempt was counted by enter
 	renewed  bool      // it was tried again with new credentials
+	apiece   bool      // mayHaveRun is remembered for each of its commands
 	began    time.Time // when it first failed or had to wait; zero: not yet
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
 	why      Cause     // why there is no other attempt
 
-	node *link         // where the last attempt failed, if the client has several; nil: unknown
-	turn chan struct{} // closed when another node may have taken over
-
-	apart    bool      // its outcome is judged on a goroutine of go-redis's
-	panicked *panicked // what a function of the caller did there
-
-	undelivered []redis.Cmder // of a batch that was partly written: cannot have run
+	node     *link           // where the last attempt failed, if the client has several; nil: unknown
+	rerouted <-chan struct{} // closed when another node may have taken over
 
 	// mayHaveRun is set when an attempt was followed by another although its
 	// outcome is unknown. No later failure can then claim that nothing ran.
 	mayHaveRun bool
 }
 
-// attempt counts an attempt and makes it.
-func (c *call) attempt(try func() error) error {
-	if c.attempts++; c.attempts > 1 {
-		c.link.n.retried(c.after)
+func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
+	return &call{terms: terms{link: h.link, router: h.router, ctx: ctx, attempts: attempts, reads: reads}, name: name}
+}
+
+// work is what a call is about.
+type work interface {
+	// try makes an attempt at what is left to do.
+	try(c *call) error
+	// judge says what became of an attempt that ended with err.
+	judge(c *call, err error) ruling
+	// end returns the error of a call that ends with final, after an attempt that had the
+	// outcome o. What has no answer of its own gets its error.
+	end(c *call, o outcome, final error) error
+}
+
+// ruling is what became of an attempt.
+type ruling struct {
+	outcome outcome
+	why     error // the error to go by
+	said    error // what hooks of the caller have made of that
+	done    bool  // there is nothing left to do; the call returns said
+}
+
+// carry is the loop: it has attempts made until the work is done or must not be tried
+// again. err is the error of the first one, if it was made already.
+func (c *call) carry(w work, err error) error {
+	for tried := c.attempts > 0; ; tried = true {
+		r := ruling{outcome: notSent}
+		var final error
+		if tried {
+			if r = w.judge(c, err); r.done {
+				return r.said
+			}
+			final = c.settle(r)
+		}
+		if final == nil {
+			final = c.admit()
+		}
+		if final != nil {
+			return w.end(c, r.outcome, final)
+		}
+		err = c.attempt(w.try)
+	}
+}
+
+// attempt makes an attempt, counts it and gives back what admit has taken.
+func (c *call) attempt(try func(*call) error) error {
+	if !c.inside {
+		if c.attempts++; c.attempts > 1 {
+			c.link.n.retried(c.after)
+		}
 	}
 	paid := c.paid
 	c.paid = false
-	err := c.send(try)
+	if c.admitted {
+		c.admitted = false
+		defer c.link.leave()
+	}
+	err := try(c)
 	if paid && err == nil {
 		c.link.budget.giveBack()
 	}
 	return err
 }
 
-// send makes an attempt and gives back what admit has taken.
-func (c *call) send(try func() error) error {
-	if c.admitted {
-		c.admitted = false
-		defer c.link.leave()
-	}
-	return try()
-}
-
-// free reports whether the gate does not concern the call, because it is part of
-// making a connection that another command waits for.
-func (c *call) free() bool {
-	if c.nested {
-		return true
-	}
-	nested, _ := c.ctx.Value(ctxNested).(bool)
-	return nested
-}
-
 // admit waits at the gate and returns nil when an attempt may be made.
 func (c *call) admit() error {
 	l := c.link
-	if c.free() {
+	if c.bypassesGate() || c.inside && !c.router.several() {
 		return nil
 	}
 	if state, _ := l.current(); state == StateClosed && c.attempts == 0 {
@@ -228,8 +266,8 @@ func (c *call) admit() error {
 		}
 	}
 	c.admitted = true
-	if c.nodes != nil && c.attempts > 0 {
-		c.turn = c.nodes.nextTurn()
+	if c.attempts > 0 {
+		c.rerouted = c.router.rerouted()
 	}
 	return nil
 }
@@ -239,7 +277,7 @@ func (c *call) wait(l *link) error {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	why, err := l.wait(c.ctx, c.began, c.turn)
+	why, err := l.wait(c.ctx, c.began, c.rerouted)
 	c.why = why
 	switch {
 	case err == nil:
@@ -250,22 +288,20 @@ func (c *call) wait(l *link) error {
 	return c.fail(ErrUnavailable, err)
 }
 
-// settle looks at the outcome of an attempt, which failed with err; said is what hooks
-// of the caller have made of that. It returns nil when another attempt may be made,
+// settle acts on what became of an attempt. It returns nil when another may be made,
 // after a pause where one is due, and else the final error.
-func (c *call) settle(o outcome, err, said error) error {
+func (c *call) settle(r ruling) error {
+	o, err := r.outcome, r.why
 	same := o == notSent && sameFailure(err, c.last)
 	c.last, c.after = err, o
-	ours := err == said
-	if c.node, err = reveal(err); !ours {
-		err = said
+	at, shown := reveal(err)
+	if c.node, _ = at.(*link); err != r.said {
+		shown = r.said
 	}
+	err = shown
 	l := c.link
 	if c.node != nil {
 		l = c.node
-	}
-	if o == notSentForGood && errors.Is(err, redis.ErrPoolTimeout) && l.troubled() {
-		o = notSent // the pool is held up by the server, not by its callers
 	}
 	if c.link.hopeless() {
 		if words := c.ownWords(o, err); words != nil {
@@ -275,33 +311,35 @@ func (c *call) settle(o outcome, err, said error) error {
 	}
 	switch o {
 	case answered, foreign:
-		l.heed(err) // a refusal that must not be retried is news all the same
+		l.react(err) // a refusal that must not be retried is news all the same
 		return err
 	case unknown, partly:
 		c.because(CauseUnsafe)
 		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
 	case notSentForGood:
-		if errors.Is(err, redis.ErrClosed) {
-			if c.nodes == nil || c.link.closing() {
-				return err
+		switch {
+		case errors.Is(err, redis.ErrPoolTimeout) && l.troubled():
+			// the pool is held up by the server, not by its callers
+		case !errors.Is(err, redis.ErrClosed):
+			c.why = CausePoolExhausted
+			if isHeld(err) {
+				c.why = CauseHeldConnectionBroken
 			}
-			c.nodes.refresh() // the node is not part of the client any more
-			break
+			return c.fail(ErrUnavailable, c.withCtx(err))
+		case !c.router.several() || c.link.closing():
+			return err
+		default:
+			c.router.refresh() // the node is not part of the client any more
 		}
-		c.why = CausePoolExhausted
-		if isHeld(err) {
-			c.why = CauseHeldConnectionBroken
-		}
-		return c.fail(ErrUnavailable, c.withCtx(err))
 	case denied:
-		if c.renewed || !l.renews || c.free() {
+		if c.renewed || !l.renews || c.bypassesGate() {
 			return err
 		}
 		c.renewed = true
 		l.rotate(err) // new connections ask the provider for new credentials
 		return nil
 	case refused:
-		l.heed(err)
+		l.react(err)
 	case repeatable:
 		c.mayHaveRun = true
 	}
@@ -311,18 +349,19 @@ func (c *call) settle(o outcome, err, said error) error {
 	switch {
 	case same: // a full-duplex command cannot be sent again
 		c.why = CauseSharedConnection
-	case c.free():
+	case c.bypassesGate():
 		c.why = CauseHandshake
 	case ended(c.ctx) != nil:
 		c.why = CauseContextEnded
 	default:
-		if c.nodes != nil && c.node == nil && o != refused { // else heed has asked, if there is reason to
-			c.nodes.refresh()
+		if c.node == nil && o != refused { // else react has asked, if there is reason to
+			c.router.refresh()
 		}
 		c.why = c.pause(o)
 	}
 	switch {
 	case c.why == CauseNone:
+		c.mayHaveRun = c.mayHaveRun && !c.apiece
 		return nil
 	case o == refused && !c.mayHaveRun:
 		return err // the server's own words
@@ -333,30 +372,41 @@ func (c *call) settle(o outcome, err, said error) error {
 // ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
 // err says something else.
 func (c *call) ownWords(o outcome, err error) error {
-	var ce *connError
+	ce := connErrorOf(err)
 	switch {
 	case o == answered, o == foreign, o == denied:
 		return err
 	case o != notSent || c.mayHaveRun:
 		return nil
-	case c.nodes != nil && isUnrouted(err):
+	case c.router.several() && isUnrouted(err):
 		return err
-	case c.nodes != nil || !errors.As(err, &ce):
+	case c.router.several() || ce == nil:
 		return nil
-	case c.free():
+	case c.bypassesGate():
 		return ce // for the command that it is part of
 	}
 	return ce.err
 }
 
-// garbled says what a reply that go-redis could not read means. A write may have
-// run. A read is worth another try, after which the error is the caller's: it may
-// be the command that expects another type of reply.
-func (c *call) garbled() outcome {
-	if c.reads && c.attempts > 1 {
-		return foreign
+// react does what a refusal asks for beyond waiting.
+func (l *link) react(reply error) {
+	row, _ := refusalOf(reply)
+	switch {
+	case row == nil:
+		return
+	case l.passive: // the node it came from has heeded the rest
+		if row.topology {
+			l.lookElsewhere()
+		}
+		return
+	case row.retires:
+		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing
+	case row.topology && l.nodes != nil && row.waits != waitsAmongNodes: // of those go-redis has asked itself
+		l.lookElsewhere()
 	}
-	return unknown
+	if row.notReady {
+		l.suspect(reply)
+	}
 }
 
 // because sets the cause, unless the end of the context is one.
@@ -364,13 +414,6 @@ func (c *call) because(why Cause) {
 	if c.why = why; ended(c.ctx) != nil {
 		c.why = CauseContextEnded
 	}
-}
-
-// sameFailure reports whether two attempts failed not alike but with the very same
-// failure, so that the second was none.
-func sameFailure(a, b error) bool {
-	var fa, fb *connError
-	return errors.As(a, &fa) && errors.As(b, &fb) && fa == fb
 }
 
 // pause keeps attempts apart while the link is up; when it is not, the gate
@@ -437,9 +480,9 @@ func (c *call) withCtx(err error) error {
 
 // fail counts the call as failed and builds the error the caller sees.
 func (c *call) fail(kind, err error) error {
-	e := c.failure(kind, err)
+	e := c.newError(kind, err)
 	switch {
-	case c.free(): // counted with the command it is part of
+	case c.bypassesGate(): // counted with the command it is part of
 	case e.kind == ErrUnavailable:
 		c.link.n.refused.Add(1)
 	case e.kind == ErrOutcomeUnknown:
@@ -448,11 +491,11 @@ func (c *call) fail(kind, err error) error {
 	return e
 }
 
-func (c *call) failure(kind, err error) *Error {
+func (c *call) newError(kind, err error) *Error {
 	if c.mayHaveRun {
 		kind = ErrOutcomeUnknown
 	}
-	if e := own(err); e != nil && e.handshake {
+	if e := asError(err); e != nil && e.handshake {
 		err = fmt.Errorf("%s: %w", e.Cmd, e.Err) // its outcome is not this one's
 	}
 	l := c.link
@@ -462,46 +505,7 @@ func (c *call) failure(kind, err error) *Error {
 	state, since := l.current()
 	return &Error{
 		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
-		Cause: c.why, Reason: c.why.text(c.link.cfg), Err: err, kind: kind, handshake: c.free(), reads: c.reads,
-	}
-}
-
-// What go-redis does without its hooks is taken through the gate from outside.
-
-// persist tries until try succeeds or what failed must not be tried again. Its error
-// has gone through a hook.
-func (h hook) persist(ctx context.Context, name string, try func(ctx context.Context) error) error {
-	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: name, reads: true}
-	inner := ctx
-	if h.nodes != nil {
-		inner = routedContext(ctx, false)
-	}
-	for {
-		if h.nodes != nil {
-			if final := c.admit(); final != nil {
-				return final
-			}
-		}
-		err := c.send(func() error { return try(inner) })
-		if err == nil {
-			return nil
-		}
-		cause := err
-		switch e := own(err); {
-		case e != nil: // of a hook that has counted its attempts
-			if e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken {
-				return err
-			}
-			cause = e.Err
-			c.attempts += e.Attempts
-		case nodeErrorOf(err) != nil || h.nodes != nil && isUnrouted(err):
-			c.attempts++
-		default:
-			return err
-		}
-		if final := c.settle(notSent, cause, cause); final != nil {
-			return final
-		}
+		Cause: c.why, Reason: c.why.text(c.link.cfg), Err: err, kind: kind, handshake: c.bypassesGate(), reads: c.reads,
 	}
 }
 
@@ -510,45 +514,68 @@ func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis
 	fn func(*redis.Tx) error, keys []string) error {
 	if end := ctx.Err(); end != nil {
 		err := watch(ctx, fn, keys...) // which runs nothing
-		if own(err) != nil || nodeErrorOf(err) != nil {
+		if asError(err) != nil || failureOf(err) != nil {
 			return end
 		}
 		return err
 	}
-	var result error
-	err := h.persist(ctx, "watch", func(ctx context.Context) error {
-		called := false
-		result = watch(ctx, func(tx *redis.Tx) error {
-			called = true
-			return fn(tx)
-		}, keys...)
-		if called {
-			return nil
-		}
-		return result
-	})
-	if err != nil {
-		return err
-	}
-	return result
+	c := h.newCall(ctx, "watch", 0, true)
+	c.inside = true
+	return c.carry(&watching{run: watch, fn: fn, keys: keys}, nil)
 }
+
+// watching is the work of a Watch, which is tried again until its function was called.
+type watching struct {
+	run    func(context.Context, func(*redis.Tx) error, ...string) error
+	fn     func(*redis.Tx) error
+	keys   []string
+	called bool
+}
+
+// try runs it past the hooks of the client as a whole.
+func (w *watching) try(c *call) error {
+	return w.run(c.router.mark(c.ctx), func(tx *redis.Tx) error {
+		w.called = true
+		return w.fn(tx)
+	}, w.keys...)
+}
+
+func (w *watching) judge(c *call, err error) ruling {
+	e, why := asError(err), err
+	switch {
+	case err == nil, w.called:
+		return ruling{done: true, said: err}
+	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
+		return ruling{done: true, said: err} // of a hook that has waited
+	case e != nil:
+		why = e.Err
+		c.attempts += e.Attempts
+	case failureOf(err) != nil, c.router.several() && isUnrouted(err):
+		c.attempts++
+	default:
+		return ruling{done: true, said: err}
+	}
+	return ruling{outcome: notSent, why: why, said: why}
+}
+
+func (w *watching) end(_ *call, _ outcome, final error) error { return final }
 
 // ready waits at the gate.
 func (h hook) ready(ctx context.Context, name string) error {
-	c := call{link: h.link, nodes: h.nodes, ctx: ctx, name: name, reads: true}
+	c := h.newCall(ctx, name, 0, true)
 	if err := c.admit(); err != nil {
 		return err
 	}
 	if c.admitted {
 		h.link.leave()
 	}
-	h.nodes.use()
+	h.router.use()
 	return nil
 }
 
 // patient waits for the link, for as long as the dial of a subscription does.
 func (h hook) patient(ctx context.Context) {
-	h.nodes.use()
+	h.router.use()
 	if h.link.gate.Load() != gateOpen {
 		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil)
 	}

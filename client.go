@@ -131,7 +131,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 		g.forsake(rdb)
 		return nil, err
 	}
-	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout, inners: new(innerParts)}
+	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
 	l.removed = closedCheck(rdb)
@@ -170,7 +170,7 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
 	c.outer.on(clone.Client)
-	clone.hook.writeTimeout = clone.Options().WriteTimeout
+	clone.hook.router = oneServer{clone.hook.link, clone.Options().WriteTimeout}
 	clone.hook.inners = new(innerParts)
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}

@@ -79,6 +79,16 @@ func (e *Error) Error() string {
 // Unwrap returns the kind of the error and its cause.
 func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
 
+func (e *Error) known() outcome {
+	switch {
+	case e.handshake, e.kind == ErrUnavailable:
+		return notSent
+	case e.kind == ErrOutcomeUnknown:
+		return unknown
+	}
+	return notSentForGood
+}
+
 // Timeout reports whether a timeout was the cause, as net.Error does.
 func (e *Error) Timeout() bool { return sys.IsTimeout(e.Err) }
 
@@ -153,8 +163,8 @@ func IsConnectionError(err error) bool {
 	return errors.As(err, &ce) || sys.IsConnectionError(err)
 }
 
-// own returns the Error inside err, or nil.
-func own(err error) *Error {
+// asError returns the Error inside err, or nil.
+func asError(err error) *Error {
 	var e *Error
 	errors.As(err, &e)
 	return e

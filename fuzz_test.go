@@ -504,7 +504,7 @@ func FuzzOutcome(f *testing.F) {
 		}
 		switch o {
 		case unknown, partly, repeatable, garbled, foreign:
-			if e := own(err); safe && (e == nil || !e.reads) {
+			if e := asError(err); safe && (e == nil || !e.reads) {
 				t.Fatalf("%T %v is %d and safe to retry", err, err, o)
 			}
 		case refused, denied:
@@ -521,7 +521,7 @@ func FuzzOutcome(f *testing.F) {
 		}
 		_ = sys.IsTimeout(err)
 		_ = judge(err, false)
-		if isReply(plain(err)) && err != redis.Nil {
+		if isReply(notReply(err)) && err != redis.Nil {
 			t.Fatalf("%T %v is still a reply", err, err)
 		}
 	})
@@ -558,7 +558,7 @@ func fuzzError(text string, shape []byte) (err error, mayHaveRun bool) {
 			err, mayHaveRun = nil, false
 		case 12, 13, 14, 15:
 			cause := err
-			if cause == nil || own(cause) != nil { // sockets know nothing of commands
+			if cause == nil || asError(cause) != nil { // sockets know nothing of commands
 				cause = io.EOF
 			}
 			p := phase(kind - 12)

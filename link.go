@@ -148,7 +148,7 @@ func (l *link) causeLocked() error {
 // those who wait for the state to change.
 func (l *link) noteCause(err error) {
 	l.mu.Lock()
-	l.cause = plain(err)
+	l.cause = notReply(err)
 	close(l.changed)
 	l.changed = make(chan struct{})
 	l.mu.Unlock()
@@ -161,6 +161,8 @@ func (l *link) seal(failure *connError) error {
 	}
 	return failure
 }
+
+func (l *link) address() string { return l.addr }
 
 // nudge makes the loop look around. It never blocks.
 func nudge(ch chan struct{}) {
@@ -177,7 +179,7 @@ func nudge(ch chan struct{}) {
 // connections are retired and the rest may finish. reason may be "" where why says it
 // all.
 func (l *link) transition(to State, why Cause, reason string, cause error, attempts int) bool {
-	cause = plain(cause)
+	cause = notReply(cause)
 	reason = cmp.Or(reason, why.text(l.cfg))
 	l.mu.Lock()
 	if l.state == StateClosed || l.state == to || to == StateReconnecting && l.state != StateConnected {
@@ -282,7 +284,7 @@ func (l *link) suspect(err error) {
 		l.mu.Unlock()
 		return
 	}
-	l.cause = plain(err)
+	l.cause = notReply(err)
 	if l.verdict == nil {
 		l.verdict = make(chan struct{})
 	}
@@ -322,7 +324,7 @@ func (l *link) reconnect(reason string) {
 // follow the name to where it points now, or after one that wants other
 // credentials; at most once in rotateSpacing. What is in flight is left to finish.
 func (l *link) rotate(why error) {
-	why = plain(why)
+	why = notReply(why)
 	l.mu.Lock()
 	if l.state != StateConnected || time.Since(l.rotated) < rotateSpacing {
 		l.mu.Unlock()

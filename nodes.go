@@ -38,7 +38,7 @@ type nodes struct {
 	answers  int                    // guarded by mu; how often a node has told the topology
 	seen     string                 // guarded by mu; the topology it told last
 	acted    string                 // guarded by mu; the one that those who wait know of
-	turn     chan struct{}          // guarded by mu; closed when the topology has changed
+	news     chan struct{}          // guarded by mu; closed when the topology has changed
 	changed  bool                   // guarded by mu; it had, at the last load
 	strays   []stray                // guarded by mu; subscriptions that have to go to another node
 }
@@ -48,7 +48,7 @@ func newNodes(cfg *config, addr string) *nodes {
 	n := &nodes{
 		group:    newGroup(cfg),
 		byClient: make(map[*redis.Client]hook),
-		turn:     make(chan struct{}),
+		news:     make(chan struct{}),
 		splits:   func(redis.Cmder) bool { return false },
 	}
 	l := newState(n.group, addr)
@@ -65,10 +65,10 @@ func newNodes(cfg *config, addr string) *nodes {
 }
 
 // hook returns the outer hook.
-func (n *nodes) hook() hook { return hook{link: n.front, nodes: n, inners: &n.inners} }
+func (n *nodes) hook() hook { return hook{link: n.front, router: n, inners: &n.inners} }
 
-// route marks the context of a command and has go-redis send it to its node.
-func (n *nodes) route(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+// send marks the context of a command and has go-redis send it to its node.
+func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
 	n.use()
 	if !n.splits(cmd) {
 		if isKnown(cmd) {
@@ -84,17 +84,39 @@ func (n *nodes) route(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	if err == nil { // go-redis tells of some failures on the command only
 		err = cmd.Err()
 	}
-	err = p.verdict(&call{link: n.front, nodes: n, ctx: ctx, reads: isReadOnly(cmd)}, err)
+	err = p.verdict(&terms{link: n.front, router: n, ctx: ctx, reads: isReadOnly(cmd)}, err)
 	cmd.SetErr(err)
 	return err
 }
+
+// sendBatch does the same for a batch, for which its nodes have noted what they found
+// on the commands.
+func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+	n.use()
+	err := next(routedContext(ctx, true), cmds)
+	if n.ring && !isTransaction(cmds) && err != nil {
+		err = firstReply(cmds, err) // go-redis returns that of any shard
+	}
+	f := found(ctx, from, err)
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && failureOf(err) != nil {
+			f.add(cmd, err)
+		}
+	}
+	return f
+}
+
+func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
+func (n *nodes) several() bool                            { return true }
+func (n *nodes) redirects() bool                          { return !n.ring }
+func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !isTransaction(cmds) }
 
 // adopt builds the client of a node, with newClient, and the link to it. go-redis
 // calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	l := n.newLink(opt, isQuick(opt.Dialer, opt.TLSConfig))
 	rdb := newClient(ownOptions(opt, l))
-	h := hook{link: l, writeTimeout: rdb.Options().WriteTimeout, inners: new(innerParts)}
+	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
 	rdb.AddHook(nodeHook{h, n})
 	n.enlist(rdb, h)
 	return rdb
@@ -357,12 +379,12 @@ func (n *nodes) leadStrays() {
 	}
 }
 
-// nextTurn returns a channel that is closed when commands that wait for a node may
+// rerouted returns a channel that is closed when commands that wait for a node may
 // find another.
-func (n *nodes) nextTurn() chan struct{} {
+func (n *nodes) rerouted() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.turn
+	return n.news
 }
 
 // proceed has commands that wait for a node look for it again.
@@ -373,8 +395,8 @@ func (n *nodes) proceed() {
 }
 
 func (n *nodes) proceedLocked() {
-	close(n.turn)
-	n.turn = make(chan struct{})
+	close(n.news)
+	n.news = make(chan struct{})
 }
 
 // reconnect retires the connections to all nodes and has them dialed afresh.

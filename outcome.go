@@ -1,94 +1,17 @@
 package redial
 
+// What is known of a command that failed. Connections and the hooks of nodes mark their
+// errors, replies are read in refusals.go, and here is the one rule that puts this
+// together with what an attempt and a call know. Nothing here waits, sends or counts.
+
 import (
 	"context"
 	"errors"
-	"net"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/redial-go/redial/internal/sys"
 )
-
-// phase says how far a command had come when its connection failed.
-type phase uint8
-
-const (
-	phaseDial    phase = iota // no connection, so nothing was sent
-	phaseWrite                // not one byte was delivered
-	phasePartial              // some bytes were delivered, not all
-	phaseRead                 // everything was written, the reply is missing
-)
-
-// connError is a transport error with the phase it happened in. It has no Unwrap
-// method: go-redis strips one layer off handshake errors, and the phase must
-// survive that. Is and As still reach the cause.
-type connError struct {
-	phase phase
-	err   error
-	sent  int // bytes of the request that were written, when phase is phasePartial
-}
-
-func (e *connError) Error() string        { return e.err.Error() }
-func (e *connError) Is(target error) bool { return errors.Is(e.err, target) }
-func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
-func (e *connError) Timeout() bool        { return sys.IsTimeout(e.err) }
-func (e *connError) Temporary() bool      { return sys.IsTemporary(e.err) }
-
-// sealedError is what a connection returns where go-redis would retry by itself: it
-// cannot tell what this is, and takes it for final. It says on which node it happened.
-type sealedError struct {
-	inner *connError
-	link  *link
-}
-
-func (e *sealedError) Error() string { return e.inner.Error() }
-
-// As finds a connError, and nothing else.
-func (e *sealedError) As(target any) bool {
-	inner, ok := target.(**connError)
-	if ok {
-		*inner = e.inner
-	}
-	return ok
-}
-
-// unsealed makes the cause of a sealed error visible again, and keeps the words of
-// what go-redis has wrapped it in.
-type unsealed struct {
-	text  string
-	inner *connError
-}
-
-func (e *unsealed) Error() string { return e.text }
-func (e *unsealed) Unwrap() error { return e.inner }
-
-// reveal returns the link that err came from, nil when it does not say, and err as
-// users are to see it.
-func reveal(err error) (*link, error) {
-	var n *nodeError
-	if errors.As(err, &n) {
-		_, shown := reveal(n.err)
-		return n.link, shown
-	}
-	var s *sealedError
-	switch {
-	case !errors.As(err, &s):
-		return nil, err
-	case err == error(s):
-		return s.link, s.inner
-	}
-	return s.link, &unsealed{err.Error(), s.inner}
-}
-
-// retiredError is the cause on connections that were given up before they
-// failed by themselves.
-type retiredError struct{ cause error }
-
-func (e *retiredError) Error() string        { return "connection retired: " + e.cause.Error() }
-func (e *retiredError) Unwrap() error        { return e.cause }
-func (e *retiredError) Is(target error) bool { return target == net.ErrClosed }
 
 // outcome is what is known about a failed command, from the best to the worst.
 type outcome uint8
@@ -106,47 +29,16 @@ const (
 	foreign                       // an error this package does not know
 )
 
-// outcomeOf reads the outcome off the error that go-redis or a hook returned for
-// one command or batch.
+// outcomeOf is what an error says by itself, of one command or of a batch.
 func outcomeOf(err error) outcome {
-	if err == nil || err == redis.Nil {
-		return answered
-	}
-	// A sticky connection repeats the error that broke it; this time nothing
-	// was sent.
-	if isHeld(err) {
-		return notSentForGood
-	}
-	var n *nodeError
-	if errors.As(err, &n) {
-		if n.setup {
-			return notSent // it was another command that may have run
-		}
-		return n.outcome
-	}
-	var e *Error
-	if errors.As(err, &e) {
-		switch {
-		case e.handshake:
-			return notSent
-		case e.kind == ErrOutcomeUnknown:
-			return unknown
-		case e.kind == ErrUnavailable:
-			return notSent
-		}
-		return notSentForGood
-	}
-	var ce *connError
-	if errors.As(err, &ce) {
-		switch ce.phase {
-		case phaseDial, phaseWrite:
-			return notSent
-		case phasePartial:
-			return partly
-		}
-		return unknown
-	}
+	var mark marked
 	switch {
+	case err == nil || err == redis.Nil:
+		return answered
+	case isHeld(err): // it repeats the error that broke it; this time nothing was sent
+		return notSentForGood
+	case errors.As(err, &mark):
+		return mark.known()
 	case isReply(err): // go-redis would take other errors for replies by their text
 		return outcomeOfReply(err)
 	case isPoolTimeout(err), errors.Is(err, redis.ErrClosed):
@@ -155,42 +47,136 @@ func outcomeOf(err error) outcome {
 	return foreign
 }
 
-// isPoolTimeout reports whether err says that a pool had no connection to give.
-func isPoolTimeout(err error) bool {
-	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
+// terms are what a call knows besides its errors. The zero value knows of no other
+// servers and has been taught nothing.
+type terms struct {
+	link     *link // of the client as a whole, or of the node that an attempt is made at
+	router   router
+	ctx      context.Context
+	nested   bool // part of setting up a connection
+	reads    bool // running it changes nothing
+	attempts int
+
+	apart    bool      // its outcome is judged on a goroutine of go-redis's
+	panicked *panicked // what a function of the caller did there
 }
 
-// outcomeFor is outcomeOf for one command that was sent by itself or within a
-// pipeline. It knows what the error alone does not tell.
-func outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
-	o := outcomeOf(err)
-	if isHandshake(cmd) {
-		if n := nodeErrorOf(err); n != nil {
-			return n.outcome
-		}
-	}
+// outcome says what is known of a command, or of a batch as a whole when cmd is nil. f
+// was found of the attempt, and err is the error to go by.
+func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
+	o, from, one := outcomeOf(err), f.from, cmd != nil
+	n, e := failureOf(err), asError(err)
 	switch {
-	case (o == refused || o == denied) && !concludes(cmd, err):
-		return answered // a script, say, may have done something before it said so
-	case from == foreignHook && err != nil && isUnrouted(err):
+	case f.waited:
 		return notSent
-	case from == foreignHook:
-		if e := own(err); e != nil && !e.handshake {
-			return foreign // of a command that a hook of the caller ran
+	case one && n != nil && isHandshake(cmd):
+		return n.outcome // it is not that of another command
+	case o == answered, o == refused, o == denied:
+		switch {
+		case o != answered && concludes(cmd, err):
+			return o
+		case t.astray(err) && concludes(cmd, err), t.taught(err):
+			return refused
 		}
-	case from == sharedCall && o == notSent:
-		var ce *connError
-		if errors.As(err, &ce) && ce.phase != phaseDial {
-			return unknown // it may have been written before the one that failed
-		}
-	case from.alone() && o == partly:
+		return answered // a script, say, may have done something before it said so
+	case from == foreignHook && e != nil && !e.handshake:
+		return foreign // of a command that a hook of the caller ran
+	case one && from == routedCall && n == nil && isPoolTimeout(err):
+		return foreign // of a hook at a node
+	case (from == routedCall || one && from == foreignHook) && isUnrouted(err):
+		return notSent
+	case one && from.alone() && o == partly:
 		return notSent // half a command cannot run, and it was alone
 	case from.alone() && o == foreign && isGarbled(err):
 		return garbled
-	case from == routedCall && isUnrouted(err):
-		return notSent
+	case from == sharedCall && o == notSent && isAfterDial(err):
+		return unknown // it may have been written before the one that failed
 	}
 	return o
+}
+
+// revise says what an outcome comes to for commands that are to be sent again, if they
+// may. A write whose reply could not be read may have run. A read is worth another try,
+// after which the error is the caller's: it may be the command that expects another type
+// of reply.
+func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
+	switch {
+	case o == garbled && t.reads && t.attempts > 1:
+		return foreign
+	case o == garbled:
+		o = unknown
+	}
+	if (o == unknown || o == partly) && t.mayRepeat(cmds) {
+		return repeatable
+	}
+	return o
+}
+
+// mayRepeat reports whether every one of cmds may be sent again although it may have run.
+func (t *terms) mayRepeat(cmds []redis.Cmder) bool {
+	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !t.link.cfg.mayRepeat(t.ctx, cmd) })
+}
+
+// astray reports whether err sends a command to another node and following it, as
+// go-redis did, led nowhere.
+func (t *terms) astray(err error) bool {
+	if !t.router.redirects() {
+		return false
+	}
+	row, _ := refusalOf(err)
+	return row != nil && row.waits == waitsAmongNodes
+}
+
+// taught reports whether err is a reply of which the caller has said, by WithRefusals,
+// that it means "not executed, try later".
+func (t *terms) taught(err error) (yes bool) {
+	if t.link == nil || t.link.cfg.refusals == nil || t.bypassesGate() { // which may be on a goroutine of ours
+		return false
+	}
+	reply := replyOf(err)
+	if reply == nil || isOutOfScript(reply.Error()) {
+		return false
+	}
+	if t.apart {
+		defer func() {
+			if v := recover(); v != nil {
+				t.panicked = &panicked{v}
+			}
+		}()
+	}
+	return t.link.cfg.refusals(reply)
+}
+
+// panicked is what a function of the caller panicked with on a goroutine of go-redis's,
+// where nobody could recover it. It panics again on the caller's own.
+type panicked struct{ value any }
+
+// bypassesGate reports whether the gate does not concern the call, because it is part of
+// making a connection that another command waits for.
+func (t *terms) bypassesGate() bool {
+	if t.nested {
+		return true
+	}
+	nested, _ := t.ctx.Value(ctxNested).(bool)
+	return nested
+}
+
+// sameFailure reports whether two attempts failed not alike but with the very same
+// failure, so that the second was none.
+func sameFailure(a, b error) bool {
+	ca, cb := connErrorOf(a), connErrorOf(b)
+	return ca != nil && ca == cb
+}
+
+// isAfterDial reports whether err is of a connection that had been made.
+func isAfterDial(err error) bool {
+	ce := connErrorOf(err)
+	return ce != nil && ce.phase != phaseDial
+}
+
+// isPoolTimeout reports whether err says that a pool had no connection to give.
+func isPoolTimeout(err error) bool {
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
 }
 
 // isReply reports whether err is an answer of the server.

@@ -592,7 +592,7 @@ func (bursting) ProcessHook(redis.ProcessHook) redis.ProcessHook { panic(errTest
 // What is known of the commands that fail is the same with outer hooks and without.
 func TestOuter_OutcomesAreAsExact(t *testing.T) {
 	fate := func(err error) string {
-		if e := own(err); e != nil {
+		if e := asError(err); e != nil {
 			err = e.kind
 		}
 		return fmt.Sprintf("%v, safe to retry: %v", err, SafeToRetry(err))

@@ -113,7 +113,7 @@ func (l *link) reach(patient bool) {
 			// After a Reconnect by hand, commands may still be in flight on old
 			// connections.
 			if failures++; failures >= l.cfg.misses && !l.heard.Load() {
-				l.eachConn(func(c *conn) { c.retire(plain(err)) })
+				l.eachConn(func(c *conn) { c.retire(notReply(err)) })
 			}
 		}
 		l.noteCause(err)

@@ -200,7 +200,7 @@ func outcomeOfReply(err error) outcome {
 func concludes(cmd redis.Cmder, err error) bool {
 	row, script := refusalOf(err)
 	switch {
-	case row == nil:
+	case row == nil || cmd == nil: // of a batch as a whole
 		return true
 	case isScript(cmd):
 		return !script && slices.ContainsFunc(row.script, func(words string) bool { return strings.Contains(err.Error(), words) })
@@ -223,95 +223,6 @@ func isAboutScripts(cmd redis.Cmder) bool {
 	return false
 }
 
-// heed does what a refusal asks for beyond waiting.
-func (l *link) heed(reply error) {
-	row, _ := refusalOf(reply)
-	switch {
-	case row == nil:
-		return
-	case l.passive: // the node it came from has heeded the rest
-		if row.topology {
-			l.lookElsewhere()
-		}
-		return
-	case row.retires:
-		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing
-	case row.topology && l.nodes != nil && row.waits != waitsAmongNodes: // of those go-redis has asked itself
-		l.lookElsewhere()
-	}
-	if row.notReady {
-		l.suspect(reply)
-	}
-}
-
-// outcomeFor is outcomeFor with what the call knows: where there are other nodes to go
-// to, and what the caller has taught the client.
-func (c *call) outcomeFor(cmd redis.Cmder, err error, from origin) outcome {
-	return c.refine(outcomeFor(cmd, err, from), cmd, err)
-}
-
-// refine adds what the call knows to an outcome.
-func (c *call) refine(o outcome, cmd redis.Cmder, err error) outcome {
-	if o == answered && (c.astray(err) && concludes(cmd, err) || c.taught(err)) {
-		return refused
-	}
-	return o
-}
-
-// outcomeOf is the same for a batch that failed as a whole.
-func (c *call) outcomeOf(err error) outcome {
-	o := outcomeOf(err)
-	if o == answered && (c.astray(err) || c.taught(err)) {
-		return refused
-	}
-	return o
-}
-
-// astray reports whether err sends a command to another node and following it, as
-// go-redis did, led nowhere.
-func (c *call) astray(err error) bool {
-	if c.nodes == nil || c.nodes.ring {
-		return false
-	}
-	row, _ := refusalOf(err)
-	return row != nil && row.waits == waitsAmongNodes
-}
-
-// taught reports whether err is a reply of which the caller has said, by WithRefusals,
-// that it means "not executed, try later".
-func (c *call) taught(err error) (yes bool) {
-	if c.link.cfg.refusals == nil || c.free() { // which may be on a goroutine of ours
-		return false
-	}
-	reply := replyOf(err)
-	if reply == nil || isOutOfScript(reply.Error()) {
-		return false
-	}
-	if c.apart {
-		defer func() {
-			if v := recover(); v != nil {
-				c.panicked = &panicked{v}
-			}
-		}()
-	}
-	return c.link.cfg.refusals(reply)
-}
-
-// panicked is what a function of the caller panicked with on a goroutine of go-redis's,
-// where nobody could recover it. It panics again on the caller's own.
-type panicked struct{ value any }
-
-// panicOf returns the error of commands during whose judgement something panicked, nil
-// when nothing has.
-func (h nodeHook) panicOf(c *call, cmds []redis.Cmder) error {
-	if c.panicked == nil {
-		return nil
-	}
-	n := &nodeError{link: h.link, outcome: foreign, err: errors.New("a function of the caller panicked"), panicked: c.panicked}
-	setErrors(innerOf(cmds), n)
-	return n
-}
-
 // ranElsewhere is the reply to a part of a command of which other parts ran.
 type ranElsewhere struct{ reply redis.Error }
 
@@ -319,11 +230,11 @@ func (e ranElsewhere) Error() string { return e.reply.Error() }
 func (e ranElsewhere) RedisError()   {}
 func (e ranElsewhere) Unwrap() error { return e.reply }
 
-// plain turns a reply of the server into an error that is none. What a reply to one
+// notReply turns a reply of the server into an error that is none. What a reply to one
 // command has caused must not look like the reply to another: go-redis would keep
 // a dead connection, or take a failed handshake for an old server. It knows one reply
 // by its text, wherever that stands.
-func plain(err error) error {
+func notReply(err error) error {
 	if err != nil && isReply(err) {
 		return errors.New(strings.ReplaceAll(err.Error(), "-READONLY", "READONLY"))
 	}

@@ -1,48 +1,39 @@
 package redial
 
+// What the hook of a node does for a client of several. It makes one attempt at the link
+// of the node, as call.go has it made for a client of one server, and never waits: the
+// outer hook does, and has go-redis find a node again. What reaches a node without the
+// mark of the outer hook, as from ForEachMaster or MasterForKey, is carried on here.
+//
+// The two talk through go-redis, which must neither understand a failure nor act on it:
+//
+//	the hook of a node finds           and returns             go-redis          the outer hook
+//	-------------------------          -----------             --------          --------------
+//	success, an answer                 it                      returns it        returns it
+//	MOVED, ASK                         it                      follows it        waits, if that led nowhere
+//	another refusal                    it                      may try again     waits, unless it is an answer
+//	a refusal that a script raised     failure{answered}       gives up          returns it
+//	the gate shut, nothing sent        failure{notSent}        gives up          waits for the node, or another
+//	... of a read that replicas serve  failure{another: true}  asks a replica    the same, if none answers
+//	a reply lost or unreadable         failure{unknown, ...}   gives up          ErrOutcomeUnknown, or again
+//	that the node is closed            redis.ErrClosed         asks another      looks for the topology
+//	the end of the context             it                      returns it        returns it
+//	no answer about the topology       failure{notSent}        asks another      waits
+//	no connection set up               failure{setup: true}    gives up          waits: nothing was sent
+//	a word of a hook of the caller     it                      returns it        returns it
+//
+// In a pipeline, and in a transaction of a ring, each command that has no answer, or is
+// refused and at the end, has the failure. A transaction of a cluster has none: go-redis
+// goes by what it knows from below this hook. A failure with final set must not be sent
+// again; one with panicked set panics anew where the caller can recover it.
+
 import (
 	"context"
 	"errors"
-	"io"
 	"slices"
-	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
-
-// How a client of several nodes runs a command. The outer hook marks the context and
-// lets go-redis find the node. The hook of that node fails at once when the node
-// cannot be reached, with an error that go-redis takes for final; the outer hook
-// waits, and has go-redis find a node again. What reaches a node without the mark,
-// as from ForEachMaster or MasterForKey, is treated as a client of one server does.
-
-// nodeError is what the hook of a node returns for a command that came through the
-// outer hook. But for readers it hides everything from go-redis, which would retry
-// on its own.
-type nodeError struct {
-	link    *link
-	outcome outcome
-	err     error
-	was     error // of a command in a batch: what it was answered, if it was
-	final   bool  // the command must not be sent again, whatever the outcome
-	another bool  // go-redis may try another node
-	setup   bool  // the command was sent to set up a connection
-
-	panicked *panicked // nil: nothing has
-}
-
-// Error has words before those of the cause, by which go-redis would know some of them.
-func (e *nodeError) Error() string { return "redial: " + e.err.Error() }
-
-// Is has go-redis look for another node, as it does when a connection ends.
-func (e *nodeError) Is(target error) bool { return e.another && target == io.EOF }
-
-// nodeErrorOf returns the nodeError inside err, or nil.
-func nodeErrorOf(err error) *nodeError {
-	var n *nodeError
-	errors.As(err, &n)
-	return n
-}
 
 // routed is the context of a command that came through the outer hook.
 type routed struct {
@@ -80,58 +71,6 @@ func routedContext(ctx context.Context, batch bool) context.Context {
 func routedOf(ctx context.Context) *routed {
 	r, _ := ctx.Value(routedKey{}).(*routed)
 	return r
-}
-
-// parts is what became of the parts of a command that go-redis splits among nodes.
-// It reports success when some of them failed.
-type parts struct {
-	mu     sync.Mutex
-	ran    bool       // guarded by mu; one of them was answered, or may have run
-	failed *nodeError // guarded by mu; the last that was not answered; nil: there is none
-	// The errors that others were answered, which may mean that those did not run.
-	replies []error // guarded by mu
-}
-
-func (p *parts) note(err error) {
-	n := nodeErrorOf(err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case n != nil:
-		p.failed = n
-		p.ran = p.ran || n.outcome == unknown || n.outcome == repeatable || n.outcome == garbled
-	case errors.Is(err, redis.ErrClosed):
-		p.failed = &nodeError{outcome: notSent, err: err}
-	default:
-		if err == nil || err == redis.Nil {
-			p.ran = true
-		} else {
-			p.replies = append(p.replies, err)
-		}
-	}
-}
-
-// verdict returns the error of the whole command, for which go-redis returned err.
-func (p *parts) verdict(c *call, err error) error {
-	p.mu.Lock()
-	ran, failed, replies := p.ran, p.failed, p.replies
-	p.mu.Unlock()
-	for _, e := range replies {
-		ran = ran || !isUndone(e) && !c.taught(e)
-	}
-	switch {
-	case failed != nil && ran:
-		return &nodeError{link: failed.link, outcome: unknown, err: failed.err}
-	case failed != nil:
-		return failed
-	case err == nil && len(replies) > 0:
-		return &nodeError{link: nil, outcome: unknown, err: plain(replies[len(replies)-1])}
-	case err != nil && ran && c.outcomeOf(err) == refused:
-		return &nodeError{link: nil, outcome: unknown, err: plain(err)}
-	case ran && !c.reads && isUndone(err):
-		return ranElsewhere{replyOf(err)}
-	}
-	return err
 }
 
 // nodeHook is the outermost hook of the client of one node.
@@ -194,22 +133,26 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	if err == nil || err == redis.Nil {
 		return err
 	}
-	o := found.of(cmd, err)
+	o := foreign
+	if !found.isWord(err) {
+		t := terms{router: h.router} // what else there is to know the outer hook knows
+		o = t.outcome(cmd, found.cause(err), &found)
+	}
 	if found.mayHaveRun && o != unknown && o != answered {
 		o = unknown
 	}
 	switch {
 	case o == answered && isScript(cmd) && wouldRepeat(err):
 		// It may have done something; go-redis would take it for undone.
-		return &nodeError{link: l, outcome: o, err: err}
+		return &failure{at: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
-		l.heed(err)
+		l.react(err)
 		return err
 	case o == denied && !l.renews, errors.Is(err, redis.ErrClosed):
 		return err
 	}
-	return &nodeError{
-		link: l, outcome: o, err: err, setup: setup,
+	return &failure{
+		at: l, outcome: o, err: err, setup: setup,
 		another: h.of.reader && isReadOnly(cmd) && (o == notSent || l.cfg.mayRepeat(ctx, cmd)),
 	}
 }
@@ -239,8 +182,8 @@ func (h nodeHook) down(reads bool) error {
 		return redis.ErrClosed // go-redis knows what to do
 	}
 	l.attend()
-	return &nodeError{
-		link: l, outcome: notSent, err: &connError{phase: phaseDial, err: l.lastCause()},
+	return &failure{
+		at: l, outcome: notSent, err: &connError{phase: phaseDial, err: l.lastCause()},
 		another: h.of.reader && reads,
 	}
 }
@@ -282,7 +225,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) {
 		return err
 	}
-	return &nodeError{link: l, outcome: notSent, err: err}
+	return &failure{at: l, outcome: notSent, err: err}
 }
 
 // firstContact waits while the first attempt of all to reach the server is under way.
@@ -324,16 +267,15 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 }
 
 // batch makes one attempt at commands of a pipeline, or at a transaction, and labels
-// those that were not run, or may not have been, with a nodeError.
+// those that were not run, or may not have been, with a failure.
 func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	l := h.link
-	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1, apart: true}
 	if isSetup(cmds) { // of a connection that another command waits for
 		_, err := h.tryBatch(ctx, cmds, next, w)
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
 			return err
 		}
-		return &nodeError{link: l, outcome: notSent, setup: true, err: err}
+		return &failure{at: l, outcome: notSent, setup: true, err: err}
 	}
 	if !h.enter(ctx) {
 		err := h.down(false)
@@ -344,22 +286,28 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 	if err == nil && found.err == nil {
 		return nil
 	}
+	t := h.terms(ctx)
 	if isTransaction(cmds) {
 		if found.isWord(err) {
 			return err
 		}
-		o, err := c.transaction(cmds, found.cause(err), &found)
-		if p := h.panicOf(&c, cmds); p != nil {
+		o, err := t.transaction(cmds, found.cause(err), &found)
+		if p := h.panicOf(t, cmds); p != nil {
 			return p
 		}
 		if o == answered || o == foreign {
 			return err
 		}
-		n := &nodeError{link: l, outcome: o, err: err, was: err}
+		n := &failure{at: l, outcome: o, err: err, was: err}
 		setErrors(innerOf(cmds), n)
 		return n
 	}
-	return h.label(&c, cmds, err, &found)
+	return h.label(t, cmds, err, &found)
+}
+
+// terms are those of an attempt at a batch, which is judged on a goroutine of go-redis's.
+func (h nodeHook) terms(ctx context.Context) *terms {
+	return &terms{link: h.link, router: h.router, ctx: ctx, attempts: 1, apart: true}
 }
 
 // clusterBatch is batch where go-redis goes by the errors of the commands and, of a
@@ -378,7 +326,7 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 	if holdsMulti(cmds) {
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil {
-				l.heed(e)
+				l.react(e)
 			}
 		}
 		return err
@@ -386,8 +334,7 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 	if !slices.ContainsFunc(cmds, isTroubled) {
 		return err // nil, or the word of a hook of the caller
 	}
-	c := call{link: l, ctx: ctx, name: "pipeline", attempts: 1, apart: true}
-	return h.label(&c, cmds, err, &found)
+	return h.label(h.terms(ctx), cmds, err, &found)
 }
 
 // isTroubled reports whether a command has an error other than redis.Nil.
@@ -401,65 +348,52 @@ func isSetup(cmds []redis.Cmder) bool {
 	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !isHandshake(cmd) })
 }
 
-// label puts a nodeError on those of cmds that are to be sent again or may not have
+// label puts a failure on those of cmds that are to be sent again or may not have
 // run, after an attempt that ended with err.
-func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) error {
-	l := h.link
-	var rest []redis.Cmder
-	if found.blind {
-		rest = withoutReply(cmds)
-	} else {
-		rest = found.unanswered(cmds)
-	}
-	word := err != nil && found.isWord(err)
+func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) error {
+	l, rest := h.link, f.lost(cmds)
+	word := err != nil && f.isWord(err)
 	if len(rest) == 0 {
-		o, tail := c.refusedTail(cmds, found.from)
-		if p := h.panicOf(c, cmds); p != nil {
+		o, tail := t.refusedTail(cmds, f)
+		if p := h.panicOf(t, cmds); p != nil {
 			return p
 		}
 		if o == answered || word {
 			return err
 		}
-		var why error
+		why := tail[0].Err()
+		l.react(why)
 		for _, cmd := range tail {
-			if err := cmd.Err(); err != nil && isReply(err) && c.outcomeFor(cmd, err, found.from) == o {
-				why = err
-				break
-			}
-		}
-		l.heed(why)
-		for _, cmd := range tail {
-			cmd.SetErr(&nodeError{link: l, outcome: o, err: why, was: cmd.Err()})
+			cmd.SetErr(&failure{at: l, outcome: o, err: why, was: cmd.Err()})
 		}
 		return tail[0].Err()
 	}
 	cause := rest[0].Err()
-	if found.waited {
-		cause = &connError{phase: phaseDial, err: cause}
-	}
-	o := outcomeOf(cause)
-	switch {
-	case errors.Is(cause, redis.ErrClosed):
+	if errors.Is(cause, redis.ErrClosed) {
 		return err
-	case o == foreign && found.from.alone() && isGarbled(cause):
-		o = garbled
-	default:
-		o = c.unansweredTail(rest, cause, found)
 	}
-	if p := h.panicOf(c, cmds); p != nil {
+	var undelivered []redis.Cmder
+	o := t.outcome(nil, cause, f)
+	if o != garbled { // else the outer hook knows what to do
+		o, undelivered = t.tail(o, rest, f)
+	}
+	if p := h.panicOf(t, cmds); p != nil {
 		return p
 	}
 	if o == foreign {
 		return err
 	}
-	if found.mayHaveRun && o != garbled {
+	if f.waited {
+		cause = &connError{phase: phaseDial, err: cause}
+	}
+	if f.mayHaveRun && o != garbled {
 		o = unknown
 	}
-	n := &nodeError{link: l, outcome: o, err: cause, final: word}
+	n := &failure{at: l, outcome: o, err: cause, final: word}
 	if o == partly {
 		n.outcome = unknown
-		setErrors(c.undelivered, &nodeError{link: l, outcome: notSent, final: true, err: cause})
-		rest = rest[:len(rest)-len(c.undelivered)]
+		setErrors(undelivered, &failure{at: l, outcome: notSent, final: true, err: cause})
+		rest = rest[:len(rest)-len(undelivered)]
 	}
 	setErrors(rest, n)
 	if word || err == nil {
@@ -468,17 +402,13 @@ func (h nodeHook) label(c *call, cmds []redis.Cmder, err error, found *finding) 
 	return n
 }
 
-// innerOf returns the commands of a transaction without MULTI and EXEC, and a pipeline
-// as it is.
-func innerOf(cmds []redis.Cmder) []redis.Cmder {
-	if isTransaction(cmds) {
-		return cmds[1 : len(cmds)-1]
+// panicOf returns the error of commands during whose judgement something panicked, nil
+// when nothing has.
+func (h nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
+	if t.panicked == nil {
+		return nil
 	}
-	return cmds
-}
-
-func setErrors(cmds []redis.Cmder, err error) {
-	for _, cmd := range cmds {
-		cmd.SetErr(err)
-	}
+	n := &failure{at: h.link, outcome: foreign, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
+	setErrors(innerOf(cmds), n)
+	return n
 }

@@ -27,5 +27,5 @@ func TestParts_NodeIsRemoved(t *testing.T) {
 	p := &parts{}
 	p.note(nil)
 	p.note(redis.ErrClosed)
-	assert.Equal(t, unknown, outcomeOf(p.verdict(&call{}, redis.ErrClosed)))
+	assert.Equal(t, unknown, outcomeOf(p.verdict(&terms{}, redis.ErrClosed)))
 }

@@ -109,7 +109,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	l.warm = warmer(l, rdb)
 	g.front = l
 	g.add(l)
-	rdb.AddHook(existing{hook{link: l, writeTimeout: opt.WriteTimeout}, l, opt})
+	rdb.AddHook(existing{hook{link: l, router: oneServer{l, opt.WriteTimeout}}, l, opt})
 	g.start()
 	return &Supervisor{g}, nil
 }
@@ -123,7 +123,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	l := n.newLink(opt, false)
-	h := hook{link: l, writeTimeout: opt.WriteTimeout}
+	h := hook{link: l, router: oneServer{l, opt.WriteTimeout}}
 	rdb.AddHook(existing{nodeHook{h, n}, l, opt})
 	n.enlist(rdb, h)
 	return l
