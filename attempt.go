@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // One attempt at what a caller wants done. Our hook has two parts. The outer one,
@@ -277,23 +279,23 @@ func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis
 		ctx = x
 	}
 	switch {
-	case from == clusterCall && !holdsMulti(cmds):
+	case from == clusterCall && !command.HoldsMulti(cmds):
 		// go-redis sets the error that ended a pipeline only on commands that were not
 		// answered. One that was moved here has the error that said so.
 		if ctx.Err() == nil { // else nothing is sent
-			setErrors(cmds, nil)
+			command.SetErrors(cmds, nil)
 		}
 		f := found(ctx, from, next(ctx, atMostOnce(cmds)))
 		first := slices.IndexFunc(cmds, isUnanswered)
 		if first < 0 && f.err != nil && !isReply(f.err) {
 			first = 0 // not even reading could begin, which go-redis sets on commands later
-			setErrors(cmds, f.err)
+			command.SetErrors(cmds, f.err)
 		}
 		if first >= 0 {
 			f.noteRest(cmds[first:], cmds[first].Err())
 		}
 		return f
-	case from != pooledCall || isTransaction(cmds):
+	case from != pooledCall || command.IsTransaction(cmds):
 		return found(ctx, from, next(ctx, cmds))
 	}
 	r := read(cmds)
@@ -328,7 +330,7 @@ func (f *finding) noteRest(rest []redis.Cmder, err error) {
 		f.add(cmd, cmd.Err())
 	}
 	if ce := connErrorOf(err); len(rest) > 0 && ce != nil && ce.phase == phasePartial {
-		f.undelivered = rest[delivered(rest, ce.sent):]
+		f.undelivered = rest[command.Delivered(rest, ce.sent):]
 	}
 }
 
@@ -336,12 +338,6 @@ func (f *finding) noteRest(rest []redis.Cmder, err error) {
 func isUnanswered(cmd redis.Cmder) bool {
 	err := cmd.Err()
 	return err != nil && !isReply(err)
-}
-
-// holdsMulti reports whether cmds are a transaction as a node gets it, perhaps behind
-// ASKING.
-func holdsMulti(cmds []redis.Cmder) bool {
-	return cmds[0].Name() == "multi" || len(cmds) > 1 && cmds[1].Name() == "multi"
 }
 
 // reading follows how far go-redis comes with the replies to a pipeline. go-redis gets

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // ProcessPipelineHook guards pipelines and transactions.
@@ -61,13 +63,13 @@ func (h hook) admittedBatch(ctx context.Context, cmds []redis.Cmder, next redis.
 
 // pipeline carries on a batch for one server, or a transaction.
 func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
-	c := h.newCall(ctx, nameOfBatch(cmds), attempts, all(cmds, isReadOnly))
-	c.nested = all(cmds, isHandshake)
+	c := h.newCall(ctx, nameOfBatch(cmds), attempts, all(cmds, command.ReadOnly))
+	c.nested = all(cmds, command.IsHandshake)
 	return c.carry(&batch{hook: h, cmds: cmds, rest: cmds, next: next, way: w, found: f}, err)
 }
 
 func nameOfBatch(cmds []redis.Cmder) string {
-	if isTransaction(cmds) {
+	if command.IsTransaction(cmds) {
 		return "transaction"
 	}
 	return "pipeline"
@@ -86,7 +88,7 @@ type batch struct {
 }
 
 func (b *batch) try(c *call) (err error) {
-	setErrors(b.rest, nil)
+	command.SetErrors(b.rest, nil)
 	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way)
 	return err
 }
@@ -98,7 +100,7 @@ func (b *batch) judge(c *call, err error) ruling {
 	case err == nil && c.attempts == 1:
 		return ruling{done: true} // whatever a hook of the caller has set on single commands
 	case err == nil:
-		return ruling{done: true, said: firstError(b.cmds, nil)}
+		return ruling{done: true, said: command.FirstError(b.cmds, nil)}
 	case f.from == sharedCall && c.attempts > 1: // cannot be sent again from here
 		return ruling{done: true, said: c.shared(b.rest, err)}
 	}
@@ -135,7 +137,7 @@ func (b *batch) end(c *call, o outcome, final error) error {
 	if o == partly {
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
 	}
-	return firstError(b.cmds, final)
+	return command.FirstError(b.cmds, final)
 }
 
 // label puts the final error on the commands that have no answer of their own.
@@ -202,7 +204,7 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
 func (t *terms) transaction(cmds []redis.Cmder, err error, f *finding) (outcome, error) {
-	o, inner := t.outcome(nil, err, f), innerOf(cmds)
+	o, inner := t.outcome(nil, err, f), command.Inner(cmds)
 	if f.from == routedCall && o == refused {
 		// go-redis returns what aborted the block, and sets the abort on the rest.
 		ran := false
@@ -227,7 +229,7 @@ func (t *terms) transaction(cmds []redis.Cmder, err error, f *finding) (outcome,
 			}
 		}
 	case o == refused || o == denied:
-		if t.link.watches.Load() || cmds[0].Err() == nil && firstError(inner, nil) != nil {
+		if t.link.watches.Load() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
 			t.link.react(err)
 			return answered, err // EXEC ran, and this is what a command in it said
 		}
@@ -276,8 +278,8 @@ func (t *terms) refusedTail(cmds []redis.Cmder, f *finding) (outcome, []redis.Cm
 
 // spread carries on a batch whose commands go-redis sends to several nodes.
 func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	rest := innerOf(cmds)
-	c := h.newCall(ctx, nameOfBatch(cmds), 0, all(rest, isReadOnly))
+	rest := command.Inner(cmds)
+	c := h.newCall(ctx, nameOfBatch(cmds), 0, all(rest, command.ReadOnly))
 	c.apiece = true
 	return c.carry(&spread{hook: h, cmds: cmds, rest: rest, next: next, way: w}, nil)
 }
@@ -294,7 +296,7 @@ type spread struct {
 
 func (s *spread) try(c *call) (err error) {
 	if c.attempts > 1 {
-		setErrors(s.rest, nil)
+		command.SetErrors(s.rest, nil)
 	}
 	cmds := s.rest
 	if c.name == "transaction" {
@@ -318,7 +320,7 @@ func (s *spread) judge(c *call, err error) ruling {
 	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.cause(err)) == nil {
 		return ruling{done: true, said: err} // as go-redis or a hook has it
 	}
-	return ruling{done: true, said: firstError(s.cmds, err)}
+	return ruling{done: true, said: command.FirstError(s.cmds, err)}
 }
 
 // sort finds out what is left after an attempt, and returns what is known of that in
@@ -416,7 +418,7 @@ func (s *spread) end(c *call, _ outcome, final error) error {
 		}
 		cmd.SetErr(&one)
 	}
-	return firstError(s.cmds, final)
+	return command.FirstError(s.cmds, final)
 }
 
 // parts is what became of the parts of a command that go-redis splits among nodes.
@@ -474,44 +476,4 @@ func (p *parts) verdict(t *terms, err error) error {
 // all reports whether f holds for every one of cmds.
 func all(cmds []redis.Cmder, f func(redis.Cmder) bool) bool {
 	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !f(cmd) })
-}
-
-// isTransaction reports whether cmds are one MULTI ... EXEC block.
-func isTransaction(cmds []redis.Cmder) bool {
-	last := len(cmds) - 1
-	if cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
-		return false
-	}
-	for _, cmd := range cmds[1:last] {
-		if cmd.Name() == "exec" {
-			return false
-		}
-	}
-	return true
-}
-
-// innerOf returns the commands of a transaction without MULTI and EXEC, and a pipeline
-// as it is.
-func innerOf(cmds []redis.Cmder) []redis.Cmder {
-	if isTransaction(cmds) {
-		return cmds[1 : len(cmds)-1]
-	}
-	return cmds
-}
-
-func setErrors(cmds []redis.Cmder, err error) {
-	for _, cmd := range cmds {
-		cmd.SetErr(err)
-	}
-}
-
-// firstError returns the first error among cmds, as go-redis does for a batch,
-// or else final.
-func firstError(cmds []redis.Cmder, final error) error {
-	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil {
-			return err
-		}
-	}
-	return final
 }

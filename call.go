@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // hook is the outer part of redial's hook: it passes commands through the gate, reads
@@ -110,8 +112,8 @@ func (h hook) admitted(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 // process carries a command on after its first attempt failed with err, or before
 // there was one.
 func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f finding, err error, attempts int) error {
-	c := h.newCall(ctx, cmd.Name(), attempts, isReadOnly(cmd))
-	c.nested = isHandshake(cmd)
+	c := h.newCall(ctx, cmd.Name(), attempts, command.ReadOnly(cmd))
+	c.nested = command.IsHandshake(cmd)
 	err = c.carry(&single{h, cmd, next, w, f}, err)
 	if h.router.several() { // go-redis does not always
 		cmd.SetErr(err)

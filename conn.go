@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
 )
 
@@ -309,8 +310,8 @@ func (c *conn) blame(err error) error {
 // observe notes from the head of a request what kind of connection this is.
 func (c *conn) observe(p []byte) {
 	var buf [16]byte
-	name := head(p, &buf)
-	if waits := mayWait(name); waits != c.waits.Load() {
+	name := command.Head(p, &buf)
+	if waits := command.MayWait(name); waits != c.waits.Load() {
 		c.waits.Store(waits)
 	}
 	switch string(name) {
@@ -335,40 +336,6 @@ func (c *conn) observe(p []byte) {
 		c.role.Store(roleHeld)
 	}
 	c.uses.Add(1)
-}
-
-// mayWait reports whether the server may let a command wait for others.
-func mayWait(name []byte) bool {
-	switch string(name) {
-	case "xread", "wait", "waitaof":
-		return true
-	}
-	return classes[string(name)] == takes
-}
-
-// head copies the name of the first command in p, a request as go-redis writes
-// it, to buf in lower case: *<n>\r\n$<length>\r\n<name>\r\n. It returns nothing
-// for names that do not fit.
-func head(p []byte, buf *[16]byte) []byte {
-	i := bytes.IndexByte(p, '$')
-	if i < 0 {
-		return nil
-	}
-	n := 0
-	for i++; i < len(p) && p[i] >= '0' && p[i] <= '9' && n <= len(buf); i++ {
-		n = 10*n + int(p[i]-'0')
-	}
-	i += len("\r\n")
-	if n > len(buf) || i+n > len(p) {
-		return nil
-	}
-	name := buf[:copy(buf[:], p[i:i+n])]
-	for j, b := range name {
-		if 'A' <= b && b <= 'Z' {
-			name[j] = b + 'a' - 'A'
-		}
-	}
-	return name
 }
 
 // stale reports whether the connection must prove itself before it carries a

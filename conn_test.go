@@ -141,24 +141,6 @@ func TestConn_ServerFull_IsNotMistakenForAnOldServer(t *testing.T) {
 	assert.EqualError(t, err, "ERR max number of clients reached")
 }
 
-func TestHead(t *testing.T) {
-	for in, want := range map[string]string{
-		"*1\r\n$4\r\nping\r\n":                    "ping",
-		"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n":          "get",
-		"*12\r\n$9\r\nSUBSCRIBE\r\n":              "subscribe",
-		"*1\r\n$17\r\nseventeen-letters\r\n":      "",
-		"*1\r\n$99999999999999999999\r\nping\r\n": "",
-		"*1\r\n$4\r\npi":                          "",
-		"PING\r\n":                                "",
-		"":                                        "",
-		"*1\r\n$":                                 "",
-		"*1\r\n$0\r\n\r\n":                        "",
-	} {
-		var buf [16]byte
-		assert.Equal(t, want, string(head([]byte(in), &buf)), "%q", in)
-	}
-}
-
 // Twenty connections are dropped by something in between; the server is well.
 // Nothing is lost, nothing runs twice, and nobody waits long.
 func TestIdleCheck_DroppedConnections_CostNoCommand(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
 )
 
@@ -163,7 +164,7 @@ func FuzzObserve(f *testing.F) {
 	l := fuzzLink(f)
 	f.Fuzz(func(t *testing.T, raw []byte, name, arg string) {
 		var buf [16]byte
-		if got := head(raw, &buf); len(got) > len(buf) {
+		if got := command.Head(raw, &buf); len(got) > len(buf) {
 			t.Fatalf("%q of %q", got, raw)
 		}
 		newConn(&scriptedConn{}, l, 1).observe(raw)
@@ -173,7 +174,7 @@ func FuzzObserve(f *testing.F) {
 		if len(name) > len(buf) {
 			want = ""
 		}
-		if got := head(request, &buf); string(got) != want {
+		if got := command.Head(request, &buf); string(got) != want {
 			t.Fatalf("%q of %q", got, request)
 		}
 		c := newConn(&scriptedConn{}, l, 1)
@@ -190,7 +191,7 @@ func FuzzObserve(f *testing.F) {
 		if got := c.role.Load(); got != role {
 			t.Fatalf("role %d of %q", got, request)
 		}
-		if waits := classes[want] == takes || want == "xread" || want == "wait" || want == "waitaof"; c.waits.Load() != waits {
+		if waits := command.ClassOf(redis.NewCmd(context.Background(), want)) == command.Takes || want == "xread" || want == "wait" || want == "waitaof"; c.waits.Load() != waits {
 			t.Fatalf("%q waits: %v", request, !waits)
 		}
 	})
@@ -240,7 +241,7 @@ func (c *recorderConn) Write(p []byte) (int, error) {
 	var buf [16]byte
 	r := c.recorder
 	reply := "+OK\r\n"
-	switch name := string(head(p, &buf)); {
+	switch name := string(command.Head(p, &buf)); {
 	case name == "hello":
 		reply = "*2\r\n$5\r\nproto\r\n:2\r\n"
 	case name == "ping":
@@ -284,50 +285,6 @@ func (c *recorderConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *recorderConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *recorderConn) LocalAddr() net.Addr              { return noAddr{} }
 func (c *recorderConn) RemoteAddr() net.Addr             { return noAddr{} }
-
-// The size of a command is that of what go-redis writes, and so is how many of a
-// batch were delivered when a number of bytes were.
-func FuzzWireSize(f *testing.F) {
-	f.Add("echo", "text", []byte("bytes"), int64(-1), uint64(7), 0.1, true, int64(0), 30)
-	f.Add("", "", []byte(nil), int64(math.MinInt64), uint64(math.MaxUint64), math.Inf(-1), false, int64(math.MaxInt64), 0)
-	f.Add("set", strings.Repeat("x", 10_000), []byte{0, '\r', '\n'}, int64(9), uint64(10), -1e300, true, int64(-1), 100)
-	f.Add("x", "\xff\u00e4", []byte("$3\r\n"), int64(99), uint64(100), 5e-324, true, int64(1<<40), math.MaxInt)
-	rec := &wireRecorder{}
-	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", Dialer: rec.Dial, Protocol: 2,
-		DisableIdentity: true, PoolSize: 1, MaxRetries: -1, PipelinePoolSize: -1, WriteBufferSize: 1 << 20})
-	f.Cleanup(func() { _ = rdb.Close() })
-	f.Fuzz(func(t *testing.T, name, s string, b []byte, i int64, u uint64, fl float64, yes bool, nanos int64, sent int) {
-		if len(name)+4*len(s)+len(b) > 100_000 {
-			return // must fit into one write
-		}
-		ctx := context.Background()
-		at := time.Unix(0, nanos).UTC()
-		args := []any{"x" + name, s, b, i, int32(i), int8(i), u, uint16(u), fl, float32(fl), yes, time.Duration(i), at, nil}
-		ends := []int{0} // of each prefix of the batch
-		var batch []redis.Cmder
-		for n := 1; n <= len(args); n++ {
-			cmd := redis.NewCmd(ctx, args[:n]...)
-			_ = rdb.Process(ctx, cmd)
-			requests := rec.take()
-			if len(requests) != 1 {
-				t.Fatalf("%d writes for %q", len(requests), args[:n])
-			}
-			size, ok := wireSize(cmd.Args())
-			if !ok || size != len(requests[0]) {
-				t.Fatalf("%d, %v for %q", size, ok, requests[0])
-			}
-			batch = append(batch, cmd)
-			ends = append(ends, ends[len(ends)-1]+size)
-		}
-		want := 0
-		for want < len(batch) && ends[want+1] <= sent {
-			want++
-		}
-		if got := delivered(batch, sent); got != want {
-			t.Fatalf("%d bytes deliver %d, not %d; the commands end at %d", sent, want, got, ends)
-		}
-	})
-}
 
 // Whatever a server replies to a command that it got, the command is only said to be
 // safe to retry when the server said that it did not run it; and it is not sent

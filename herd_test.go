@@ -18,6 +18,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 var fullHerd = flag.Bool("herd", false, "simulate herds of 10,000 clients and write docs/backoff.md; takes half an hour on two cores")
@@ -161,7 +163,6 @@ func (h herd) run(t *testing.T) herdResult {
 		for _, c := range clients {
 			_ = c.Close()
 		}
-		time.Sleep(herdRoundTrip) // the pools do not wait for dials that they have begun
 		for _, at := range s.accepted {
 			r.connects = append(r.connects, at.Sub(returned))
 		}
@@ -280,7 +281,7 @@ func (c *herdConn) Write(p []byte) (int, error) {
 		return 0, errHerdReset
 	}
 	var buf [16]byte
-	switch string(head(p, &buf)) {
+	switch string(command.Head(p, &buf)) {
 	case "hello":
 		c.replies <- "*2\r\n$5\r\nproto\r\n:2\r\n"
 	case "ping":

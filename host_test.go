@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/redialtest"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // What redial believes of go-redis's insides, on go-redis alone: no client here is under
@@ -102,7 +104,7 @@ func (h *nextNames) take() string {
 func (h *nextNames) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *nextNames) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if !isHandshake(cmd) && !isAboutTopology(cmd) {
+		if !command.IsHandshake(cmd) && !command.IsAboutTopology(cmd) {
 			h.note(nameOf(next))
 		}
 		return next(ctx, cmd)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // nodes are the nodes of one client, and what keeps its picture of them right.
@@ -71,7 +73,7 @@ func (n *nodes) hook() hook { return hook{link: n.front, router: n, inners: &n.i
 func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
 	n.use()
 	if !n.splits(cmd) {
-		if isKnown(cmd) {
+		if command.Known(cmd) {
 			// go-redis wants to know this of commands that it splits, and would ask a
 			// node for the description of all commands before it sends the first.
 			cmd.SetStepCount(1)
@@ -84,7 +86,7 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 	if err == nil { // go-redis tells of some failures on the command only
 		err = cmd.Err()
 	}
-	err = p.verdict(&terms{link: n.front, router: n, ctx: ctx, reads: isReadOnly(cmd)}, err)
+	err = p.verdict(&terms{link: n.front, router: n, ctx: ctx, reads: command.ReadOnly(cmd)}, err)
 	cmd.SetErr(err)
 	return err
 }
@@ -94,7 +96,7 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	n.use()
 	err := next(routedContext(ctx, true), cmds)
-	if n.ring && !isTransaction(cmds) && err != nil {
+	if n.ring && !command.IsTransaction(cmds) && err != nil {
 		err = firstReply(cmds, err) // go-redis returns that of any shard
 	}
 	f := found(ctx, from, err)
@@ -109,7 +111,7 @@ func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.Pr
 func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
 func (n *nodes) several() bool                            { return true }
 func (n *nodes) redirects() bool                          { return !n.ring }
-func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !isTransaction(cmds) }
+func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !command.IsTransaction(cmds) }
 
 // adopt builds the client of a node, with newClient, and the link to it. go-redis
 // calls it, holding a lock of its own.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // outcome is what is known about a failed command, from the best to the worst.
@@ -69,7 +71,7 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	switch {
 	case f.waited:
 		return notSent
-	case one && n != nil && isHandshake(cmd):
+	case one && n != nil && command.IsHandshake(cmd):
 		return n.outcome // it is not that of another command
 	case o == answered, o == refused, o == denied:
 		switch {

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -405,7 +406,7 @@ func (h numbered) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (h numbered) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if isHandshake(cmd) {
+		if command.IsHandshake(cmd) {
 			return next(ctx, cmd)
 		}
 		h.note("in ")
@@ -416,7 +417,7 @@ func (h numbered) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (h numbered) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if isHandshake(cmds[0]) {
+		if command.IsHandshake(cmds[0]) {
 			return next(ctx, cmds)
 		}
 		h.note("in ")

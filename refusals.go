@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // refusal is what is known of a reply that a server gives instead of running a command.
@@ -202,25 +204,14 @@ func concludes(cmd redis.Cmder, err error) bool {
 	switch {
 	case row == nil || cmd == nil: // of a batch as a whole
 		return true
-	case isScript(cmd):
+	case command.IsScript(cmd):
 		return !script && slices.ContainsFunc(row.script, func(words string) bool { return strings.Contains(err.Error(), words) })
-	case row.parked && classOf(cmd) != takes && !isReadOnly(cmd):
+	case row.parked && command.ClassOf(cmd) != command.Takes && !command.ReadOnly(cmd):
 		return false // WAIT, say, on another connection is another question
-	case row.waits == waitsGrace && isAboutScripts(cmd):
+	case row.waits == waitsGrace && command.IsAboutScripts(cmd):
 		return false // it was refused because of what it asks for
 	}
 	return true
-}
-
-// isAboutScripts reports whether cmd is about the script that is running. SCRIPT KILL is
-// told that the server is BUSY when what runs is a function, and the other way round.
-func isAboutScripts(cmd redis.Cmder) bool {
-	switch cmd.Name() {
-	case "script", "function":
-		what := word(cmd.Args(), 1)
-		return what == "kill" || what == "stats"
-	}
-	return false
 }
 
 // ranElsewhere is the reply to a part of a command of which other parts ran.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // RetryPolicy decides whether a command may be sent again although it may have
@@ -16,15 +18,15 @@ type RetryPolicy func(cmd redis.Cmder) bool
 
 // RetryReadOnly retries commands that only read, so running one twice changes
 // nothing. It is the default.
-func RetryReadOnly(cmd redis.Cmder) bool { return isReadOnly(cmd) }
+func RetryReadOnly(cmd redis.Cmder) bool { return command.ReadOnly(cmd) }
 
 // RetryIdempotent retries, besides, writes that leave the same data and give the
 // same reply when they run twice: SET without NX or GET, MSET, EXPIRE without a
 // condition, LSET, commands that store a result under a key they do not read, and
 // a few more. Whatever another client wrote between the two runs is overwritten.
 func RetryIdempotent(cmd redis.Cmder) bool {
-	c := classOf(cmd)
-	return c == reads || c == inert || c == repeats
+	c := command.ClassOf(cmd)
+	return c == command.Reads || c == command.Inert || c == command.Repeats
 }
 
 // RetryNever retries no command whose outcome is unknown.
@@ -128,7 +130,7 @@ func (b *budget) giveBack() {
 
 // mayRepeat reports whether cmd may be sent again after an unknown outcome.
 func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
-	if cmd.NoRetry() || classOf(cmd) == takes {
+	if cmd.NoRetry() || command.ClassOf(cmd) == command.Takes {
 		return false // its reply went to a writer of the caller, or its element is gone
 	}
 	if no, _ := ctx.Value(ctxNoRetry).(bool); no {
@@ -138,15 +140,4 @@ func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
 		return true
 	}
 	return c.policy(cmd)
-}
-
-// isHandshake reports whether go-redis itself may have sent cmd to set up a
-// connection. Such commands pass the gate and are never retried: the command
-// they were sent for is.
-func isHandshake(cmd redis.Cmder) bool {
-	switch cmd.Name() {
-	case "hello", "auth", "client", "select", "readonly":
-		return true
-	}
-	return false
 }

@@ -33,6 +33,8 @@ import (
 	"slices"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // routed is the context of a command that came through the outer hook.
@@ -79,18 +81,6 @@ type nodeHook struct {
 	of   *nodes // the client's
 }
 
-// isAboutTopology reports whether go-redis may have sent cmd to find its way among
-// the nodes. Such commands ask one node after another, and do not wait.
-func isAboutTopology(cmd redis.Cmder) bool {
-	switch cmd.Name() {
-	case "command":
-		return len(cmd.Args()) == 1
-	case "cluster":
-		return word(cmd.Args(), 1) == "slots"
-	}
-	return false
-}
-
 // ProcessHook guards single commands.
 func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	direct := h.hook.ProcessHook(next)
@@ -101,13 +91,13 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		case ctx.Err() != nil: // go-redis does not send it, and everybody sees why
 			_, err := h.try(ctx, cmd, next, w)
 			return err
-		case isAboutTopology(cmd):
+		case command.IsAboutTopology(cmd):
 			return h.ask(ctx, cmd, next, w)
 		case h.of.pinged && cmd.Name() == "ping":
 			return h.pinged(ctx, cmd, direct)
 		case r == nil:
 			return direct(ctx, cmd)
-		case r.parts == nil || isHandshake(cmd): // which may set up a connection for a part
+		case r.parts == nil || command.IsHandshake(cmd): // which may set up a connection for a part
 			return h.process(ctx, cmd, next, w)
 		}
 		err := h.process(ctx, cmd, next, w)
@@ -119,7 +109,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // process makes one attempt at a command.
 func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.link
-	setup := isHandshake(cmd)
+	setup := command.IsHandshake(cmd)
 	var found finding
 	var err error
 	switch {
@@ -128,7 +118,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	case setup:
 		found, err = h.try(ctx, cmd, next, w)
 	default:
-		return h.down(isReadOnly(cmd))
+		return h.down(command.ReadOnly(cmd))
 	}
 	if err == nil || err == redis.Nil {
 		return err
@@ -142,7 +132,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 		o = unknown
 	}
 	switch {
-	case o == answered && isScript(cmd) && wouldRepeat(err):
+	case o == answered && command.IsScript(cmd) && wouldRepeat(err):
 		// It may have done something; go-redis would take it for undone.
 		return &failure{at: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
@@ -153,7 +143,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	}
 	return &failure{
 		at: l, outcome: o, err: err, setup: setup,
-		another: h.of.reader && isReadOnly(cmd) && (o == notSent || l.cfg.mayRepeat(ctx, cmd)),
+		another: h.of.reader && command.ReadOnly(cmd) && (o == notSent || l.cfg.mayRepeat(ctx, cmd)),
 	}
 }
 
@@ -259,7 +249,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		case ctx.Err() != nil:
 			_, err := h.tryBatch(ctx, cmds, next, w)
 			return err
-		case r.batch && !h.of.ring && !isSetup(cmds):
+		case r.batch && !h.of.ring && !command.IsSetup(cmds):
 			return h.clusterBatch(ctx, cmds, next, w)
 		}
 		return h.batch(ctx, cmds, next, w)
@@ -270,7 +260,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // those that were not run, or may not have been, with a failure.
 func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	l := h.link
-	if isSetup(cmds) { // of a connection that another command waits for
+	if command.IsSetup(cmds) { // of a connection that another command waits for
 		_, err := h.tryBatch(ctx, cmds, next, w)
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
 			return err
@@ -279,7 +269,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 	}
 	if !h.enter(ctx) {
 		err := h.down(false)
-		setErrors(innerOf(cmds), err)
+		command.SetErrors(command.Inner(cmds), err)
 		return err
 	}
 	found, err := h.admittedBatch(ctx, cmds, next, w)
@@ -287,7 +277,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		return nil
 	}
 	t := h.terms(ctx)
-	if isTransaction(cmds) {
+	if command.IsTransaction(cmds) {
 		if found.isWord(err) {
 			return err
 		}
@@ -299,7 +289,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 			return err
 		}
 		n := &failure{at: l, outcome: o, err: err, was: err}
-		setErrors(innerOf(cmds), n)
+		command.SetErrors(command.Inner(cmds), n)
 		return n
 	}
 	return h.label(t, cmds, err, &found)
@@ -319,11 +309,11 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 		defer l.leave()
 	case !h.of.reader:
 		err := h.down(false)
-		setErrors(cmds, err) // one that was moved here has the error that said so
+		command.SetErrors(cmds, err) // one that was moved here has the error that said so
 		return err
 	} // else go-redis finds that there is no connection, and goes to another node
 	found, err := h.tryBatch(ctx, cmds, next, w)
-	if holdsMulti(cmds) {
+	if command.HoldsMulti(cmds) {
 		for _, cmd := range cmds {
 			if e := cmd.Err(); e != nil {
 				l.react(e)
@@ -331,21 +321,10 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 		}
 		return err
 	}
-	if !slices.ContainsFunc(cmds, isTroubled) {
+	if !slices.ContainsFunc(cmds, command.IsTroubled) {
 		return err // nil, or the word of a hook of the caller
 	}
 	return h.label(h.terms(ctx), cmds, err, &found)
-}
-
-// isTroubled reports whether a command has an error other than redis.Nil.
-func isTroubled(cmd redis.Cmder) bool {
-	err := cmd.Err()
-	return err != nil && err != redis.Nil
-}
-
-// isSetup reports whether cmds set up a connection.
-func isSetup(cmds []redis.Cmder) bool {
-	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !isHandshake(cmd) })
 }
 
 // label puts a failure on those of cmds that are to be sent again or may not have
@@ -392,10 +371,10 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 	n := &failure{at: l, outcome: o, err: cause, final: word}
 	if o == partly {
 		n.outcome = unknown
-		setErrors(undelivered, &failure{at: l, outcome: notSent, final: true, err: cause})
+		command.SetErrors(undelivered, &failure{at: l, outcome: notSent, final: true, err: cause})
 		rest = rest[:len(rest)-len(undelivered)]
 	}
-	setErrors(rest, n)
+	command.SetErrors(rest, n)
 	if word || err == nil {
 		return err
 	}
@@ -409,6 +388,6 @@ func (h nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
 		return nil
 	}
 	n := &failure{at: h.link, outcome: foreign, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
-	setErrors(innerOf(cmds), n)
+	command.SetErrors(command.Inner(cmds), n)
 	return n
 }

@@ -1,4 +1,7 @@
-package redial
+// Package command is what is known of a command and its bytes: what happens when it runs
+// twice, what go-redis may have sent it for, how long it is on the wire. It knows nothing
+// of connections, and uses go-redis alone.
+package command
 
 import (
 	"fmt"
@@ -8,29 +11,32 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// class says what happens when a command runs a second time.
-type class uint8
+// Which commands only read, which take. The tables are data, and compared with a server by
+// a test.
+
+// Class says what happens when a command runs a second time.
+type Class uint8
 
 const (
-	// changes: a second run changes the data or the reply. Commands that are not
+	// Changes: a second run changes the data or the reply. Commands that are not
 	// in the table, those of modules and of newer servers, are treated so.
-	changes class = iota
-	// reads: it only reads the dataset.
-	reads
-	// inert: it touches neither the dataset nor the configuration.
-	inert
-	// repeats: a write that leaves the same data and gives the same reply when it
+	Changes Class = iota
+	// Reads: it only reads the dataset.
+	Reads
+	// Inert: it touches neither the dataset nor the configuration.
+	Inert
+	// Repeats: a write that leaves the same data and gives the same reply when it
 	// runs twice. SADD is none: it leaves the same data, but answers 1, then 0.
-	repeats
-	// takes: it may wait, and hands out what is then gone, or skipped. The answer
+	Repeats
+	// Takes: it may wait, and hands out what is then gone, or skipped. The answer
 	// of a first run that was lost cannot be had again.
-	takes
-	// admin: it concerns the connection, the configuration or other clients.
-	admin
+	Takes
+	// Admin: it concerns the connection, the configuration or other clients.
+	Admin
 )
 
-// classOf looks cmd up in the table.
-func classOf(cmd redis.Cmder) class {
+// ClassOf looks cmd up in the table.
+func ClassOf(cmd redis.Cmder) Class {
 	name := cmd.Name()
 	if byArgs, ok := classesByArgs[name]; ok {
 		return byArgs(cmd.Args())
@@ -38,8 +44,8 @@ func classOf(cmd redis.Cmder) class {
 	return classes[name]
 }
 
-// isKnown reports whether cmd is in the table.
-func isKnown(cmd redis.Cmder) bool {
+// Known reports whether cmd is in the table.
+func Known(cmd redis.Cmder) bool {
 	name := cmd.Name()
 	_, known := classes[name]
 	if !known {
@@ -48,14 +54,15 @@ func isKnown(cmd redis.Cmder) bool {
 	return known
 }
 
-func isReadOnly(cmd redis.Cmder) bool {
-	c := classOf(cmd)
-	return c == reads || c == inert
+// ReadOnly reports whether running cmd changes nothing.
+func ReadOnly(cmd redis.Cmder) bool {
+	c := ClassOf(cmd)
+	return c == Reads || c == Inert
 }
 
 // classes holds the commands whose class does not depend on their arguments.
-var classes = table(map[class]string{
-	reads: `
+var classes = table(map[Class]string{
+	Reads: `
 		arcount arget argetrange argrep arinfo arlastitems arlen armget arnext
 		arop arscan bf.card bf.exists bf.info bf.mexists bf.scandump bitcount
 		bitfield_ro bitpos cf.count cf.exists cf.info cf.mexists cf.scandump
@@ -78,12 +85,12 @@ var classes = table(map[class]string{
 		xrevrange zcard zcount zdiff zinter zintercard zlexcount zmscore
 		zrandmember zrange zrangebylex zrangebyscore zrank zrevrange
 		zrevrangebylex zrevrangebyscore zrevrank zscan zscore zunion`,
-	inert: `
+	Inert: `
 		command echo info lastsave lolwut ping role time`,
-	repeats: `
+	Repeats: `
 		hmset json.merge json.mset lset mset pfmerge psetex
 		setex setrange`,
-	changes: `
+	Changes: `
 		append ardel ardelrange arinsert armset arring arseek arset bf.add bf.insert
 		bf.loadchunk bf.madd bf.reserve cf.add cf.addnx cf.del cf.insert
 		cf.insertnx cf.loadchunk cf.reserve cms.incrby cms.initbydim
@@ -102,10 +109,10 @@ var classes = table(map[class]string{
 		vsetattr xack xackdel xadd xautoclaim xcfgset xclaim xdel xdelex xnack
 		xtrim zadd zincrby zmpop zpopmax zpopmin zrem zremrangebylex
 		zremrangebyrank zremrangebyscore`,
-	takes: `
+	Takes: `
 		blmove blmovem blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin
 		xreadgroup`,
-	admin: `
+	Admin: `
 		asking auth bgrewriteaof bgsave client debug discard exec failover
 		ft.config hello migrate module monitor multi psubscribe psync
 		punsubscribe quit readonly readwrite replicaof reset save select shutdown
@@ -113,8 +120,8 @@ var classes = table(map[class]string{
 		wait waitaof watch`,
 })
 
-func table(m map[class]string) map[string]class {
-	t := make(map[string]class)
+func table(m map[Class]string) map[string]Class {
+	t := make(map[string]Class)
 	for c, words := range m {
 		for _, w := range strings.Fields(words) {
 			t[w] = c
@@ -124,7 +131,7 @@ func table(m map[class]string) map[string]class {
 }
 
 // classesByArgs holds the commands whose class depends on their arguments.
-var classesByArgs = map[string]func(args []any) class{
+var classesByArgs = map[string]func(args []any) Class{
 	// SET key value [NX | XX | IFEQ ... | IFNE ...] [GET] [EX ... | KEEPTTL]
 	"set": unless(3, "nx", "get", "ifeq", "ifne", "ifdeq", "ifdne"),
 	// MSETEX numkeys key value ... [NX | XX] [EX ... | KEEPTTL]; a value may look
@@ -137,8 +144,8 @@ var classesByArgs = map[string]func(args []any) class{
 	// EXPIRE key n [NX | XX | GT | LT]; a time that has passed deletes the key, and
 	// whether an absolute one will have, nobody knows.
 	"expire": lasting, "pexpire": lasting, "hexpire": lasting, "hpexpire": lasting,
-	"expireat": always(changes), "pexpireat": always(changes),
-	"hexpireat": always(changes), "hpexpireat": always(changes),
+	"expireat": always(Changes), "pexpireat": always(Changes),
+	"hexpireat": always(Changes), "hpexpireat": always(Changes),
 	// GETEX key [EX n | PX n | EXAT n | PXAT n | PERSIST]
 	"getex": unless(2, "exat", "pxat"),
 	// HGETEX key [EX n ... | PERSIST] FIELDS n field ...
@@ -152,117 +159,108 @@ var classesByArgs = map[string]func(args []any) class{
 	"zdiffstore": stores(1), "zinterstore": stores(1), "zunionstore": stores(1),
 	"zrangestore": stores(1),
 	// SORT key ... [STORE destination]
-	"sort": func(args []any) class {
+	"sort": func(args []any) Class {
 		for i := 2; i+1 < len(args); i++ {
 			if word(args, i) == "store" {
 				if same(args[i+1], args[1]) {
-					return changes
+					return Changes
 				}
-				return repeats
+				return Repeats
 			}
 		}
-		return reads
+		return Reads
 	},
 
 	// BITFIELD key [GET ...] [SET ...] [INCRBY ...]
-	"bitfield": func(args []any) class {
+	"bitfield": func(args []any) Class {
 		if has(args, 2, "set", "incrby") {
-			return changes
+			return Changes
 		}
-		return reads
+		return Reads
 	},
 	// XREAD [COUNT n] [BLOCK ms] STREAMS key ... id ...: from "$" or "+" on, what
 	// a lost answer held is skipped by the next.
-	"xread": func(args []any) class {
+	"xread": func(args []any) Class {
 		if has(args, 1, "$", "+") {
-			return takes
+			return Takes
 		}
-		return reads
+		return Reads
 	},
 
-	"acl":      subcommands(inert, "cat dryrun genpass getuser help list users whoami"),
-	"cluster":  subcommands(inert, "countkeysinslot getkeysinslot help info keyslot links myid myshardid nodes replicas shards slaves slots"),
-	"config":   subcommands(inert, "get help"),
-	"function": subcommands(inert, "dump help list stats"),
-	"latency":  subcommands(inert, "doctor graph help histogram history latest"),
-	"memory":   subcommands(reads, "usage", inert, "doctor help malloc-stats stats"),
-	"object":   subcommands(reads, "encoding freq idletime refcount", inert, "help"),
-	"pubsub":   subcommands(inert, "channels help numpat numsub shardchannels shardnumsub"),
-	"script":   subcommands(inert, "exists help", repeats, "load"),
-	"slowlog":  subcommands(inert, "get help len"),
-	"xgroup":   subcommands(inert, "help", repeats, "setid", changes, "create createconsumer delconsumer destroy"),
-	"xinfo":    subcommands(reads, "consumers groups stream", inert, "help"),
+	"acl":      subcommands(Inert, "cat dryrun genpass getuser help list users whoami"),
+	"cluster":  subcommands(Inert, "countkeysinslot getkeysinslot help info keyslot links myid myshardid nodes replicas shards slaves slots"),
+	"config":   subcommands(Inert, "get help"),
+	"function": subcommands(Inert, "dump help list stats"),
+	"latency":  subcommands(Inert, "doctor graph help histogram history latest"),
+	"memory":   subcommands(Reads, "usage", Inert, "doctor help malloc-stats stats"),
+	"object":   subcommands(Reads, "encoding freq idletime refcount", Inert, "help"),
+	"pubsub":   subcommands(Inert, "channels help numpat numsub shardchannels shardnumsub"),
+	"script":   subcommands(Inert, "exists help", Repeats, "load"),
+	"slowlog":  subcommands(Inert, "get help len"),
+	"xgroup":   subcommands(Inert, "help", Repeats, "setid", Changes, "create createconsumer delconsumer destroy"),
+	"xinfo":    subcommands(Reads, "consumers groups stream", Inert, "help"),
 }
 
-// unless returns a class function: repeats, or changes when one of the words is
+// unless returns a class function: Repeats, or Changes when one of the words is
 // among the arguments from the given one on.
-func unless(from int, words ...string) func([]any) class {
-	return func(args []any) class {
+func unless(from int, words ...string) func([]any) Class {
+	return func(args []any) Class {
 		if has(args, from, words...) {
-			return changes
+			return Changes
 		}
-		return repeats
+		return Repeats
 	}
 }
 
 // always returns the class function of a command that is listed here for what its
 // arguments mean, not for what they change.
-func always(c class) func([]any) class { return func([]any) class { return c } }
+func always(c Class) func([]any) Class { return func([]any) Class { return c } }
 
 // lasting is the class function of EXPIRE and its like.
-func lasting(args []any) class {
+func lasting(args []any) Class {
 	if has(args, 3, "nx", "gt", "lt") || !positive(args, 2) {
-		return changes
+		return Changes
 	}
-	return repeats
+	return Repeats
 }
 
-// isScript reports whether cmd runs code that may do several things.
-func isScript(cmd redis.Cmder) bool {
-	switch cmd.Name() {
-	case "eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro":
-		return true
-	}
-	return false
-}
-
-// given is the opposite: repeats only when one of the words is there.
-func given(from int, words ...string) func([]any) class {
-	return func(args []any) class {
+// given is the opposite: Repeats only when one of the words is there.
+func given(from int, words ...string) func([]any) Class {
+	return func(args []any) Class {
 		if has(args, from, words...) {
-			return repeats
+			return Repeats
 		}
-		return changes
+		return Changes
 	}
 }
 
 // stores returns the class function of a command that overwrites the key in the
-// given position: repeats, or changes when any later argument is equal to it.
-func stores(at int) func([]any) class {
-	return func(args []any) class {
+// given position: Repeats, or Changes when any later argument is equal to it.
+func stores(at int) func([]any) Class {
+	return func(args []any) Class {
 		for i := at + 1; i < len(args); i++ {
 			if same(args[i], args[at]) {
-				return changes
+				return Changes
 			}
 		}
-		return repeats
+		return Repeats
 	}
 }
 
 // subcommands returns a class function that goes by the subcommand; pairs are a
-// class and its subcommands. All others are admin.
-func subcommands(pairs ...any) func([]any) class {
-	t := make(map[string]class)
+// class and its subcommands. All others are Admin.
+func subcommands(pairs ...any) func([]any) Class {
+	t := make(map[string]Class)
 	for i := 0; i < len(pairs); i += 2 {
 		for _, w := range strings.Fields(pairs[i+1].(string)) {
-			t[w] = pairs[i].(class)
+			t[w] = pairs[i].(Class)
 		}
 	}
-	return func(args []any) class {
+	return func(args []any) Class {
 		if c, ok := t[word(args, 1)]; ok {
 			return c
 		}
-		return admin
+		return Admin
 	}
 }
 

@@ -1,11 +1,10 @@
-package redial
+package command
 
 import (
 	"context"
+	"errors"
 	"net"
-	"os"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +21,7 @@ import (
 type collector struct{ names map[string]bool }
 
 func (c *collector) DialHook(redis.DialHook) redis.DialHook {
-	return func(context.Context, string, string) (net.Conn, error) { return nil, errTest }
+	return func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("test") }
 }
 
 func (c *collector) ProcessHook(redis.ProcessHook) redis.ProcessHook {
@@ -133,14 +132,14 @@ func TestCommands_AgreeWithTheServer(t *testing.T) {
 		}
 		checked++
 		switch c {
-		case reads:
+		case Reads:
 			assert.Contains(t, flags, "readonly", name)
-		case inert:
+		case Inert:
 			assert.NotContains(t, flags, "write", name)
-		case repeats, takes:
+		case Repeats, Takes:
 			assert.Contains(t, flags, "write", name)
-			assert.Equal(t, c == takes, slices.Contains(flags, "blocking") || name == "xreadgroup", name)
-		case changes:
+			assert.Equal(t, c == Takes, slices.Contains(flags, "blocking") || name == "xreadgroup", name)
+		case Changes:
 			assert.NotContains(t, flags, "readonly", name)
 		}
 	}
@@ -154,7 +153,7 @@ func TestCommands_AgreeWithTheServer(t *testing.T) {
 	require.Greater(t, checked, 150)
 }
 
-// Commands in class repeats are run twice on a real server: the data and the
+// Commands in class Repeats are run twice on a real server: the data and the
 // reply must be the same.
 func TestCommands_RepeatsReallyRepeat(t *testing.T) {
 	s := redialtest.StartServer(t, "--enable-debug-command", "yes")
@@ -177,7 +176,7 @@ func TestCommands_RepeatsReallyRepeat(t *testing.T) {
 			for _, w := range strings.Fields(line) {
 				args = append(args, w)
 			}
-			require.Equal(t, repeats, classOf(redis.NewCmd(context.Background(), args...)))
+			require.Equal(t, Repeats, ClassOf(redis.NewCmd(context.Background(), args...)))
 			for _, p := range prepare {
 				s.Do(p...)
 			}
@@ -189,79 +188,30 @@ func TestCommands_RepeatsReallyRepeat(t *testing.T) {
 }
 
 func TestCommands_Classes(t *testing.T) {
-	for line, want := range map[string]class{
-		"get k": reads, "GET k": reads, "ping": inert, "incr n": changes, "module.do": changes,
-		"set k v": repeats, "set k v nx": changes, "set k v NX EX 5": changes, "set k v xx get": changes, "set k v ifeq w": changes,
-		"set nx get":  repeats, // the options come after the value
-		"expire k -1": changes, "expire k 0": changes, "expireat k 99999999999": changes, "getex k exat 1": changes, "hexpire k 0 fields 1 f": changes,
-		"expire k 5": repeats, "expire k 5 NX": changes, "expire k 5 gt": changes,
-		"sadd s m": changes, "zadd z 1 m": changes, "zadd z incr 1 m": changes, "xadd s * f v": changes, "xadd s 1-1 f v": changes,
-		"sort l": reads, "sort l by w limit 0 1": reads, "sort l store d": repeats, "sort l store l": changes, "sort l STORE l": changes,
-		"zunionstore d 2 a b": repeats, "zunionstore a 2 a b": changes, "bitop xor a a b": changes, "bitop xor d a b": repeats,
-		"copy a b": changes, "copy a b replace": repeats, "restore k 0 x": changes, "restore k 0 x REPLACE": repeats,
-		"bitfield k get u8 0": reads, "bitfield k set u8 0 1": changes, "bitfield k incrby u8 0 1": changes,
-		"eval x 0": changes, "eval_ro x 0": reads, "evalsha_ro x 0": reads, "fcall_ro f 0": reads, "getex k ex 5": repeats, "getdel k": changes,
-		"blpop q 0": takes, "blmove a b left right 0": takes, "xreadgroup group g c streams s >": takes,
-		"xread streams s 0": reads, "xread block 0 streams s $": takes, "xread streams s +": takes,
-		"object freq k": reads, "OBJECT HELP": inert, "object": admin, "config get x": inert, "config set x y": admin,
-		"script load x": repeats, "script flush": admin, "memory usage k": reads, "client list": admin, "publish c m": changes,
-		"hsetex k fnx fields 1 f v": changes, "hsetex k fields 1 f v": repeats, "json.set k $ 1 nx": changes, "json.set k $ 1": repeats,
+	for line, want := range map[string]Class{
+		"get k": Reads, "GET k": Reads, "ping": Inert, "incr n": Changes, "module.do": Changes,
+		"set k v": Repeats, "set k v nx": Changes, "set k v NX EX 5": Changes, "set k v xx get": Changes, "set k v ifeq w": Changes,
+		"set nx get":  Repeats, // the options come after the value
+		"expire k -1": Changes, "expire k 0": Changes, "expireat k 99999999999": Changes, "getex k exat 1": Changes, "hexpire k 0 fields 1 f": Changes,
+		"expire k 5": Repeats, "expire k 5 NX": Changes, "expire k 5 gt": Changes,
+		"sadd s m": Changes, "zadd z 1 m": Changes, "zadd z incr 1 m": Changes, "xadd s * f v": Changes, "xadd s 1-1 f v": Changes,
+		"sort l": Reads, "sort l by w limit 0 1": Reads, "sort l store d": Repeats, "sort l store l": Changes, "sort l STORE l": Changes,
+		"zunionstore d 2 a b": Repeats, "zunionstore a 2 a b": Changes, "bitop xor a a b": Changes, "bitop xor d a b": Repeats,
+		"copy a b": Changes, "copy a b replace": Repeats, "restore k 0 x": Changes, "restore k 0 x REPLACE": Repeats,
+		"bitfield k get u8 0": Reads, "bitfield k set u8 0 1": Changes, "bitfield k incrby u8 0 1": Changes,
+		"eval x 0": Changes, "eval_ro x 0": Reads, "evalsha_ro x 0": Reads, "fcall_ro f 0": Reads, "getex k ex 5": Repeats, "getdel k": Changes,
+		"blpop q 0": Takes, "blmove a b left right 0": Takes, "xreadgroup group g c streams s >": Takes,
+		"xread streams s 0": Reads, "xread block 0 streams s $": Takes, "xread streams s +": Takes,
+		"object freq k": Reads, "OBJECT HELP": Inert, "object": Admin, "config get x": Inert, "config set x y": Admin,
+		"script load x": Repeats, "script flush": Admin, "memory usage k": Reads, "client list": Admin, "publish c m": Changes,
+		"hsetex k fnx fields 1 f v": Changes, "hsetex k fields 1 f v": Repeats, "json.set k $ 1 nx": Changes, "json.set k $ 1": Repeats,
 	} {
 		var args []any
 		for _, w := range strings.Fields(line) {
 			args = append(args, w)
 		}
-		assert.Equal(t, want, classOf(redis.NewCmd(context.Background(), args...)), line)
+		assert.Equal(t, want, ClassOf(redis.NewCmd(context.Background(), args...)), line)
 	}
-	assert.Equal(t, changes, classOf(redis.NewCmd(context.Background(), "set", "k", "v", []byte("NX"))))
-	assert.Equal(t, repeats, classOf(redis.NewCmd(context.Background(), "set", "k", 5)))
-}
-
-func TestPolicies(t *testing.T) {
-	ctx := context.Background()
-	cmd := func(args ...any) redis.Cmder { return redis.NewCmd(ctx, args...) }
-	assert.True(t, RetryReadOnly(cmd("get", "k")))
-	assert.True(t, RetryReadOnly(cmd("ping")))
-	assert.False(t, RetryReadOnly(cmd("set", "k", "v")))
-	assert.True(t, RetryIdempotent(cmd("get", "k")))
-	assert.True(t, RetryIdempotent(cmd("set", "k", "v")))
-	assert.False(t, RetryIdempotent(cmd("incr", "k")))
-	assert.False(t, RetryNever(cmd("get", "k")))
-}
-
-// The table of the README says what the code does.
-func TestREADME_WhatIsSentAgain(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	_, section, found := strings.Cut(string(text), "### What is sent again\n")
-	require.True(t, found)
-	ctx := context.Background()
-	with := func(policy RetryPolicy) *config {
-		cfg, err := newConfig([]Option{WithRetry(policy)})
-		require.NoError(t, err)
-		return cfg
-	}
-	seen := make(map[class]bool)
-	for _, row := range regexp.MustCompile(`(?m)^\| (?:that|on) .*$`).FindAllString(section, -1) {
-		cells := strings.Split(strings.Trim(row, "| "), " | ")
-		require.Len(t, cells, 6, row)
-		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
-			var args []any
-			for _, w := range strings.Fields(m[1]) {
-				args = append(args, w)
-			}
-			cmd := redis.NewCmd(ctx, args...)
-			c := classOf(cmd)
-			seen[c] = true
-			for i, may := range []bool{
-				with(RetryReadOnly).mayRepeat(ctx, cmd),
-				with(RetryIdempotent).mayRepeat(ctx, cmd),
-				with(RetryNever).mayRepeat(ctx, cmd) || with(RetryReadOnly).mayRepeat(NoRetry(ctx), cmd),
-				with(RetryReadOnly).mayRepeat(Idempotent(ctx), cmd),
-			} {
-				assert.Equal(t, map[bool]string{true: "yes", false: "no"}[may], cells[2+i], "%s: column %d", m[1], 2+i)
-			}
-		}
-	}
-	assert.Len(t, seen, 6, "every class has an example")
+	assert.Equal(t, Changes, ClassOf(redis.NewCmd(context.Background(), "set", "k", "v", []byte("NX"))))
+	assert.Equal(t, Repeats, ClassOf(redis.NewCmd(context.Background(), "set", "k", 5)))
 }

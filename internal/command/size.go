@@ -1,4 +1,4 @@
-package redial
+package command
 
 import (
 	"reflect"
@@ -11,15 +11,15 @@ import (
 // How long commands are on the wire, to tell which of a batch were delivered when
 // the connection broke while it was written.
 
-// delivered returns how many of cmds may have arrived whole when their first sent
+// Delivered returns how many of cmds may have arrived whole when their first sent
 // bytes were written. The rest cannot have run.
-func delivered(cmds []redis.Cmder, sent int) int {
+func Delivered(cmds []redis.Cmder, sent int) int {
 	end := 0
 	for i, cmd := range cmds {
 		if end >= sent {
 			return i
 		}
-		size, ok := wireSize(cmd.Args())
+		size, ok := Size(cmd.Args())
 		if !ok {
 			return len(cmds)
 		}
@@ -30,10 +30,10 @@ func delivered(cmds []redis.Cmder, sent int) int {
 	return len(cmds)
 }
 
-// wireSize returns the length of a command as go-redis writes it:
+// Size returns the length of a command as go-redis writes it:
 // *<n>\r\n($<length>\r\n<argument>\r\n)*. It reports false when that cannot be told
 // without running code of the caller.
-func wireSize(args []any) (size int, ok bool) {
+func Size(args []any) (size int, ok bool) {
 	size = headerSize(len(args))
 	for _, arg := range args {
 		n, ok := textSize(arg)
