@@ -175,7 +175,7 @@ type call struct {
 // attempt counts an attempt and makes it.
 func (c *call) attempt(try func() error) error {
 	if c.attempts++; c.attempts > 1 {
-		c.link.n.retried(c.after)
+		c.countRetry()
 	}
 	paid := c.paid
 	c.paid = false
@@ -184,6 +184,18 @@ func (c *call) attempt(try func() error) error {
 		c.link.budget.giveBack()
 	}
 	return err
+}
+
+// countRetry counts an attempt by what is known of the one before.
+func (c *call) countRetry() {
+	switch n := &c.link.n; c.after {
+	case repeatable:
+		n.retriesRepeated.Add(1)
+	case refused, denied:
+		n.retriesRefused.Add(1)
+	default:
+		n.retriesUnsent.Add(1)
+	}
 }
 
 // send makes an attempt and gives back what admit has taken.
@@ -420,7 +432,7 @@ func (c *call) sleep(d time.Duration) (why Cause) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-c.link.refusing:
+	case <-c.link.barred:
 	case <-c.ctx.Done():
 		return CauseContextEnded
 	}

@@ -243,7 +243,7 @@ func (l *link) heed(reply error) {
 		return
 	case row.retires:
 		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing
-	case row.topology && l.nodes != nil && row.waits != waitsAmongNodes: // of those go-redis has asked itself
+	case row.topology && l.node != "" && row.waits != waitsAmongNodes: // of those go-redis has asked itself
 		l.lookElsewhere()
 	}
 	if row.notReady {
