@@ -302,22 +302,6 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 	return f
 }
 
-// firstReply returns the first error of cmds that is a reply when err is the error of
-// one of them, or else err.
-func firstReply(cmds []redis.Cmder, err error) error {
-	first := err
-	for _, cmd := range cmds {
-		e := cmd.Err()
-		if first == err && e != nil && isReply(e) {
-			first = e
-		}
-		if e == err {
-			return first
-		}
-	}
-	return err
-}
-
 // add notes a command without an answer.
 func (f *finding) add(cmd redis.Cmder, err error) {
 	f.rest = append(f.rest, cmd)
@@ -359,26 +343,6 @@ func holdsMulti(cmds []redis.Cmder) bool {
 type reading struct {
 	cmds []redis.Cmder // what go-redis gets
 	all  []readCmd
-}
-
-// readCmd stands for a command while its reply is read.
-type readCmd struct {
-	redis.Cmder
-	done     bool
-	answered bool
-}
-
-// NoRetry says that the command must not be sent again.
-func (c *readCmd) NoRetry() bool { return true }
-
-// SetErr is called by go-redis when it has read the reply, or failed to.
-func (c *readCmd) SetErr(err error) {
-	if c.done {
-		return
-	}
-	c.done = true
-	c.answered = err == nil || isReply(err)
-	c.Cmder.SetErr(err)
 }
 
 var readings = sync.Pool{New: func() any { return new(reading) }}

@@ -1,7 +1,6 @@
 package redial
 
 import (
-	"cmp"
 	"context"
 	"math/rand/v2"
 	"sync"
@@ -165,9 +164,6 @@ func (b *base) tick() time.Duration {
 func early(d time.Duration) time.Duration {
 	return d - time.Duration(heartbeatJitter*rand.Float64()*float64(d))
 }
-
-// addrOf returns the address that go-redis takes addr for.
-func addrOf(addr string) string { return cmp.Or(addr, "localhost:6379") }
 
 // nudge makes whoever reads ch look around. It never blocks.
 func nudge(ch chan struct{}) {

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // Client is a *redis.Client under supervision. Everything that takes a
@@ -138,89 +136,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, adjust func(*link)) 
 	l.warm = warmer(l, rdb)
 	l.removed = closedCheck(rdb)
 	k.start(0)
-	return &Client{Client: rdb, Supervisor: &Supervisor{k}, hook: h, hooks: &hookList{}, outer: outer}, nil
-}
-
-// ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
-// deadlines to redial.
-func ownOptions(opt *redis.Options, l *link) *redis.Options {
-	own := *opt
-	own.Addr = addrOf(opt.Addr)
-	own.Dialer = l.dial
-	own.MaxRetries = -1
-	own.DialerRetries = 1
-	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
-	own.MaintNotificationsConfig = withoutLookup(&own)
-	if onConnect := opt.OnConnect; onConnect != nil {
-		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
-		}
-	}
-	return &own
-}
-
-// withoutLookup returns the configuration of maintenance notifications with which
-// go-redis does not resolve the name of the server, for up to two seconds, when it
-// builds a client. What it would want to know is by which kind of address the server
-// is to tell where it moves; the answer here is that the name will lead there.
-func withoutLookup(opt *redis.Options) *maintnotifications.Config {
-	conf := opt.MaintNotificationsConfig
-	host, _, err := net.SplitHostPort(opt.Addr)
-	if err != nil {
-		host = opt.Addr
-	}
-	if host == "" || net.ParseIP(host) != nil {
-		return conf
-	}
-	own := maintnotifications.Config{}
-	if conf != nil {
-		own = *conf
-	}
-	if own.EndpointType != "" && own.EndpointType != maintnotifications.EndpointTypeAuto {
-		return conf
-	}
-	own.EndpointType = maintnotifications.EndpointTypeNone
-	return &own
-}
-
-// warmer returns a function that has the pool replace some of the connections that it
-// has lost in an outage: callers with short deadlines take a finished connection, but
-// none of them may have the time to make one. Up to MinIdleConns it replaces them all,
-// since go-redis counts connections that died in the pool as idle until somebody asks
-// for them.
-func warmer(l *link, rdb *redis.Client) func(ctx context.Context, lost int) {
-	opt := rdb.Options()
-	full := func() bool { // then there are connections, or callers who make them
-		s := rdb.PoolStats()
-		return int(l.inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
-	}
-	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
-	plain := rdb.WithTimeout(l.cfg.timeout)                // no hooks: nobody must see this
-	return func(ctx context.Context, lost int) {
-		ctx, cancel := context.WithTimeout(ctx, warmWithin)
-		defer cancel()
-		held := make([]*redis.Conn, 0, max(least, 0))
-		defer func() {
-			for _, cn := range held {
-				_ = cn.Close() // back to the pool
-			}
-		}()
-		for i := range max(least, min(lost, warmConns)) {
-			if full() {
-				return
-			}
-			cn := plain.Conn()
-			err := cn.Ping(ctx).Err()
-			if i < least {
-				held = append(held, cn)
-			} else {
-				_ = cn.Close() // for whoever waits, or else for the next round
-			}
-			if err != nil {
-				return // the next outage, or the end; callers will meet it too
-			}
-		}
-	}
+	return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
 }
 
 // Close stops supervision, then closes the client: commands waiting for the link

@@ -143,7 +143,11 @@ func TestClose_OfTheEmbeddedClient_EndsSupervision(t *testing.T) {
 				rdb, s := build(t, n, opt)
 				require.NoError(t, rdb.Set(t.Context(), "a", 1, 0).Err())
 				require.NoError(t, s.Close())
-				require.NoError(t, rdb.Close())
+				if err := rdb.Close(); err != nil {
+					assert.ErrorIs(t, err, redis.ErrClosed, "a client of ours is closed with its supervisor")
+				}
+				synctest.Wait()
+				assert.Zero(t, n.openConns())
 				_ = rdb.Close() // as go-redis does it, an error or not
 				require.NoError(t, s.Close())
 			})

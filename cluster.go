@@ -137,6 +137,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 		own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
 			list, err := slots(ctx)
 			if err == nil {
+				n.front.despair(len(list) == 0)
 				n.learn(list)
 			}
 			return list, err
@@ -154,7 +155,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 	outer.on(rdb)
 	n.goBy(rdb, rdb.ForEachMaster)
 	n.start(introduction)
-	return &ClusterClient{ClusterClient: rdb, Supervisor: &Supervisor{n.keeper}, hook: n.hook()}, nil
+	return &ClusterClient{ClusterClient: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook()}, nil
 }
 
 // goBy has n go by the topology of rdb, which each asks for. It calls its argument for
@@ -186,15 +187,6 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 	}
 	rdb.AddHook(n.hook())
 	n.over = clusterClosed(rdb)
-}
-
-// tryOptions panics when go-redis would, later, when it builds the client of a node.
-func tryOptions(opt any) {
-	o := &redis.Options{}
-	copyFields(o, opt)
-	o.Addr = ":0"
-	o.MinIdleConns = 0
-	_ = redis.NewClient(o).Close()
 }
 
 // AddHook adds a hook, as go-redis does; see [Client.AddHook].

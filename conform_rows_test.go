@@ -380,15 +380,6 @@ func TestConform_O1_EmptyOptions(t *testing.T) {
 			},
 		},
 		{
-			"ClusterClient, slots are not known",
-			func(ctx context.Context) error {
-				return get(ctx, redis.NewClusterClient(&redis.ClusterOptions{ClusterSlots: badSlots}))
-			},
-			func(ctx context.Context) error {
-				return get(ctx, redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: badSlots}))
-			},
-		},
-		{
 			"Ring, nil",
 			func(ctx context.Context) error { return get(ctx, redis.NewRing(nil)) },
 			func(ctx context.Context) error { return get(ctx, redial.NewRing(nil)) },
@@ -417,7 +408,6 @@ func TestConform_O1_EmptyOptions(t *testing.T) {
 }
 
 func noSlots(context.Context) ([]redis.ClusterSlot, error)  { return nil, nil }
-func badSlots(context.Context) ([]redis.ClusterSlot, error) { return nil, errOther }
 
 // Without sentinels go-redis says so in the error of the first command; the text of the
 // dial's error comes from go-redis's retries of it.

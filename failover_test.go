@@ -183,7 +183,7 @@ func TestDeadline_ServerFrozen(t *testing.T) {
 					}
 					ctx, cancel := context.WithTimeout(context.Background(), deadline)
 					began := time.Now()
-					err := step(ctx, c, k)
+					_, err := step(ctx, c, k)
 					took := time.Since(began)
 					cancel()
 					calls.Add(1)

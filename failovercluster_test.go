@@ -38,7 +38,7 @@ func TestFailoverCluster_MasterIsKilled(t *testing.T) {
 	t.Logf("first write %v after the new primary was elected", first)
 	assert.Less(t, first, 250*time.Millisecond)
 	time.Sleep(200 * time.Millisecond)
-	l.check(t, f.Primary(0).Addr())
+	l.checkSince(t, f.Primary(0).Addr(), elected)
 }
 
 // A client that may read from replicas reads while one of them is gone.

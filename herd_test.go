@@ -161,6 +161,7 @@ func (h herd) run(t *testing.T) herdResult {
 		for _, c := range clients {
 			_ = c.Close()
 		}
+		time.Sleep(herdRoundTrip) // the pools do not wait for dials that they have begun
 		for _, at := range s.accepted {
 			r.connects = append(r.connects, at.Sub(returned))
 		}

@@ -1,12 +1,19 @@
 package redial
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // What redial believes of go-redis's insides and cannot ask it. host_test.go has a
@@ -87,4 +94,293 @@ func isBarredByCache(cmd redis.Cmder) bool {
 // isRejected reports whether err is go-redis's word that it does not send such a command.
 func isRejected(err error) bool {
 	return strings.HasSuffix(err.Error(), "is not allowed when client-side caching is enabled")
+}
+
+// isHeld reports whether err is go-redis's word that a connection which the caller
+// holds, as Conn and Tx do, was broken before.
+func isHeld(err error) bool {
+	if _, ours := err.(*connError); ours || isReply(err) { // which have their text from elsewhere
+		return false
+	}
+	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
+}
+
+// isUnrouted reports whether err is go-redis's word that it found no node for a
+// command.
+func isUnrouted(err error) bool {
+	switch err.Error() {
+	case "redis: cluster has no nodes", "redis: all ring shards are down":
+		return true
+	}
+	return false
+}
+
+// isGarbled reports whether err is go-redis's own and says that it could not make
+// sense of a reply. Everything that it says of a command before that is known, but
+// for arguments that it cannot write.
+func isGarbled(err error) bool {
+	text := err.Error()
+	return strings.HasPrefix(text, "redis: ") && !strings.HasPrefix(text, "redis: can't marshal") && !isRejected(err)
+}
+
+// firstReply returns the first error of cmds that is a reply when err is the error of
+// one of them, or else err.
+func firstReply(cmds []redis.Cmder, err error) error {
+	first := err
+	for _, cmd := range cmds {
+		e := cmd.Err()
+		if first == err && e != nil && isReply(e) {
+			first = e
+		}
+		if e == err {
+			return first
+		}
+	}
+	return err
+}
+
+// wouldRepeat reports whether go-redis sends a command again by itself when it gets
+// this reply.
+func wouldRepeat(err error) bool {
+	row, _ := refusalOf(err)
+	return row != nil && row.waits == waitsGrace || isReply(err) && redis.IsReadOnlyError(err)
+}
+
+// atMostOnce keeps go-redis from sending a pipeline again. It would do so when the
+// first command is answered by certain refusals, although the others have run.
+func atMostOnce(cmds []redis.Cmder) []redis.Cmder {
+	for i, cmd := range cmds {
+		if len(cmds) > 1 && cmd.Name() != "himport" { // which go-redis must recognize
+			once := slices.Clone(cmds)
+			once[i] = noRetry{cmd}
+			return once
+		}
+	}
+	return cmds
+}
+
+// plainCommands undoes atMostOnce for hooks of the caller: when go-redis sends commands
+// on to another node, it sends what it was given.
+func plainCommands(cmds []redis.Cmder) {
+	for i, cmd := range cmds {
+		if once, ok := cmd.(noRetry); ok {
+			cmds[i] = once.Cmder
+		}
+	}
+}
+
+// noRetry is a command that go-redis must not send again.
+type noRetry struct{ redis.Cmder }
+
+func (noRetry) NoRetry() bool { return true }
+
+// readCmd stands for a command while its reply is read.
+type readCmd struct {
+	redis.Cmder
+	done     bool
+	answered bool
+}
+
+// NoRetry says that the command must not be sent again.
+func (c *readCmd) NoRetry() bool { return true }
+
+// SetErr is called by go-redis when it has read the reply, or failed to.
+func (c *readCmd) SetErr(err error) {
+	if c.done {
+		return
+	}
+	c.done = true
+	c.answered = err == nil || isReply(err)
+	c.Cmder.SetErr(err)
+}
+
+// ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
+// deadlines to redial.
+func ownOptions(opt *redis.Options, l *link) *redis.Options {
+	own := *opt
+	own.Addr = addrOf(opt.Addr)
+	own.Dialer = l.dial
+	own.MaxRetries = -1
+	own.DialerRetries = 1
+	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+	own.MaintNotificationsConfig = withoutLookup(&own)
+	if onConnect := opt.OnConnect; onConnect != nil {
+		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
+		}
+	}
+	return &own
+}
+
+// withoutLookup returns the configuration of maintenance notifications with which
+// go-redis does not resolve the name of the server, for up to two seconds, when it
+// builds a client. What it would want to know is by which kind of address the server
+// is to tell where it moves; the answer here is that the name will lead there.
+func withoutLookup(opt *redis.Options) *maintnotifications.Config {
+	conf := opt.MaintNotificationsConfig
+	host, _, err := net.SplitHostPort(opt.Addr)
+	if err != nil {
+		host = opt.Addr
+	}
+	if host == "" || net.ParseIP(host) != nil {
+		return conf
+	}
+	own := maintnotifications.Config{}
+	if conf != nil {
+		own = *conf
+	}
+	if own.EndpointType != "" && own.EndpointType != maintnotifications.EndpointTypeAuto {
+		return conf
+	}
+	own.EndpointType = maintnotifications.EndpointTypeNone
+	return &own
+}
+
+// warmer returns a function that has the pool replace some of the connections that it
+// has lost in an outage: callers with short deadlines take a finished connection, but
+// none of them may have the time to make one. Up to MinIdleConns it replaces them all,
+// since go-redis counts connections that died in the pool as idle until somebody asks
+// for them.
+func warmer(l *link, rdb *redis.Client) func(ctx context.Context, lost int) {
+	opt := rdb.Options()
+	full := func() bool { // then there are connections, or callers who make them
+		s := rdb.PoolStats()
+		return int(l.inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
+	}
+	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
+	plain := rdb.WithTimeout(l.cfg.timeout)                // no hooks: nobody must see this
+	return func(ctx context.Context, lost int) {
+		ctx, cancel := context.WithTimeout(ctx, warmWithin)
+		defer cancel()
+		held := make([]*redis.Conn, 0, max(least, 0))
+		defer func() {
+			for _, cn := range held {
+				_ = cn.Close() // back to the pool
+			}
+		}()
+		for i := range max(least, min(lost, warmConns)) {
+			if full() {
+				return
+			}
+			cn := plain.Conn()
+			err := cn.Ping(ctx).Err()
+			if i < least {
+				held = append(held, cn)
+			} else {
+				_ = cn.Close() // for whoever waits, or else for the next round
+			}
+			if err != nil {
+				return // the next outage, or the end; callers will meet it too
+			}
+		}
+	}
+}
+
+// addrOf returns the address that go-redis takes addr for.
+func addrOf(addr string) string { return cmp.Or(addr, "localhost:6379") }
+
+// tryOptions panics when go-redis would, later, when it builds the client of a node.
+func tryOptions(opt any) {
+	o := &redis.Options{}
+	copyFields(o, opt)
+	o.Addr = ":0"
+	o.MinIdleConns = 0
+	_ = redis.NewClient(o).Close()
+}
+
+// copyFields sets the fields of dst, a struct of options, that src has as well.
+func copyFields(dst, src any) {
+	d, s := reflect.ValueOf(dst).Elem(), reflect.ValueOf(src).Elem()
+	for i := range s.NumField() {
+		if f := s.Type().Field(i); f.IsExported() {
+			if to := d.FieldByName(f.Name); to.IsValid() && to.Type() == f.Type {
+				to.Set(s.Field(i))
+			}
+		}
+	}
+}
+
+// What go-redis says of commands that it does not send.
+
+// rejections are the errors of go-redis of which none of the commands they are for was
+// sent.
+var rejections = []error{
+	// An auto-pipeline sets these on commands that it has not handed to a batch, or on
+	// batches that it has looked at and not begun with.
+	redis.ErrAutoPipelineQueueFull, redis.ErrAutoPipelineTimeout, redis.ErrSubmitBlockingFace,
+	redis.ErrFDPipelineUnavailable, redis.ErrFDPipelineDiverts, redis.ErrFDPipelineSpansEngines, redis.ErrFDPipelineTooLarge,
+	redis.ErrRingAutoPipelineUnsupported,
+	redis.ErrHotKeysNoMetrics,
+	// The keys of a transaction belong to several nodes; servers have the same words.
+	redis.ErrCrossSlot,
+	// A key that was watched has changed, so EXEC has run nothing.
+	redis.TxFailedErr,
+}
+
+// rejected reports whether go-redis says, with err, that it has sent nothing.
+func rejected(err error) bool {
+	if err == nil {
+		return false
+	}
+	if slices.ContainsFunc(rejections, func(r error) bool { return errors.Is(err, r) }) {
+		return true
+	}
+	for ; err != nil; err = errors.Unwrap(err) {
+		if !isReply(err) && rejectedInWords(err.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
+// rejectedInWords knows the errors that go-redis does not export.
+func rejectedInWords(text string) bool {
+	switch text {
+	case "redis: cluster has no nodes", "redis: all ring shards are down", "redis: no sentinels configured",
+		"redis: Watch requires at least one key", "redis: Watch requires all keys to be in the same slot",
+		"redis: AutoPipeliner.Do requires at least one argument":
+		return true
+	}
+	return strings.HasPrefix(text, "redis: cannot pipeline command ") ||
+		strings.HasPrefix(text, "redis: ") && strings.HasSuffix(text, " when client-side caching is enabled")
+}
+
+// How to find out that go-redis has closed a client. It tells nobody, and has no question
+// for it; but what a closed client does not do it refuses before anything else.
+
+// noOptions are options of an auto-pipeline that cannot be had: the answer is that the
+// client is closed, or that they are invalid.
+var noOptions = &redis.AutoPipelineOptions{MaxBatchSize: -1}
+
+// closedCheck returns a function that reports whether a client was closed, by its owner
+// or, if it is that of a node, by go-redis, which does not need it any more. It leaves no
+// trace in pools or metrics of a client that was not.
+func closedCheck(rdb *redis.Client) func() bool {
+	plain := rdb.WithTimeout(time.Second) // no hooks: nobody must see this
+	plain.Options().Limiter = nil         // nor this
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return func() bool {
+		// First it begins to close, which may take its auto-pipelines a while, then there
+		// are no more connections.
+		_, err := plain.AutoPipelineWithOptions(noOptions)
+		return err == redis.ErrClosed && plain.Ping(ctx).Err() == redis.ErrClosed
+	}
+}
+
+// clusterClosed returns a function that reports whether a cluster client was closed. Its
+// nodes may still be open.
+func clusterClosed(rdb *redis.ClusterClient) func() bool {
+	return func() bool {
+		_, err := rdb.AutoPipelineWithOptions(noOptions)
+		return err == redis.ErrClosed
+	}
+}
+
+// ringClosed returns a function that reports whether a ring was closed.
+func ringClosed(rdb *redis.Ring) func() bool {
+	return func() bool {
+		_, err := rdb.GetShardClientForKey("")
+		return err == redis.ErrClosed
+	}
 }

@@ -223,13 +223,6 @@ func isAboutScripts(cmd redis.Cmder) bool {
 	return false
 }
 
-// wouldRepeat reports whether go-redis sends a command again by itself when it gets
-// this reply.
-func wouldRepeat(err error) bool {
-	row, _ := refusalOf(err)
-	return row != nil && row.waits == waitsGrace || isReply(err) && redis.IsReadOnlyError(err)
-}
-
 // heed does what a refusal asks for beyond waiting.
 func (l *link) heed(reply error) {
 	row, _ := refusalOf(reply)

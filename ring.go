@@ -99,7 +99,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	rdb.AddHook(n.hook())
 	n.over = ringClosed(rdb)
 	n.start(0)
-	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.keeper}, hook: n.hook()}, nil
+	return &Ring{Ring: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook()}, nil
 }
 
 // ringAddr returns the addresses of all shards.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -106,18 +105,6 @@ func (s *sentinels) slots(ctx context.Context) ([]redis.ClusterSlot, error) {
 		}
 	}
 	return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: all}}, nil
-}
-
-// copyFields sets the fields of dst, a struct of options, that src has as well.
-func copyFields(dst, src any) {
-	d, s := reflect.ValueOf(dst).Elem(), reflect.ValueOf(src).Elem()
-	for i := range s.NumField() {
-		if f := s.Type().Field(i); f.IsExported() {
-			if to := d.FieldByName(f.Name); to.IsValid() && to.Type() == f.Type {
-				to.Set(s.Field(i))
-			}
-		}
-	}
 }
 
 // dialServer is the Dialer of the client: whatever addr is, it dials the server

@@ -108,7 +108,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	k.add(l)
 	rdb.AddHook(existing{hook{link: l, writeTimeout: opt.WriteTimeout}, l, opt})
 	k.start(0)
-	return &Supervisor{k}, nil
+	return supervisorOver(k), nil
 }
 
 // attach puts the client of a node under supervision.
@@ -146,7 +146,7 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error
 		})
 	})
 	n.start(introduction)
-	return &Supervisor{n.keeper}, nil
+	return supervisorOver(n.keeper), nil
 }
 
 func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
@@ -180,5 +180,5 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	rdb.AddHook(n.hook())
 	n.over = ringClosed(rdb)
 	n.start(0)
-	return &Supervisor{n.keeper}, nil
+	return supervisorOver(n.keeper), nil
 }

@@ -9,6 +9,24 @@ import (
 // them does I/O on the caller's goroutine.
 type Supervisor struct {
 	keeper *keeper
+	close  func() error
+}
+
+// supervisorOf returns the supervisor of a client of ours, which closes it.
+func supervisorOf(k *keeper, client func() error) *Supervisor {
+	return &Supervisor{k, func() error {
+		_ = k.close(client) // it fails when the client was closed before
+		return nil
+	}}
+}
+
+// supervisorOver returns the supervisor of a client that was there before.
+func supervisorOver(k *keeper) *Supervisor {
+	return &Supervisor{k, func() error {
+		k.shut(closedByCaller)
+		k.join()
+		return nil
+	}}
 }
 
 // State returns the current state. It is one atomic load.
@@ -46,12 +64,11 @@ func (s *Supervisor) Reconnect(reason string) {
 func (s *Supervisor) Stats() Stats { return s.keeper.whole.stats() }
 
 // Close ends supervision: the state becomes StateClosed, waiting commands return
-// [ErrClosed], and the goroutines are stopped and joined. It does not close the
-// client; the clients' own Close methods do both. It waits 50ms at most for a
-// callback of [WithOnStateChange] to return, and as long as a heartbeat may take
-// for a connection that is being warmed up. It is idempotent and never fails.
+// [ErrClosed], and the goroutines are stopped and joined. A client that a constructor of
+// this package has made is closed with it; one that was there before, see [Supervise], is
+// not. It waits 50ms at most for a callback of [WithOnStateChange] to return, and as long
+// as a heartbeat may take for a connection that is being warmed up. It is idempotent and
+// never fails.
 func (s *Supervisor) Close() error {
-	s.keeper.shut(closedByCaller)
-	s.keeper.join()
-	return nil
+	return s.close()
 }

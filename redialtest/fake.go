@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -94,12 +95,30 @@ func StartFakeServer() (*FakeServer, error) {
 
 // NewFakeServerPipe starts a fake server without a listener, reached by
 // [FakeServer.Dial] only. It opens no sockets and so works in a testing/synctest
-// bubble: make it, and the client, inside the bubble with the bubble's t.
+// bubble: make it before the client, inside the bubble with the bubble's t, and give
+// the client the Addr of the server, too: without one go-redis would look up the name
+// of localhost, outside of the bubble.
+//
+// go-redis shares the timers by which callers wait for a connection of an exhausted
+// pool between all clients of the process, and no timer may leave its bubble. The
+// server has them dropped before and after the test. That does not help bubbles that
+// run at the same time: do not make such tests parallel, or give their clients a
+// PoolSize that is never exhausted.
 func NewFakeServerPipe(tb testing.TB) *FakeServer {
 	f := newFakeServer("127.0.0.1:6379")
 	f.pipe = true
-	tb.Cleanup(func() { _ = f.Close() })
+	dropShared()
+	tb.Cleanup(func() {
+		_ = f.Close()
+		dropShared()
+	})
 	return f
+}
+
+// dropShared empties every sync.Pool of the process. They survive one collection.
+func dropShared() {
+	runtime.GC()
+	runtime.GC()
 }
 
 func newFakeServer(addr string) *FakeServer {

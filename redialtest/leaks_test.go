@@ -42,13 +42,24 @@ func (r *recorder) finish() string {
 	return strings.Join(r.errors, "\n")
 }
 
-func stayUntil(stop chan struct{}) { <-stop }
+// stay starts a goroutine that stays until stop is closed, and returns once it runs: one
+// that has not run yet shows no function of its own in its stack.
+func stay(stop chan struct{}) {
+	runs := make(chan struct{})
+	go stayUntil(runs, stop)
+	<-runs
+}
+
+func stayUntil(runs, stop chan struct{}) {
+	close(runs)
+	<-stop
+}
 
 func TestLeaks_GoroutineLeft_IsReportedWithItsStack(t *testing.T) {
 	r := &recorder{TB: t}
 	leaks(r, 50*time.Millisecond)
 	stop := make(chan struct{})
-	go stayUntil(stop)
+	stay(stop)
 	defer close(stop)
 	if got := r.finish(); !strings.Contains(got, "stayUntil") {
 		t.Fatalf("the leaked goroutine is not in the report: %q", got)
@@ -104,7 +115,7 @@ func TestLeaks_EverythingClosedInCleanup_IsSilent(t *testing.T) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		stayUntil(stop)
+		<-stop
 	}()
 	r.Cleanup(func() {
 		_ = ln.Close()
@@ -120,7 +131,7 @@ func TestLeaks_WaitsForStragglers(t *testing.T) {
 	r := &recorder{TB: t}
 	leaks(r, 10*time.Second)
 	stop := make(chan struct{})
-	go stayUntil(stop)
+	stay(stop)
 	time.AfterFunc(50*time.Millisecond, func() { close(stop) })
 	if got := r.finish(); got != "" {
 		t.Fatal(got)
@@ -159,7 +170,7 @@ func TestLeaksMain_LeakTurnsSuccessIntoFailure(t *testing.T) {
 	os.Stderr = null
 	defer func() { os.Stderr = stderr }()
 	leak := func(code int) func() int {
-		return func() int { go stayUntil(stop); return code }
+		return func() int { stay(stop); return code }
 	}
 	if got := leaksMain(leak(0), 20*time.Millisecond); got != 1 {
 		t.Errorf("a leak in a passing run: exit code %d, want 1", got)
