@@ -229,7 +229,7 @@ func (c *call) carry(w work, err error) error {
 func (c *call) attempt(try func(*call) error) error {
 	if !c.inside {
 		if c.attempts++; c.attempts > 1 {
-			c.link.n.retried(c.after)
+			c.countRetry()
 		}
 	}
 	paid := c.paid
@@ -243,6 +243,18 @@ func (c *call) attempt(try func(*call) error) error {
 		c.link.budget.giveBack()
 	}
 	return err
+}
+
+// countRetry counts an attempt by what is known of the one before.
+func (c *call) countRetry() {
+	switch n := &c.link.n; c.after {
+	case repeatable:
+		n.retriesRepeated.Add(1)
+	case refused, denied:
+		n.retriesRefused.Add(1)
+	default:
+		n.retriesUnsent.Add(1)
+	}
 }
 
 // admit waits at the gate and returns nil when an attempt may be made.
@@ -403,7 +415,7 @@ func (l *link) react(reply error) {
 		return
 	case row.retires:
 		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing
-	case row.topology && l.nodes != nil && row.waits != waitsAmongNodes: // of those go-redis has asked itself
+	case row.topology && l.node != "" && row.waits != waitsAmongNodes: // of those go-redis has asked itself
 		l.lookElsewhere()
 	}
 	if row.notReady {
@@ -465,7 +477,7 @@ func (c *call) sleep(d time.Duration) (why Cause) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-c.link.refusing:
+	case <-c.link.barred:
 	case <-c.ctx.Done():
 		return CauseContextEnded
 	}

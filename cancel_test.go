@@ -66,7 +66,7 @@ func TestCancel_IsKept(t *testing.T) {
 				}
 			})
 			assert.Equal(t, StateConnected, c.State(), "what callers cancel is no news of the server")
-			assert.Empty(t, c.group.front.calls.waiting)
+			assert.Empty(t, c.keeper.calls.waiting)
 		})
 	}
 }

@@ -71,7 +71,7 @@ func TestCause_Events(t *testing.T) {
 		again()
 		c.Reconnect("")
 		again()
-		c.group.front.moved("sentinel says so")
+		c.keeper.front.moved("sentinel says so")
 		again()
 		f.times("ping", 1, func(p *server.Peer) { p.WriteError("LOADING Redis is loading the dataset in memory") })
 		again()
@@ -111,13 +111,13 @@ func TestCause_EventsOfNodes(t *testing.T) {
 	})
 }
 
-// keeper keeps the last error of each command, as a hook of the caller sees it.
-type keeper struct {
+// lastError keeps the last error of each command, as a hook of the caller sees it.
+type lastError struct {
 	recorder
 	last sync.Map
 }
 
-func (k *keeper) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (k *lastError) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
 		if err != nil {
@@ -142,7 +142,7 @@ func TestCause_Errors(t *testing.T) {
 		defer c.Close()
 		ready(t, c)
 		f.times("get", 3, hangUp)
-		for c.group.budget.take() {
+		for c.keeper.budget.take() {
 		}
 		assert.Equal(t, CauseBudgetSpent, cause(t, c.Get(t.Context(), "k").Err()))
 	})
@@ -152,7 +152,7 @@ func TestCause_Errors(t *testing.T) {
 		defer c.Close()
 		ready(t, c)
 		f.times("get", 3, hangUp)
-		for c.group.budget.take() {
+		for c.keeper.budget.take() {
 		}
 		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
@@ -170,7 +170,7 @@ func TestCause_Errors(t *testing.T) {
 	})
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		f := inject(n)
-		seen := &keeper{}
+		seen := &lastError{}
 		opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 			if err := cn.Get(ctx, "k").Err(); err != redis.Nil {
 				seen.last.Store("get", err)

@@ -67,16 +67,16 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	case opt.RouteRandomly:
 		return nil, errors.New("redial: to route commands randomly, use NewFailoverClusterClient")
 	}
-	g := newGroup(cfg)
-	g.release = append(g.release, s.close)
-	c, err := buildClient(s.serverOptions(), g, isQuick(opt.Dialer, opt.TLSConfig), func(l *link) {
+	k := newKeeper(cfg, addrOf(opt.MasterName))
+	k.release = append(k.release, s.close)
+	c, err := buildClient(s.serverOptions(), k, isQuick(opt.Dialer, opt.TLSConfig), func(l *link) {
 		l.stale, l.where = s.forget, s.last
 		l.despair(s.none())
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.listen(g, func(addr string) { g.front.moved("sentinel says that the master is " + addr) })
+	s.listen(k.base, func(addr string) { k.front.moved("sentinel says that the master is " + addr) })
 	return c, nil
 }
 
@@ -107,37 +107,36 @@ func newClient(opt *redis.Options, opts []Option) (*Client, error) {
 	case opt == nil:
 		return nil, errors.New("redial: options are nil")
 	}
-	return buildClient(opt, newGroup(cfg), isQuick(opt.Dialer, opt.TLSConfig), nil)
+	return buildClient(opt, newKeeper(cfg, addrOf(opt.Addr)), isQuick(opt.Dialer, opt.TLSConfig), nil)
 }
 
 // buildClient builds a client for one server. adjust, if not nil, has a last look
 // at its link.
-func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (c *Client, err error) {
+func buildClient(opt *redis.Options, k *keeper, quick bool, adjust func(*link)) (c *Client, err error) {
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
-			g.abandon()
+			k.abandon()
 			c, err = nil, fmt.Errorf("redial: %v", r)
 		}
 	}()
-	l := newLink(g, opt, quick)
-	g.front = l
-	g.add(l)
+	l := newLink(k.base, opt, quick)
+	k.front, k.whole = l, l
+	k.add(l)
 	if adjust != nil {
 		adjust(l)
 	}
 	rdb := redis.NewClient(ownOptions(opt, l))
-	outer, err := g.cfg.surround(rdb)
+	outer, err := k.cfg.surround(rdb)
 	if err != nil {
-		g.forsake(rdb)
+		k.forsake(rdb)
 		return nil, err
 	}
 	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
 	rdb.AddHook(h)
 	l.warm = warmer(l, rdb)
 	l.removed = closedCheck(rdb)
-	g.client = rdb.Close
-	g.start()
-	return &Client{Client: rdb, Supervisor: &Supervisor{g}, hook: h, hooks: &hookList{}, outer: outer}, nil
+	k.start(0)
+	return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
 }
 
 // Close stops supervision, then closes the client: commands waiting for the link
@@ -146,7 +145,7 @@ func buildClient(opt *redis.Options, g *group, quick bool, adjust func(*link)) (
 // in flight finish, use Drain. A second Close returns redis.ErrClosed, as
 // go-redis does.
 func (c *Client) Close() error {
-	return c.group.end(c.Client.Close)
+	return c.keeper.close(c.Client.Close)
 }
 
 // Drain closes the client gracefully: new commands are refused with
@@ -159,7 +158,7 @@ func (c *Client) Close() error {
 // It would be called Shutdown if that were not the name of go-redis's method for
 // the SHUTDOWN command, which redis.Cmdable requires of every client.
 func (c *Client) Drain(ctx context.Context) error {
-	err := c.group.front.drain(ctx)
+	err := c.keeper.drain(ctx)
 	return errors.Join(err, c.Close())
 }
 

@@ -28,7 +28,8 @@ type ClusterClient struct {
 	*redis.ClusterClient
 	*Supervisor
 
-	hook hook
+	hook  hook
+	nodes *nodes
 }
 
 var _ redis.UniversalClient = (*ClusterClient)(nil)
@@ -105,7 +106,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	if err != nil {
 		return nil, err
 	}
-	s.listen(n.group, func(addr string) {
+	s.listen(n.base, func(addr string) {
 		for _, l := range n.all() {
 			if l.addr != addr && "127.0.0.1"+l.addr != addr { // go-redis leaves a loopback address out
 				l.moved("sentinel says that the master is " + addr)
@@ -144,7 +145,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 		}
 	}
 	tryOptions(&own)
-	outer, err := n.cfg.deputy(n.group, deputyOf(opt, n.front.addr))
+	outer, err := n.cfg.deputy(n.base, deputyOf(opt, n.front.addr))
 	if err != nil {
 		n.abandon()
 		return nil, err
@@ -154,9 +155,8 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 	rdb := redis.NewClusterClient(&own)
 	outer.on(rdb)
 	n.goBy(rdb, rdb.ForEachMaster)
-	n.client = rdb.Close
-	n.start()
-	return &ClusterClient{ClusterClient: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
+	n.start(introduction)
+	return &ClusterClient{ClusterClient: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook(), nodes: n}, nil
 }
 
 // goBy has n go by the topology of rdb, which each asks for. It calls its argument for
@@ -199,7 +199,7 @@ func (c *ClusterClient) AddHook(h redis.Hook) {
 // OnNewNode has fn called with the client of each node that is added from now on, as
 // go-redis does. Hooks that fn adds see each attempt that is made at the node.
 func (c *ClusterClient) OnNewNode(fn func(rdb *redis.Client)) {
-	c.group.nodes.onNewNode(c.ClusterClient.OnNewNode, fn)
+	c.nodes.onNewNode(c.ClusterClient.OnNewNode, fn)
 }
 
 // Close stops supervision, then closes the client: waiting commands return
@@ -207,12 +207,12 @@ func (c *ClusterClient) OnNewNode(fn func(rdb *redis.Client)) {
 // connection is closed and every goroutine of this package joined. To let commands in
 // flight finish, use Drain. It is idempotent.
 func (c *ClusterClient) Close() error {
-	return c.group.end(c.ClusterClient.Close)
+	return c.keeper.close(c.ClusterClient.Close)
 }
 
 // Drain closes the client gracefully, see [Client.Drain].
 func (c *ClusterClient) Drain(ctx context.Context) error {
-	err := c.group.front.drain(ctx)
+	err := c.keeper.drain(ctx)
 	return errors.Join(err, c.Close())
 }
 

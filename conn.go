@@ -213,7 +213,7 @@ func (c *conn) Close() error {
 // the client as well. A pool that closes is closed before its connections are.
 func (l *link) shake() {
 	if !l.shaken.Swap(true) {
-		nudge(l.closings)
+		nudge(l.knock)
 	}
 }
 

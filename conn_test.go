@@ -37,8 +37,8 @@ func (c *scriptConn) Close() error                     { return nil }
 // still returns a link that does nothing, for tests of its connections.
 func still(idleCheck time.Duration) *link {
 	l := &link{
-		group: &group{cfg: &config{timeout: time.Second}, began: time.Now(), closed: true},
-		ctx:   context.Background(), state: StateConnected, idleAge: int64(idleCheck),
+		base: &base{cfg: &config{timeout: time.Second}, began: time.Now(), ended: true},
+		ctx:  context.Background(), state: StateConnected, idleAge: int64(idleCheck),
 		conns: make(map[*conn]struct{}),
 	}
 	l.gen.Store(1)
@@ -295,7 +295,7 @@ func TestSweep_MeetsThePool(t *testing.T) {
 	defer c.Close()
 	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 	var cn *conn
-	c.group.front.eachConn(func(x *conn) { cn = x })
+	c.keeper.front.eachConn(func(x *conn) { cn = x })
 	asked := make(chan struct{}, 1)
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "ping" {
@@ -304,7 +304,7 @@ func TestSweep_MeetsThePool(t *testing.T) {
 		}
 		return redialtest.Handle
 	})
-	c.group.front.advance()
+	c.keeper.front.advance()
 	swept := make(chan struct{})
 	go func() { cn.sweep(0); close(swept) }()
 	<-asked

@@ -61,7 +61,7 @@ var _ syscall.RawConn = (*poolCheck)(nil)
 // dial makes the connections of go-redis's pools and subscriptions. It fails
 // only where nobody counts failures; see standin.
 func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return l.dialBy(ctx, network, addr, l.base)
+	return l.dialBy(ctx, network, addr, l.dialer)
 }
 
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {

@@ -32,8 +32,7 @@ func fuzzLink(f *testing.F) *link {
 	if err != nil {
 		f.Fatal(err)
 	}
-	l := newState(newGroup(cfg), "127.0.0.1:1")
-	l.front = l
+	l := newState(newBase(cfg, ""), "127.0.0.1:1")
 	return l
 }
 
@@ -588,8 +587,8 @@ func FuzzOptions(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := newGroup(cfg)
-		defer g.cancel()
+		g := newBase(cfg, "")
+		defer g.end()
 		if g.tick() <= 0 || g.beat() <= 0 || early(g.beat()) <= 0 || g.tick() > g.beat() {
 			t.Fatalf("looks every %v for heartbeats every %v", g.tick(), g.beat())
 		}
@@ -597,7 +596,6 @@ func FuzzOptions(f *testing.F) {
 			t.Fatalf("detects after %v", d)
 		}
 		l := newState(g, "127.0.0.1:1")
-		g.front = l
 		defer l.outage.end()
 		l.rtt.Store(max(d1, 0) / proofRoundTrips)
 		if p := l.proofTimeout(); p <= 0 || p > cfg.timeout {

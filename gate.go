@@ -59,7 +59,7 @@ func (l *link) leave() {
 // as well when turn is closed, or the node is not part of the client any more.
 func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (why Cause, err error) {
 	p := patienceOf(ctx)
-	if l.front.closing() {
+	if l.closing() {
 		return CauseClosed, ErrClosed
 	}
 	l.attend()
@@ -104,7 +104,7 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	case <-o.ended:
 	case <-turn:
 	case <-futile:
-	case <-l.front.refusing:
+	case <-l.refusing:
 	case <-hopeless:
 		why = p.exhausted()
 	case <-ctx.Done():
@@ -116,7 +116,7 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	cause := l.causeLocked()
 	l.mu.Unlock()
 	switch {
-	case l.front.closing():
+	case l.closing():
 		return CauseClosed, ErrClosed
 	case err != nil:
 		return why, &cutShort{ctx: err, cause: cause}
@@ -124,11 +124,6 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 		return why, cause
 	}
 	return CauseNone, nil
-}
-
-// closing reports whether the link admits no command ever again.
-func (l *link) closing() bool {
-	return State(l.now.Load()) == StateClosed || isClosed(l.refusing)
 }
 
 // despair says whether it is a mistake that keeps the link from being Connected, which
@@ -158,15 +153,6 @@ type cutShort struct{ ctx, cause error }
 
 func (e *cutShort) Error() string   { return e.ctx.Error() + " while waiting after: " + e.cause.Error() }
 func (e *cutShort) Unwrap() []error { return []error{e.ctx, e.cause} }
-
-func isClosed(ch chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
-}
 
 // want has the link hurry, for a command that does not wait.
 func (l *link) want() {
@@ -202,7 +188,7 @@ func (l *link) drain(ctx context.Context) error {
 	if !l.shutting {
 		l.shutting = true
 		l.gate.Store(gateShut)
-		close(l.refusing)
+		close(l.barred)
 	}
 	l.mu.Unlock()
 	l.drained()

@@ -96,7 +96,7 @@ func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn,
 		ctx, cancel = context.WithTimeout(ctx, max(quickDial, proofRoundTrips*time.Duration(rtt)))
 		defer cancel()
 	}
-	nc, err := p.link.dialNetwork(ctx, network, addr, p.link.base)
+	nc, err := p.link.dialNetwork(ctx, network, addr, p.link.dialer)
 	if err != nil {
 		return nil, err
 	}

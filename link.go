@@ -15,11 +15,12 @@ import (
 // link is the relation to one endpoint: the state cell, the generation of its
 // connections and the gate with its waiters. Nothing else writes the state.
 type link struct {
-	*group // what the links of a client share
+	*base // what the links of a client share
 
 	// Read-only after newLink.
 	addr     string
-	base     dialFunc
+	node     string // the same, of one of several; "": it stands for the client as a whole
+	dialer   dialFunc
 	idleAge  int64 // of the clock, 0: connections need not prove themselves
 	csc      bool  // client-side caching must see through opaque connections
 	deadline bool  // the pools' dials carry a deadline, subscriptions' do not
@@ -77,49 +78,49 @@ type link struct {
 
 	lookAt time.Time // when the keeper, which alone uses it, looks next
 
-	refusing chan struct{} // closed when shutting
-	idle     chan struct{} // closed when shutting and the last command is out
+	barred chan struct{} // closed when shutting
+	idle   chan struct{} // closed when shutting and the last command is out
 }
 
 // newLink builds the link to the server that opt names; start must follow. opt
 // holds the caller's options; it is only read. quick says that dialing is one round
 // trip.
-func newLink(g *group, opt *redis.Options, quick bool) *link {
-	l := newState(g, addrOf(opt.Addr))
-	l.base = baseDialer(opt, g.cfg.detection())
+func newLink(b *base, opt *redis.Options, quick bool) *link {
+	l := newState(b, addrOf(opt.Addr))
+	l.dialer = baseDialer(opt, b.cfg.detection())
 	l.csc = opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil
 	l.deadline = opt.DialTimeout >= 0
 	l.renews = opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
 		opt.StreamingCredentialsProvider != nil
-	if g.cfg.idleCheck > 0 {
+	if b.cfg.idleCheck > 0 {
 		// The clock lags by at most one tick: counting one tick less means that
 		// no connection older than the option gets away unproved.
-		l.idleAge = max(int64(g.cfg.idleCheck-g.tick()), 1)
+		l.idleAge = max(int64(b.cfg.idleCheck-b.tick()), 1)
 	}
 	l.prober = newPinger(l, opt, quick)
 	return l
 }
 
 // newState builds what every link has, with or without connections of its own.
-func newState(g *group, addr string) *link {
-	ctx, cancel := context.WithCancel(g.ctx)
+func newState(b *base, addr string) *link {
+	ctx, cancel := context.WithCancel(b.life)
 	l := &link{
-		group:    g,
-		addr:     addr,
-		ctx:      ctx,
-		cancel:   cancel,
-		wake:     make(chan struct{}, 1),
-		again:    make(chan struct{}, 1),
-		state:    StateConnecting,
-		since:    time.Now(),
-		why:      CauseCreated,
-		reason:   CauseCreated.text(g.cfg),
-		changed:  make(chan struct{}),
-		futile:   make(chan struct{}),
-		outage:   newOutage(g.cfg.grace),
-		conns:    make(map[*conn]struct{}),
-		refusing: make(chan struct{}),
-		idle:     make(chan struct{}),
+		base:    b,
+		addr:    addr,
+		ctx:     ctx,
+		cancel:  cancel,
+		wake:    make(chan struct{}, 1),
+		again:   make(chan struct{}, 1),
+		state:   StateConnecting,
+		since:   time.Now(),
+		why:     CauseCreated,
+		reason:  CauseCreated.text(b.cfg),
+		changed: make(chan struct{}),
+		futile:  make(chan struct{}),
+		outage:  newOutage(b.cfg.grace),
+		conns:   make(map[*conn]struct{}),
+		barred:  make(chan struct{}),
+		idle:    make(chan struct{}),
 	}
 	l.gen.Store(1)
 	l.n.generations.Add(1)
@@ -164,14 +165,6 @@ func (l *link) seal(failure *connError) error {
 
 func (l *link) address() string { return l.addr }
 
-// nudge makes the loop look around. It never blocks.
-func nudge(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
-
 // transition is the only writer of the state. It reports false when there is
 // nothing to change: StateClosed is terminal, no state follows itself, and only
 // what was Connected can be Reconnecting. On the way down, a cause means that the
@@ -189,10 +182,7 @@ func (l *link) transition(to State, why Cause, reason string, cause error, attem
 	now := time.Now()
 	e := Event{
 		From: l.state, To: to, At: now, In: now.Sub(l.since),
-		Addr: l.front.addr, Cause: why, Reason: reason, Err: cause, Attempts: attempts,
-	}
-	if l != l.front {
-		e.Node = l.addr
+		Addr: l.base.addr, Node: l.node, Cause: why, Reason: reason, Err: cause, Attempts: attempts,
 	}
 	l.state, l.since, l.why, l.reason = to, now, why, reason
 	l.now.Store(int32(to))
@@ -375,6 +365,9 @@ func (l *link) closeConns() {
 	}
 }
 
+// isGone reports whether go-redis has closed the client that the link is for.
+func (l *link) isGone() bool { return l.removed != nil && l.removed() }
+
 func (l *link) current() (State, time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -401,6 +394,23 @@ func (l *link) waitState(ctx context.Context, want State) error {
 			return fmt.Errorf("redial: %s is %s, not %s: %w", l.addr, state, want, err)
 		}
 	}
+}
+
+// stats returns a snapshot of the link, with the counters of the client.
+func (l *link) stats() Stats {
+	s := l.counted()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.State, s.Since, s.Cause, s.Reason = l.state, l.since, l.why, l.reason
+	s.Outages, s.Down, s.Waiting, s.Connections = l.outages, l.down, l.waiting, len(l.conns)
+	s.RTT = time.Duration(l.rtt.Load())
+	if l.outage != nil && l.state != StateClosed {
+		s.Down += time.Since(l.outage.began)
+	}
+	if l.cause != nil {
+		s.LastError = l.cause.Error()
+	}
+	return s
 }
 
 // forget drops a closed connection from the register.

@@ -12,6 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/redialtest"
 )
 
 // down returns a client whose server has just been found dead.
@@ -136,7 +138,7 @@ func TestGate_FlappingServer_BoundsTheCall(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for {
-				c.group.front.transition(StateReconnecting, CauseConnectionLost, "flap", errTest, 0)
+				c.keeper.front.transition(StateReconnecting, CauseConnectionLost, "flap", errTest, 0)
 				select {
 				case <-time.After(100 * time.Millisecond):
 				case <-stop:
@@ -167,16 +169,15 @@ func TestLink_Transitions(t *testing.T) {
 		{[]State{StateClosed, StateConnected, StateReconnecting, StateClosed}, []bool{true, false, false, false}},
 	} {
 		var got []bool
-		g := newGroup(&config{grace: time.Second})
-		l := newState(g, "127.0.0.1:1")
-		g.front = l
+		b := newBase(&config{grace: time.Second}, "")
+		l := newState(b, "127.0.0.1:1")
 		for _, to := range tc.path {
 			got = append(got, l.transition(to, CauseAnswered, "test", nil, 0))
 		}
 		assert.Equal(t, tc.want, got, "%v", tc.path)
 		l.transition(StateClosed, CauseClosed, "test", nil, 0)
 		l.cancel()
-		l.group.cancel()
+		b.end()
 	}
 }
 
@@ -304,4 +305,30 @@ func TestClose_Concurrently(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// With MinIdleConns go-redis dials while it builds a client, so the server may have
+// answered before the client is known: what warms its pool must bear that.
+func TestWarm_ServerAnswersWhileTheClientIsBuilt(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	slowly := func(opt *redis.Options) *redis.Client {
+		defer time.Sleep(10 * time.Millisecond) // the server answers meanwhile
+		return redis.NewClient(opt)
+	}
+	for name, build := range map[string]func() UniversalClient{
+		"client": func() UniversalClient {
+			return NewClient(&redis.Options{Addr: f.Addr(), Protocol: 2, MinIdleConns: 4, PoolSize: 8})
+		},
+		"shard": func() UniversalClient {
+			return NewRing(&redis.RingOptions{Addrs: map[string]string{"a": f.Addr()}, Protocol: 2, MinIdleConns: 4, PoolSize: 8, NewClient: slowly})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 20 {
+				c := build()
+				require.NoError(t, c.WaitReady(t.Context()))
+				require.NoError(t, c.Close())
+			}
+		})
+	}
 }

@@ -19,7 +19,7 @@ import (
 
 // nodes are the nodes of one client, and what keeps its picture of them right.
 type nodes struct {
-	*group
+	*keeper
 	load   func(ctx context.Context) error // asks for the topology afresh
 	ring   bool                            // its nodes know nothing of each other
 	pinged bool                            // go-redis PINGs them one after the other, through their hooks
@@ -48,12 +48,12 @@ type nodes struct {
 // newNodes makes a client's front: the link that stands for all of its nodes.
 func newNodes(cfg *config, addr string) *nodes {
 	n := &nodes{
-		group:    newGroup(cfg),
+		keeper:   newKeeper(cfg, addr),
 		byClient: make(map[*redis.Client]hook),
 		news:     make(chan struct{}),
 		splits:   func(redis.Cmder) bool { return false },
 	}
-	l := newState(n.group, addr)
+	l := newState(n.base, addr)
 	l.passive = true
 	l.prober = scout{n}
 	l.stale = n.refresh
@@ -62,7 +62,7 @@ func newNodes(cfg *config, addr string) *nodes {
 			l.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 		}
 	}
-	n.front, n.nodes = l, n
+	n.front, n.whole, n.dismiss = l, n, n.forget
 	return n
 }
 
@@ -162,7 +162,8 @@ func (n *nodes) use() {
 
 // newLink builds the link to a node.
 func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
-	l := newLink(n.group, opt, quick)
+	l := newLink(n.base, opt, quick)
+	l.node = l.addr
 	l.sealed = true
 	l.stale = n.refresh
 	l.told = n.told
@@ -181,8 +182,8 @@ func (n *nodes) enlist(rdb *redis.Client, h hook) {
 	n.add(l)
 }
 
-// dismiss forgets the client of a node.
-func (n *nodes) dismiss(l *link) {
+// forget forgets the client of a node.
+func (n *nodes) forget(l *link) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	maps.DeleteFunc(n.byClient, func(_ *redis.Client, h hook) bool { return h.link == l })
@@ -272,7 +273,7 @@ func (scout) close()     {}
 // reload asks for the topology and sends those who wait for a node on their way when
 // it has changed.
 func (n *nodes) reload() error {
-	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.timeout)
+	ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
 	defer cancel()
 	err := n.load(ctx)
 	n.mu.Lock()
@@ -304,7 +305,7 @@ func (n *nodes) refresh() {
 func (n *nodes) keepLoading() {
 	for {
 		n.mu.Lock()
-		if !n.asked || n.ctx.Err() != nil {
+		if !n.asked || n.life.Err() != nil {
 			n.loading = false
 			n.mu.Unlock()
 			return
@@ -399,6 +400,16 @@ func (n *nodes) proceed() {
 func (n *nodes) proceedLocked() {
 	close(n.news)
 	n.news = make(chan struct{})
+}
+
+// stats returns a snapshot of the client: of the whole, and of each node.
+func (n *nodes) stats() Stats {
+	s := n.front.stats()
+	for _, l := range n.all() {
+		s.add(l.stats(), l.addr)
+	}
+	slices.SortFunc(s.Nodes, func(a, b NodeStats) int { return strings.Compare(a.Addr, b.Addr) })
+	return s
 }
 
 // reconnect retires the connections to all nodes and has them dialed afresh.

@@ -49,7 +49,7 @@ func (c *config) surround(rdb *redis.Client) (*chain, error) {
 // deputy prepares the outer hooks of a client of several nodes. An instrument that got
 // that client itself would look at its nodes, attempt by attempt, so it gets one that
 // stands for the whole.
-func (c *config) deputy(g *group, opt *redis.Options) (*chain, error) {
+func (c *config) deputy(b *base, opt *redis.Options) (*chain, error) {
 	if len(c.outer) == 0 {
 		return nil, nil
 	}
@@ -57,7 +57,7 @@ func (c *config) deputy(g *group, opt *redis.Options) (*chain, error) {
 	opt.MaxRetries, opt.DialerRetries, opt.PipelinePoolSize = -1, 1, -1
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	rdb := redis.NewClient(opt)
-	g.release = append(g.release, func() { _ = rdb.Close() })
+	b.release = append(b.release, func() { _ = rdb.Close() })
 	return c.surround(rdb)
 }
 
@@ -82,11 +82,11 @@ func (o outer) addTo(rdb *redis.Client) (err error) {
 	return nil
 }
 
-// forsake releases a group that was never started, and its client.
-func (g *group) forsake(rdb *redis.Client) {
-	g.abandon()
+// forsake releases what was never started, and its client.
+func (k *keeper) forsake(rdb *redis.Client) {
+	k.abandon()
 	_ = rdb.Close()
-	g.closeConns()
+	k.closeConns()
 }
 
 // deputyOf returns the options of the client that stands for the nodes of a cluster.

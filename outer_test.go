@@ -659,9 +659,9 @@ func TestOuter_RoundChangesNothing(t *testing.T) {
 	seen := &instrument{}
 	cfg, err := newConfig([]Option{WithInstrument(seen.install)})
 	require.NoError(t, err)
-	g := newGroup(cfg)
-	defer g.abandon()
-	k, err := cfg.deputy(g, &redis.Options{Addr: "127.0.0.1:1"})
+	whole := newKeeper(cfg, "")
+	defer whole.abandon()
+	k, err := cfg.deputy(whole.base, &redis.Options{Addr: "127.0.0.1:1"})
 	require.NoError(t, err)
 	for i := range 3 {
 		want := fmt.Errorf("error %d", i)

@@ -105,9 +105,7 @@ func (l *link) reach(patient bool) {
 			l.acquit()
 			l.cold.Store(true)
 			l.transition(StateConnected, CauseAnswered, l.answers(), nil, attempt)
-			if l.warm != nil {
-				l.group.sweep()
-			}
+			nudge(l.knock)
 			return
 		case dead, missed:
 			// After a Reconnect by hand, commands may still be in flight on old

@@ -29,7 +29,8 @@ type Ring struct {
 	*redis.Ring
 	*Supervisor
 
-	hook hook
+	hook  hook
+	nodes *nodes
 }
 
 var _ redis.UniversalClient = (*Ring)(nil)
@@ -86,7 +87,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	}
 	own.HeartbeatFn = n.announced(own.HeartbeatFn)
 	tryOptions(&own)
-	outer, err := cfg.deputy(n.group, deputyOfRing(opt))
+	outer, err := cfg.deputy(n.base, deputyOfRing(opt))
 	if err != nil {
 		n.abandon()
 		return nil, err
@@ -98,9 +99,8 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 	outer.on(rdb)
 	rdb.AddHook(n.hook())
 	n.over = ringClosed(rdb)
-	n.client = rdb.Close
-	n.start()
-	return &Ring{Ring: rdb, Supervisor: &Supervisor{n.group}, hook: n.hook()}, nil
+	n.start(0)
+	return &Ring{Ring: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook(), nodes: n}, nil
 }
 
 // ringAddr returns the addresses of all shards.
@@ -170,17 +170,17 @@ func (c *Ring) AddHook(h redis.Hook) {
 // OnNewNode has fn called with the client of each shard that is added from now on, as
 // go-redis does. Hooks that fn adds see each attempt that is made at the shard.
 func (c *Ring) OnNewNode(fn func(rdb *redis.Client)) {
-	c.group.nodes.onNewNode(c.Ring.OnNewNode, fn)
+	c.nodes.onNewNode(c.Ring.OnNewNode, fn)
 }
 
 // Close stops supervision, then closes the client; see [ClusterClient.Close].
 func (c *Ring) Close() error {
-	return c.group.end(c.Ring.Close)
+	return c.keeper.close(c.Ring.Close)
 }
 
 // Drain closes the client gracefully, see [Client.Drain].
 func (c *Ring) Drain(ctx context.Context) error {
-	err := c.group.front.drain(ctx)
+	err := c.keeper.drain(ctx)
 	return errors.Join(err, c.Close())
 }
 
@@ -245,7 +245,7 @@ func (c *Ring) shard(ctx context.Context, channels []string) *redis.Client {
 	if errors.Is(err, redis.ErrClosed) {
 		return neverOpen()
 	}
-	return c.group.nodes.shardFor(c.Options(), channels[0], err)
+	return c.nodes.shardFor(c.Options(), channels[0], err)
 }
 
 // shardFor returns the client of the shard that a key belongs to while all are up, or

@@ -199,7 +199,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
 		l.attend()
-		if l.front.awaited() {
+		if h.of.front.awaited() {
 			l.want()
 		}
 		err = l.lastCause()

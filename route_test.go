@@ -18,7 +18,7 @@ func TestShardFor(t *testing.T) {
 		key := fmt.Sprintf("k%d{tag%d}", i, i)
 		want, err := c.GetShardClientForKey(key)
 		require.NoError(t, err)
-		assert.Same(t, want, c.group.nodes.shardFor(c.Options(), key, nil))
+		assert.Same(t, want, c.nodes.shardFor(c.Options(), key, nil))
 	}
 }
 

@@ -376,11 +376,11 @@ var errNoSentinels = errors.New("redis: no sentinels configured")
 // none reports whether there is no sentinel to ask.
 func (s *sentinels) none() bool { return len(s.opt.SentinelAddrs) == 0 }
 
-// listen has a goroutine of g hear from the sentinels, until g is closed, and calls moved
+// listen has a goroutine of b hear from the sentinels, until supervision ends, and calls moved
 // when the master is another than before.
-func (s *sentinels) listen(g *group, moved func(addr string)) {
+func (s *sentinels) listen(b *base, moved func(addr string)) {
 	if !s.none() {
-		g.spawn(func() { s.hearAll(g.ctx, g.cfg.interval, moved) })
+		b.spawn(func() { s.hearAll(b.life, b.cfg.interval, moved) })
 	}
 }
 

@@ -3,9 +3,6 @@ package redial
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
-	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -171,43 +168,6 @@ func (s Stats) String() string {
 	return string(b)
 }
 
-// counters are the cumulative parts of Stats. The links of a client share them, so that
-// they outlive the nodes that they were counted for. None of them is touched by a
-// command that succeeds at its first attempt.
-type counters struct {
-	generations, beats, missed, skipped atomic.Uint64
-	dials, dialErrors                   atomic.Uint64
-	waited, refused, unknown            atomic.Uint64
-	idleChecks, idleDropped, cut        atomic.Uint64
-
-	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
-}
-
-// retried counts an attempt after one with the given outcome.
-func (n *counters) retried(after outcome) {
-	switch after {
-	case repeatable:
-		n.retriesRepeated.Add(1)
-	case refused, denied:
-		n.retriesRefused.Add(1)
-	default:
-		n.retriesUnsent.Add(1)
-	}
-}
-
-// stats returns a snapshot of the client: of its only link, or of all.
-func (g *group) stats() Stats {
-	s := g.front.stats()
-	if g.nodes == nil {
-		return s
-	}
-	for _, l := range g.all() {
-		s.add(l.stats(), l.addr)
-	}
-	slices.SortFunc(s.Nodes, func(a, b NodeStats) int { return strings.Compare(a.Addr, b.Addr) })
-	return s
-}
-
 // add adds what a node is and has now.
 func (s *Stats) add(n Stats, addr string) {
 	s.Nodes = append(s.Nodes, NodeStats{
@@ -220,30 +180,4 @@ func (s *Stats) add(n Stats, addr string) {
 	s.RTT = max(s.RTT, n.RTT)
 	s.Connections += n.Connections
 	s.Waiting += n.Waiting
-}
-
-// stats returns a snapshot of the link, with the counters of the client.
-func (l *link) stats() Stats {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := Stats{
-		State: l.state, Since: l.since, Cause: l.why, Reason: l.reason, Down: l.down, Outages: l.outages,
-		Waiting: l.waiting, Connections: len(l.conns), RTT: time.Duration(l.rtt.Load()),
-		Generation: l.n.generations.Load(),
-		Heartbeats: l.n.beats.Load(), HeartbeatsMissed: l.n.missed.Load(), HeartbeatsSkipped: l.n.skipped.Load(),
-		Dials: l.n.dials.Load(), DialErrors: l.n.dialErrors.Load(),
-		Waited: l.n.waited.Load(), Refused: l.n.refused.Load(), Unknown: l.n.unknown.Load(),
-		RetriesUnsent: l.n.retriesUnsent.Load(), RetriesRefused: l.n.retriesRefused.Load(),
-		RetriesRepeated: l.n.retriesRepeated.Load(), RetriesDelayed: l.n.retriesDelayed.Load(),
-		IdleChecks: l.n.idleChecks.Load(), IdleDropped: l.n.idleDropped.Load(), SilentCut: l.n.cut.Load(),
-		EventsDropped: l.events.lost.Load(),
-	}
-	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
-	if l.outage != nil && l.state != StateClosed {
-		s.Down += time.Since(l.outage.began)
-	}
-	if l.cause != nil {
-		s.LastError = l.cause.Error()
-	}
-	return s
 }

@@ -101,17 +101,17 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	if _, err := cfg.surround(rdb); err != nil {
 		return nil, err
 	}
-	g := newGroup(cfg)
+	k := newKeeper(cfg, addrOf(rdb.Options().Addr))
 	opt := rdb.Options()
-	l := newLink(g, opt, false)
+	l := newLink(k.base, opt, false)
 	l.sealed = true
 	l.removed = closedCheck(rdb)
 	l.warm = warmer(l, rdb)
-	g.front = l
-	g.add(l)
+	k.front, k.whole = l, l
+	k.add(l)
 	rdb.AddHook(existing{hook{link: l, router: oneServer{l, opt.WriteTimeout}}, l, opt})
-	g.start()
-	return &Supervisor{g}, nil
+	k.start(0)
+	return supervisorOver(k), nil
 }
 
 // attach puts the client of a node under supervision.
@@ -132,7 +132,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error) {
 	opt := rdb.Options()
 	n := newNodes(cfg, clusterAddr(opt))
-	outer, err := cfg.deputy(n.group, deputyOf(opt, n.front.addr))
+	outer, err := cfg.deputy(n.base, deputyOf(opt, n.front.addr))
 	if err != nil {
 		n.abandon()
 		return nil, err
@@ -148,13 +148,13 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error
 			return f(ctx, node)
 		})
 	})
-	n.start()
-	return &Supervisor{n.group}, nil
+	n.start(introduction)
+	return supervisorOver(n.keeper), nil
 }
 
 func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	n := newNodes(cfg, ringAddr(rdb.Options()))
-	outer, err := cfg.deputy(n.group, deputyOfRing(rdb.Options()))
+	outer, err := cfg.deputy(n.base, deputyOfRing(rdb.Options()))
 	if err != nil {
 		n.abandon()
 		return nil, err
@@ -182,6 +182,6 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	outer.on(rdb)
 	rdb.AddHook(n.hook())
 	n.over = ringClosed(rdb)
-	n.start()
-	return &Supervisor{n.group}, nil
+	n.start(0)
+	return supervisorOver(n.keeper), nil
 }

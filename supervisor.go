@@ -8,25 +8,43 @@ import (
 // this package embed one. Its methods are safe for concurrent use, and none of
 // them does I/O on the caller's goroutine.
 type Supervisor struct {
-	group *group
+	keeper *keeper
+	close  func() error
+}
+
+// supervisorOf returns the supervisor of a client of ours, which closes it.
+func supervisorOf(k *keeper, client func() error) *Supervisor {
+	return &Supervisor{k, func() error {
+		_ = k.close(client) // it fails when the client was closed before
+		return nil
+	}}
+}
+
+// supervisorOver returns the supervisor of a client that was there before.
+func supervisorOver(k *keeper) *Supervisor {
+	return &Supervisor{k, func() error {
+		k.shut(closedByCaller)
+		k.join()
+		return nil
+	}}
 }
 
 // State returns the current state. It is one atomic load.
-func (s *Supervisor) State() State { return State(s.group.front.now.Load()) }
+func (s *Supervisor) State() State { return State(s.keeper.front.now.Load()) }
 
 // WaitReady blocks until the state is StateConnected. It returns [ErrClosed]
 // when the client is closed, or, when ctx ends first, an error that is both the
 // context's error and the last transport error. Use it as a readiness probe with
 // a short context.
 func (s *Supervisor) WaitReady(ctx context.Context) error {
-	return s.group.front.waitState(ctx, StateConnected)
+	return s.keeper.front.waitState(ctx, StateConnected)
 }
 
 // WaitForState blocks until the state is want, with the errors of WaitReady. A
 // state that was entered and left again between two looks can be missed; use
 // [WithOnStateChange] to see every transition.
 func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
-	return s.group.front.waitState(ctx, want)
+	return s.keeper.front.waitState(ctx, want)
 }
 
 // Reconnect retires every connection and has the server dialed afresh, for
@@ -37,17 +55,13 @@ func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
 // theirs. Unless the state is StateConnected it does nothing.
 func (s *Supervisor) Reconnect(reason string) {
 	if reason == "" {
-		reason = CauseReconnectCalled.text(s.group.cfg)
+		reason = CauseReconnectCalled.text(s.keeper.cfg)
 	}
-	if n := s.group.nodes; n != nil {
-		n.reconnect(reason)
-		return
-	}
-	s.group.front.reconnect(reason)
+	s.keeper.whole.reconnect(reason)
 }
 
 // Stats returns a snapshot.
-func (s *Supervisor) Stats() Stats { return s.group.stats() }
+func (s *Supervisor) Stats() Stats { return s.keeper.whole.stats() }
 
 // Close ends supervision: the state becomes StateClosed, waiting commands return
 // [ErrClosed], and the goroutines are stopped and joined. A client that a constructor of
@@ -56,13 +70,5 @@ func (s *Supervisor) Stats() Stats { return s.group.stats() }
 // as a heartbeat may take for a connection that is being warmed up. It is idempotent and
 // never fails.
 func (s *Supervisor) Close() error {
-	if client := s.group.client; client != nil {
-		_ = s.group.end(client) // it fails when the client was closed before
-		return nil
-	}
-	s.group.shut(closedByCaller)
-	s.group.join()
-	return nil
+	return s.close()
 }
-
-const closedByCaller = "closed by the caller"

@@ -1,0 +1,183 @@
+package redial
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What everything of one client shares and nothing below needs: configuration, clock,
+// events, counters, the goroutines that come and go, and whether the client is closing.
+// It knows neither links nor nodes.
+
+// base is what the parts of one client share.
+//
+// The order of locks, an arrow meaning that the one on its left may be held when the
+// one on its right is taken:
+//
+//	nodes.attaching -> nodes.mu, keeper.mu
+//	conn.claim -> cell.mu -> events.mu, lanes.mu
+//
+// Every other mutex is taken last. None is held while there is I/O, a sleep or code of
+// the caller; go-redis holds locks of its own when it has nodes adopted.
+type base struct {
+	cfg   *config
+	addr  string          // of the client as a whole
+	life  context.Context // ends when supervision does
+	began time.Time
+
+	clock  atomic.Int64 // nanoseconds since began, advanced by the keeper; never 0
+	events *events
+	n      counters
+	budget budget
+	calls  calls
+
+	refusing chan struct{} // closed when the client as a whole admits no command any more
+	knock    chan struct{} // capacity 1: there is something for the keeper to look at
+
+	release []func()           // called when supervision ends; read-only once it has begun
+	end     context.CancelFunc // ends life
+	ends    sync.Mutex
+	refused bool           // guarded by ends; refusing is closed
+	ended   bool           // guarded by ends; nothing is spawned any more
+	workers sync.WaitGroup // goroutines that come and go; Add only under ends, while not ended
+}
+
+func newBase(cfg *config, addr string) *base {
+	life, end := context.WithCancel(context.Background())
+	b := &base{
+		cfg: cfg, addr: addr, life: life, end: end, began: time.Now(),
+		events:   newEvents(cfg),
+		refusing: make(chan struct{}),
+		knock:    make(chan struct{}, 1),
+	}
+	b.clock.Store(1)
+	return b
+}
+
+// counters are the cumulative parts of Stats. They outlive the nodes that they were
+// counted for. None of them is touched by a command that succeeds at its first attempt.
+type counters struct {
+	generations, beats, missed, skipped atomic.Uint64
+	dials, dialErrors                   atomic.Uint64
+	waited, refused, unknown            atomic.Uint64
+	idleChecks, idleDropped, cut        atomic.Uint64
+
+	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
+}
+
+// counted returns a snapshot of what is counted.
+func (b *base) counted() Stats {
+	n := &b.n
+	s := Stats{
+		Generation: n.generations.Load(),
+		Heartbeats: n.beats.Load(), HeartbeatsMissed: n.missed.Load(), HeartbeatsSkipped: n.skipped.Load(),
+		Dials: n.dials.Load(), DialErrors: n.dialErrors.Load(),
+		Waited: n.waited.Load(), Refused: n.refused.Load(), Unknown: n.unknown.Load(),
+		RetriesUnsent: n.retriesUnsent.Load(), RetriesRefused: n.retriesRefused.Load(),
+		RetriesRepeated: n.retriesRepeated.Load(), RetriesDelayed: n.retriesDelayed.Load(),
+		IdleChecks: n.idleChecks.Load(), IdleDropped: n.idleDropped.Load(), SilentCut: n.cut.Load(),
+		EventsDropped: b.events.lost.Load(),
+	}
+	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
+	return s
+}
+
+// advance sets the clock to now and returns it. It never stands still, so that
+// what came before a call can be told from what came after.
+func (b *base) advance() int64 {
+	for {
+		old := b.clock.Load()
+		now := max(int64(time.Since(b.began)), old+1)
+		if b.clock.CompareAndSwap(old, now) {
+			return now
+		}
+	}
+}
+
+// spawn runs f on a goroutine that join waits for. It reports false, and does not,
+// when supervision has ended.
+func (b *base) spawn(f func()) bool {
+	b.ends.Lock()
+	defer b.ends.Unlock()
+	if b.ended {
+		return false
+	}
+	b.workers.Add(1)
+	go func() {
+		defer b.workers.Done()
+		f()
+	}()
+	return true
+}
+
+// refuse says that the client as a whole admits no command any more.
+func (b *base) refuse() {
+	b.ends.Lock()
+	defer b.ends.Unlock()
+	if !b.refused {
+		b.refused = true
+		close(b.refusing)
+	}
+}
+
+// closing reports whether that was said.
+func (b *base) closing() bool { return isClosed(b.refusing) }
+
+// finish has nothing spawned any more, and reports whether it is the first to say so.
+func (b *base) finish() bool {
+	b.refuse()
+	b.ends.Lock()
+	defer b.ends.Unlock()
+	first := !b.ended
+	b.ended = true
+	return first
+}
+
+// isOver reports whether supervision has ended.
+func (b *base) isOver() bool {
+	b.ends.Lock()
+	defer b.ends.Unlock()
+	return b.ended
+}
+
+// beat is the time between two looks at a Connected link. Looking twice in an
+// interval, and counting the answer to a PING as traffic, an idle client sends
+// one PING an interval, and no silence goes unnoticed for longer than that.
+func (b *base) beat() time.Duration {
+	return b.cfg.interval / 2
+}
+
+// tick is how often the keeper wakes: for heartbeats, and often enough to tell
+// ages for the idle check.
+func (b *base) tick() time.Duration {
+	if check := b.cfg.idleCheck; check > 0 {
+		return min(b.beat(), max(check/2, time.Millisecond))
+	}
+	return b.beat()
+}
+
+// early takes a random part off d, so that clients that started together do not
+// beat together.
+func early(d time.Duration) time.Duration {
+	return d - time.Duration(heartbeatJitter*rand.Float64()*float64(d))
+}
+
+// nudge makes whoever reads ch look around. It never blocks.
+func nudge(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}

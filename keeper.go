@@ -1,0 +1,239 @@
+package redial
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The goroutine that looks at links from time to time, and the end of everything. This
+// may use links and what is below them; it knows neither commands nor topologies.
+
+// keeper looks after the links of one client.
+type keeper struct {
+	*base
+	front *link // stands for the client as a whole
+	whole whole
+
+	over     func() bool   // whether go-redis has closed the client, when it has closed that of a link; read-only after start
+	dismiss  func(*link)   // called when a node is not part of the client any more; read-only after start
+	reapedAt time.Time     // when all clients were last looked at; used by the keeper's goroutine alone
+	kept     chan struct{} // closed when that has returned
+	sweeping atomic.Bool
+
+	mu    sync.Mutex
+	links map[*link]struct{} // guarded by mu; those with connections
+}
+
+// whole is a client as a whole.
+type whole interface {
+	// reconnect retires every connection and has what they lead to dialed afresh.
+	reconnect(reason string)
+	// stats returns a snapshot.
+	stats() Stats
+}
+
+func newKeeper(cfg *config, addr string) *keeper {
+	return &keeper{
+		base:    newBase(cfg, addr),
+		over:    func() bool { return true },
+		dismiss: func(*link) {},
+		kept:    make(chan struct{}),
+		links:   make(map[*link]struct{}),
+	}
+}
+
+// start begins supervision, and after a pause to reach the server.
+func (k *keeper) start(pause time.Duration) {
+	go k.keep()
+	if pause == 0 {
+		k.front.attend()
+		return
+	}
+	k.spawn(func() {
+		if k.front.pause(pause) {
+			k.front.attend()
+		}
+	})
+}
+
+// add has the keeper look after a link.
+func (k *keeper) add(l *link) {
+	k.mu.Lock()
+	k.links[l] = struct{}{}
+	k.mu.Unlock()
+	if k.isOver() {
+		l.shut(CauseClosed, closedByCaller)
+	}
+}
+
+// all returns the links that have connections.
+func (k *keeper) all() []*link {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := make([]*link, 0, len(k.links))
+	for l := range k.links {
+		all = append(all, l)
+	}
+	return all
+}
+
+// keep looks at every link now and then. It never blocks on one: what takes time
+// is done by goroutines that come and go.
+func (k *keeper) keep() {
+	defer close(k.kept)
+	pause := min(k.tick(), lookout)
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-k.knock:
+			k.answer()
+			continue
+		case <-k.life.Done():
+			return
+		}
+		k.advance()
+		now := time.Now()
+		if now.Sub(k.reapedAt) >= min(k.beat(), lookout) {
+			k.reap()
+		}
+		next := now.Add(pause)
+		all := k.all()
+		for _, l := range all {
+			if !now.Before(l.lookAt) {
+				l.lookAt = l.look(now)
+			}
+			if l.lookAt.Before(next) {
+				next = l.lookAt
+			}
+		}
+		k.sweep()
+		least := time.Duration(0)
+		if len(all) > 1 { // look at several at a time
+			least = pause / 16
+		}
+		timer.Reset(max(time.Until(next), least))
+	}
+}
+
+// answer finds out why somebody knocks: go-redis has closed a connection, and perhaps
+// the client of it, or a server is back, and its pool wants warming up.
+func (k *keeper) answer() {
+	all := k.all()
+	if slices.ContainsFunc(all, func(l *link) bool { return l.shaken.Swap(false) && l.isGone() }) {
+		k.reap()
+	}
+	if slices.ContainsFunc(all, func(l *link) bool { return l.cold.Load() }) {
+		k.sweep()
+	}
+}
+
+// reap ends what belongs to clients that go-redis has closed: links to nodes that are
+// not part of the client any more, and all of it when its owner has closed the client
+// itself, which tells nobody.
+func (k *keeper) reap() {
+	k.reapedAt = time.Now()
+	all := k.all()
+	gone := slices.DeleteFunc(slices.Clone(all), func(l *link) bool { return !l.isGone() })
+	if len(gone) == 0 && len(all) > 0 {
+		return
+	}
+	if k.over() {
+		k.shut("the client was closed")
+		k.closeConns()
+		return
+	}
+	for _, l := range gone {
+		k.discard(l)
+	}
+}
+
+// discard ends the link to a node that is not part of the client any more.
+func (k *keeper) discard(l *link) {
+	k.dismiss(l)
+	l.shut(CauseNodeRemoved, "")
+	l.closeConns()
+	k.mu.Lock()
+	delete(k.links, l)
+	k.mu.Unlock()
+}
+
+// sweep has idle connections proved and pools warmed up, one after the other, by a
+// goroutine that delays neither heartbeats nor callers. There is one at a time.
+func (k *keeper) sweep() {
+	if !k.sweeping.CompareAndSwap(false, true) {
+		return
+	}
+	k.spawn(func() {
+		defer k.sweeping.Store(false)
+		for _, l := range k.all() {
+			if l.warm != nil && l.cold.CompareAndSwap(true, false) {
+				l.warm(l.ctx, int(l.lost.Load()))
+			}
+			if l.idleAge > 0 {
+				l.sweep()
+			}
+		}
+	})
+}
+
+// shut ends supervision without waiting, see link.shut.
+func (k *keeper) shut(reason string) {
+	if !k.finish() {
+		return
+	}
+	if k.front != nil {
+		k.front.shut(CauseClosed, reason) // first, so that it does not take the end of its nodes for an outage
+	}
+	for _, l := range k.all() {
+		l.shut(CauseClosed, reason)
+	}
+	k.end()
+	for _, f := range k.release {
+		f()
+	}
+}
+
+const closedByCaller = "closed by the caller"
+
+// join waits until the goroutines of a client that was shut have returned. One that was
+// never started has no keeper.
+func (k *keeper) join() {
+	<-k.kept
+	k.workers.Wait()
+	k.events.join()
+}
+
+// close ends supervision, closes the client with f, and waits until nothing is left.
+func (k *keeper) close(f func() error) error {
+	k.shut(closedByCaller)
+	err := f()
+	k.closeConns()
+	k.join()
+	return err
+}
+
+// abandon releases what was never started.
+func (k *keeper) abandon() {
+	close(k.kept)
+	k.shut("the client could not be built")
+	k.join()
+}
+
+// drain shuts the gate of the client for good and waits until every command that it has
+// admitted has returned, or ctx ends.
+func (k *keeper) drain(ctx context.Context) error {
+	k.refuse()
+	return k.front.drain(ctx)
+}
+
+// closeConns closes what go-redis has not closed.
+func (k *keeper) closeConns() {
+	for _, l := range k.all() {
+		l.closeConns()
+	}
+}
