@@ -27,8 +27,8 @@ type finding struct {
 	err     error  // as go-redis returned it; nil: all went well
 	seen    error  // the same as hooks of the caller see it
 
-	// mayHaveRun says that a hook asked go-redis more than once, and that what became
-	// of one of the times before the last is not known.
+	// mayHaveRun says that a hook asked go-redis more than once, and that one of the times
+	// before the last may have run something.
 	mayHaveRun bool
 
 	// Of a batch: the commands without an answer, the errors that go-redis left on them,
@@ -56,15 +56,27 @@ func (f *finding) isWord(err error) bool {
 	switch {
 	case f.blind:
 		return false // it may be
-	case !f.reached:
-		return true
+	case !f.reached: // unless a hook went on with a context of its own
+		return !isOurs(err)
 	}
 	return f.err == nil || !errors.Is(err, f.seen)
 }
 
+// unran reports whether nothing ran of what go-redis was asked.
+func (f *finding) unran() bool {
+	if f.waited {
+		return true
+	}
+	switch outcomeOf(f.err) {
+	case refused, denied, notSent, notSentForGood:
+		return true
+	}
+	return false
+}
+
 // cause returns the error to go by for an attempt that failed with err.
 func (f *finding) cause(err error) error {
-	if f.blind || f.isWord(err) {
+	if !f.reached || f.isWord(err) {
 		return err
 	}
 	return f.err
@@ -90,7 +102,7 @@ func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
 // is not known how far reading came: go-redis sets the error that ended a pipeline on all
 // of them.
 func (f *finding) lost(cmds []redis.Cmder) []redis.Cmder {
-	if !f.blind {
+	if f.reached {
 		return f.unanswered(cmds)
 	}
 	rest := make([]redis.Cmder, 0, len(cmds))
@@ -147,8 +159,7 @@ func (a *attempt) note(f finding) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if was := &a.found; was.reached || was.blind {
-		o := outcomeOf(was.err)
-		f.mayHaveRun = was.mayHaveRun || o == unknown || o == partly || o == repeatable
+		f.mayHaveRun = was.mayHaveRun || !was.unran()
 	}
 	a.found = f
 }

@@ -37,7 +37,7 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 		default:
 			return h.pipeline(ctx, cmds, next, w, finding{}, nil, 0)
 		}
-		if err == nil || late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
+		if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) || late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
 			return err
 		}
 		return h.pipeline(ctx, cmds, next, w, found, err, 1)
@@ -98,6 +98,7 @@ func (b *batch) judge(c *call, err error) ruling {
 	b.said = err
 	switch {
 	case err == nil && c.attempts == 1:
+		c.labelOurs(b.cmds)
 		return ruling{done: true} // whatever a hook of the caller has set on single commands
 	case err == nil:
 		return ruling{done: true, said: command.FirstError(b.cmds, nil)}
@@ -108,9 +109,9 @@ func (b *batch) judge(c *call, err error) ruling {
 	cause := f.cause(err)
 	r := ruling{outcome: foreign, why: cause, said: err}
 	switch {
-	case f.isWord(err):
-		b.rest = f.unanswered(b.rest)
-		c.labelFound(b.rest, f)
+	case f.isWord(err), f.mayHaveRun:
+		f.unanswered(b.rest)
+		return c.word(b.cmds, err)
 	case c.name == "transaction":
 		f.unanswered(b.cmds)
 		r.outcome, r.why = c.transaction(b.cmds, cause, f)
@@ -119,6 +120,8 @@ func (b *batch) judge(c *call, err error) ruling {
 		if len(lost) > 0 {
 			b.rest = lost
 			r.outcome, b.undelivered = c.tail(c.outcome(nil, cause, f), lost, f)
+		} else if isOurs(cause) { // a hook handed on other commands in their place
+			return c.word(b.cmds, err)
 		} else if r.outcome, b.rest = c.refusedTail(b.rest, f); r.outcome != answered {
 			r.why = b.rest[0].Err()
 		}
@@ -135,6 +138,7 @@ func (b *batch) end(c *call, o outcome, final error) error {
 	}
 	c.label(b.rest, final)
 	if o == partly {
+		c.because(CauseSharedConnection)
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
 	}
 	return command.FirstError(b.cmds, final)
@@ -152,21 +156,43 @@ func (c *call) label(cmds []redis.Cmder, final error) {
 	}
 }
 
-// labelFound puts the final errors on the commands of a batch that were not answered,
-// when a hook of the caller has had the last word on the batch as a whole.
-func (c *call) labelFound(rest []redis.Cmder, f *finding) {
-	if len(rest) == 0 || f.err == nil {
-		return
+// word ends a call of whose batch a hook of the caller has had the last word, or made
+// something else. It returns err, unless that is what our connections say.
+func (c *call) word(cmds []redis.Cmder, err error) ruling {
+	c.labelOurs(cmds)
+	c.link.react(err)
+	if isOurs(err) {
+		err = c.ownError(err)
 	}
+	return ruling{done: true, said: err}
+}
+
+// labelOurs puts final errors on commands that have what our connections say.
+func (c *call) labelOurs(cmds []redis.Cmder) {
+	for _, cmd := range cmds {
+		if holdsOurs(cmd) {
+			cmd.SetErr(c.ownError(cmd.Err()))
+		}
+	}
+}
+
+// ownError returns the final error for one that our connections or nodes have told.
+func (c *call) ownError(err error) error {
 	kind := ErrOutcomeUnknown
-	switch o, _ := c.tail(c.outcome(nil, f.err, f), rest, f); o {
+	switch outcomeOf(err) {
 	case notSent, notSentForGood:
 		kind = ErrUnavailable
-	case foreign, answered, refused, denied:
-		return
 	}
-	c.because(CauseUnsafe)
-	c.label(rest, c.newError(kind, c.withCtx(f.err)))
+	c.because(CauseHook)
+	_, shown := reveal(err)
+	return c.newError(kind, c.withCtx(shown))
+}
+
+// holdsOurs reports whether a command has an error that our connections or nodes have
+// told, and that is no final one.
+func holdsOurs(cmd redis.Cmder) bool {
+	err := cmd.Err()
+	return err != nil && asError(err) == nil && isOurs(err)
 }
 
 // shared passes on a pipeline of the full-duplex engine, whose commands share a
@@ -309,13 +335,17 @@ func (s *spread) try(c *call) (err error) {
 func (s *spread) judge(c *call, err error) ruling {
 	s.found.unanswered(s.rest)
 	o, why := s.sort(c)
-	word := err == nil || s.found.isWord(err)
+	word := err == nil || s.found.isWord(err) || s.found.mayHaveRun
 	if len(s.rest) > 0 && !word {
 		return ruling{outcome: o, why: why, said: why}
 	}
 	if len(s.rest) > 0 { // a hook of the caller has had the last word
-		c.because(CauseUnsafe)
-		s.end(c, foreign, c.newError(ErrUnavailable, why))
+		c.because(CauseHook)
+		_, shown := reveal(why)
+		s.end(c, foreign, c.newError(ErrUnavailable, shown))
+	}
+	if err != nil && asError(err) == nil && failureOf(err) == nil && isOurs(err) {
+		return ruling{done: true, said: command.FirstError(s.cmds, c.ownError(err))}
 	}
 	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.cause(err)) == nil {
 		return ruling{done: true, said: err} // as go-redis or a hook has it
@@ -349,6 +379,10 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 				// It ended a pause of go-redis's between two rounds, and is on all
 				// commands, those that were answered before included.
 				n = &failure{outcome: unknown, err: &connError{phase: phaseRead, err: e}}
+			case isOurs(e): // through a hook that went on with a context of its own, say
+				if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
+					n.outcome = notSent
+				}
 			default:
 				continue // foreign
 			}
@@ -369,8 +403,11 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 				}
 				at, shown := reveal(n)
 				c.node, _ = at.(*link)
-				if c.because(CauseUnsafe); known == notSentForGood {
+				switch c.because(CauseUnsafe); {
+				case known == notSentForGood:
 					c.why = CausePoolExhausted
+				case kind == ErrUnavailable:
+					c.because(CauseSharedConnection)
 				}
 				finals[n] = c.fail(kind, c.withCtx(shown))
 			}

@@ -145,7 +145,12 @@ func (s *single) judge(c *call, err error) ruling {
 	if !f.isWord(err) {
 		r.outcome = c.outcome(s.cmd, r.why, f)
 	}
-	if r.outcome != partly {
+	switch {
+	case f.mayHaveRun && r.outcome != foreign: // what a hook has asked for besides is not run again
+		if r.outcome = answered; !isReply(r.why) {
+			r.outcome = unknown
+		}
+	case r.outcome != partly:
 		r.outcome = c.revise(r.outcome, s.cmd)
 	}
 	return r
@@ -533,6 +538,14 @@ func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis
 		}
 		return err
 	}
+	if h.router.several() && h.link.gate.Load() != gateOpen {
+		// A mistake is told at once; with a context that has ended nothing else is done.
+		end, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := watch(end, fn, keys...); err != nil && rejected(err) {
+			return err
+		}
+	}
 	c := h.newCall(ctx, "watch", 0, true)
 	c.inside = true
 	return c.carry(&watching{run: watch, fn: fn, keys: keys}, nil)
@@ -548,10 +561,14 @@ type watching struct {
 
 // try runs it past the hooks of the client as a whole.
 func (w *watching) try(c *call) error {
-	return w.run(c.router.mark(c.ctx), func(tx *redis.Tx) error {
+	err := w.run(c.router.mark(c.ctx), func(tx *redis.Tx) error {
 		w.called = true
 		return w.fn(tx)
 	}, w.keys...)
+	if err == nil && !w.called { // go-redis gives up following redirections, and says nothing
+		return errToAndFro
+	}
+	return err
 }
 
 func (w *watching) judge(c *call, err error) ruling {
@@ -566,16 +583,27 @@ func (w *watching) judge(c *call, err error) ruling {
 		c.attempts += e.Attempts
 	case failureOf(err) != nil, c.router.several() && isUnrouted(err):
 		c.attempts++
+	case c.router.several() && c.outcome(watchCmd, err, &finding{from: routedCall}) == refused:
+		c.attempts++
+		return ruling{outcome: refused, why: err, said: err}
 	default:
 		return ruling{done: true, said: err}
 	}
 	return ruling{outcome: notSent, why: why, said: why}
 }
 
+var (
+	watchCmd    = redis.NewStatusCmd(context.Background(), "watch")
+	errToAndFro = &failure{outcome: notSent, err: errors.New("the nodes send WATCH to and fro")}
+)
+
 func (w *watching) end(_ *call, _ outcome, final error) error { return final }
 
 // ready waits at the gate.
 func (h hook) ready(ctx context.Context, name string) error {
+	if end := ctx.Err(); end != nil {
+		return end
+	}
 	c := h.newCall(ctx, name, 0, true)
 	if err := c.admit(); err != nil {
 		return err

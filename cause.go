@@ -65,6 +65,10 @@ const (
 	// CauseHandshake: it was part of setting up a connection.
 	CauseHandshake
 
+	// CauseHook: a hook of the caller has had the last word, or has sent something else
+	// besides.
+	CauseHook
+
 	causes // how many there are
 )
 
@@ -94,6 +98,7 @@ var causeTexts = [causes]struct{ name, text string }{
 	CauseHeldConnectionBroken: {"held_connection_broken", "its connection is held by the caller and broken"},
 	CauseSharedConnection:     {"shared_connection", "it shared a connection with other commands"},
 	CauseHandshake:            {"handshake", "it was part of setting up a connection"},
+	CauseHook:                 {"hook", "a hook of the caller has had the last word"},
 }
 
 // String returns the name of the cause: lower case, words joined by underscores.

@@ -93,7 +93,7 @@ func isBarredByCache(cmd redis.Cmder) bool {
 
 // isRejected reports whether err is go-redis's word that it does not send such a command.
 func isRejected(err error) bool {
-	return strings.HasSuffix(err.Error(), "is not allowed when client-side caching is enabled")
+	return strings.HasSuffix(err.Error(), " when client-side caching is enabled")
 }
 
 // isHeld reports whether err is go-redis's word that a connection which the caller
@@ -116,11 +116,16 @@ func isUnrouted(err error) bool {
 }
 
 // isGarbled reports whether err is go-redis's own and says that it could not make
-// sense of a reply. Everything that it says of a command before that is known, but
-// for arguments that it cannot write.
+// sense of a reply.
 func isGarbled(err error) bool {
-	text := err.Error()
-	return strings.HasPrefix(text, "redis: ") && !strings.HasPrefix(text, "redis: can't marshal") && !isRejected(err)
+	what, ours := strings.CutPrefix(err.Error(), "redis: ")
+	return ours && slices.ContainsFunc(garbles, func(begins string) bool { return strings.HasPrefix(what, begins) })
+}
+
+// garbles are how go-redis begins what it says of a reply that it cannot read.
+var garbles = []string{
+	"can't parse ", "can't read ", "got ", "unexpected ", "invalid ", "expected ", "the length of ",
+	"function list unexpected ", "buffer too small", "connection unusable (reply stream",
 }
 
 // firstReply returns the first error of cmds that is a reply when err is the error of
@@ -206,7 +211,7 @@ func ownOptions(opt *redis.Options, l *link) *redis.Options {
 	own.MaintNotificationsConfig = withoutLookup(&own)
 	if onConnect := opt.OnConnect; onConnect != nil {
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
-			return onConnect(context.WithValue(ctx, ctxNested, true), cn)
+			return onConnect(context.WithValue(unrouted(ctx), ctxNested, true), cn)
 		}
 	}
 	return &own
@@ -338,6 +343,7 @@ func rejectedInWords(text string) bool {
 	switch text {
 	case "redis: cluster has no nodes", "redis: all ring shards are down", "redis: no sentinels configured",
 		"redis: Watch requires at least one key", "redis: Watch requires all keys to be in the same slot",
+		"redis: Watch requires at least one shard", "redis: Watch requires all keys to be in the same shard",
 		"redis: AutoPipeliner.Do requires at least one argument":
 		return true
 	}
@@ -383,4 +389,16 @@ func ringClosed(rdb *redis.Ring) func() bool {
 		_, err := rdb.GetShardClientForKey("")
 		return err == redis.ErrClosed
 	}
+}
+
+// routedKey is the key under which a context says that our outer hook has sent a command
+// on its way to a node.
+type routedKey struct{}
+
+// unrouted returns ctx without that.
+func unrouted(ctx context.Context) context.Context {
+	if ctx.Value(routedKey{}) == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, routedKey{}, nil)
 }

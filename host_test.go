@@ -990,7 +990,7 @@ func (h spyHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		h.made("process", next)
 	}
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if h.run != nil && !isHandshake(cmd) {
+		if h.run != nil && !command.IsHandshake(cmd) {
 			h.run()
 		}
 		return next(ctx, cmd)
@@ -1017,7 +1017,7 @@ func TestHost_SetUp(t *testing.T) {
 		see := func(cmds ...redis.Cmder) {
 			for _, cmd := range cmds {
 				names = append(names, cmd.Name())
-				if !isHandshake(cmd) && cmd.Name() != "get" {
+				if !command.IsHandshake(cmd) && cmd.Name() != "get" {
 					strangers = append(strangers, cmd.Name())
 				}
 			}
@@ -1040,7 +1040,7 @@ func TestHost_SetUp(t *testing.T) {
 		})
 		cluster.OnNewNode(func(node *redis.Client) {
 			node.AddHook(commandsHook{func(cmds ...redis.Cmder) {
-				if !isAboutTopology(cmds[0]) {
+				if !command.IsAboutTopology(cmds[0]) {
 					see(cmds...)
 				}
 			}})

@@ -176,6 +176,12 @@ func isAfterDial(err error) bool {
 	return ce != nil && ce.phase != phaseDial
 }
 
+// isAfterWrite reports whether err is of a connection on which something was written.
+func isAfterWrite(err error) bool {
+	ce := connErrorOf(err)
+	return ce != nil && ce.phase != phaseDial && ce.phase != phaseWrite
+}
+
 // isPoolTimeout reports whether err says that a pool had no connection to give.
 func isPoolTimeout(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)

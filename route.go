@@ -44,8 +44,6 @@ type routed struct {
 	batch bool   // of a pipeline or transaction
 }
 
-type routedKey struct{}
-
 func (r *routed) Value(key any) any {
 	if key == (routedKey{}) {
 		return r
@@ -87,6 +85,9 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		r := routedOf(ctx)
+		if w.from == foreignHook { // what a hook of the caller sends by itself is no part of this
+			ctx = unrouted(ctx)
+		}
 		switch {
 		case ctx.Err() != nil: // go-redis does not send it, and everybody sees why
 			_, err := h.try(ctx, cmd, next, w)
@@ -128,7 +129,11 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 		t := terms{router: h.router} // what else there is to know the outer hook knows
 		o = t.outcome(cmd, found.cause(err), &found)
 	}
-	if found.mayHaveRun && o != unknown && o != answered {
+	switch {
+	case !found.mayHaveRun || o == foreign:
+	case isReply(err): // as it is, but not again: what the hook asked for besides has run
+		return &failure{at: l, outcome: answered, err: err}
+	default:
 		o = unknown
 	}
 	switch {
@@ -243,6 +248,9 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		plainCommands(cmds)
 		r := routedOf(ctx)
+		if w.from == foreignHook { // see ProcessHook
+			ctx = unrouted(ctx)
+		}
 		switch {
 		case len(cmds) == 0 || r == nil:
 			return direct(ctx, cmds)

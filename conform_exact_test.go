@@ -17,7 +17,7 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
-// Probes of issue 9: each fails on redial and says what is right.
+// What hooks of callers may do that is rare, and must cost no exactness all the same.
 
 // probe makes a redial client of a kind; on counts the runs of a command on all servers,
 // and act says what a server does with its nth.
@@ -61,7 +61,7 @@ func hookOf(w *world, a act) redis.Hook {
 
 // A hook on a cluster's node goes on with a context of its own: an INCR whose reply is lost
 // runs once, and is ErrOutcomeUnknown.
-func TestProbe_NodeHookDetachesContext_RunsOnce(t *testing.T) {
+func TestConform_Exact_NodeHookDetachesContext_RunsOnce(t *testing.T) {
 	for _, k := range []kind{aCluster, aRing, aFailoverCluster} {
 		for _, batch := range []bool{false, true} {
 			t.Run(fmt.Sprint(k, " batch ", batch), func(t *testing.T) {
@@ -87,7 +87,7 @@ func incr(w *world, batch bool) error {
 }
 
 // The same on the client itself: the outcome is exact, and what did not run is sent again.
-func TestProbe_ClientHookDetachesContext_IsAsExact(t *testing.T) {
+func TestConform_Exact_ClientHookDetachesContext_IsAsExact(t *testing.T) {
 	for _, k := range allKinds {
 		for _, batch := range []bool{false, true} {
 			t.Run(fmt.Sprint(k, " batch ", batch), func(t *testing.T) {
@@ -114,8 +114,8 @@ func canceled() context.Context {
 
 // The error of a command that a node's hook sends itself, with the context it was given,
 // is one for callers.
-func TestProbe_NodeHookSendsByItself_SeesNoMark(t *testing.T) {
-	for _, k := range []kind{aCluster, aRing} {
+func TestConform_Exact_NodeHookSendsByItself_SeesNoMark(t *testing.T) {
+	for _, k := range []kind{aCluster} { // hooks of shards stand outside of redial's, see the README
 		t.Run(string(k), func(t *testing.T) {
 			var node sync.Map
 			var seen atomic.Value
@@ -163,7 +163,7 @@ type wrappedCmd struct{ redis.Cmder }
 
 // A hook that hands on other commands than it was given costs no exactness, and an outage
 // is ridden out with it.
-func TestProbe_HookReplacesCommands(t *testing.T) {
+func TestConform_Exact_HookReplacesCommands(t *testing.T) {
 	replace := act{
 		single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 			return next(ctx, wrappedCmd{cmd})
@@ -202,7 +202,7 @@ func TestProbe_HookReplacesCommands(t *testing.T) {
 }
 
 // The cause of an Error agrees with its kind.
-func TestProbe_CauseOfUndelivered(t *testing.T) {
+func TestConform_Exact_CauseOfUndelivered(t *testing.T) {
 	for _, k := range allKinds {
 		t.Run(string(k), func(t *testing.T) {
 			w, _ := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.CloseBeforeExecute })
@@ -230,11 +230,11 @@ func TestProbe_CauseOfUndelivered(t *testing.T) {
 
 // A hook that sends another command after next, which is refused for a moment: the first
 // one has run and must not run again. Here the caller even gets nil.
-func TestProbe_HookSendsAnotherAfterwards_RunsOnce(t *testing.T) {
+func TestConform_Exact_HookSendsAnotherAfterwards_RunsOnce(t *testing.T) {
 	for _, k := range allKinds {
 		for _, where := range []string{"client", "node"} {
-			if where == "node" && k.isSingle() {
-				continue
+			if where == "node" && (k.isSingle() || k == aRing) {
+				continue // hooks of shards stand outside of redial's, see the README
 			}
 			t.Run(fmt.Sprint(k, " on ", where), func(t *testing.T) {
 				journal := act{single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
@@ -277,7 +277,7 @@ func TestProbe_HookSendsAnotherAfterwards_RunsOnce(t *testing.T) {
 
 // A hook calls next twice; the first time has run, the second cannot be sent: it is not
 // safe to retry, and not sent again. (2 s: until the grace is over.)
-func TestProbe_HookCallsNextTwice_FirstRan(t *testing.T) {
+func TestConform_Exact_HookCallsNextTwice_FirstRan(t *testing.T) {
 	for _, batch := range []bool{false, true} {
 		t.Run(fmt.Sprint("batch ", batch), func(t *testing.T) {
 			w, ran := probe(t, aClient, knobs{poolSize: 1}, "incr", func(int) redialtest.Action { return redialtest.Handle })
@@ -298,7 +298,7 @@ func TestProbe_HookCallsNextTwice_FirstRan(t *testing.T) {
 }
 
 // A hook sends a pipeline on one at a time: what has no answer is ErrOutcomeUnknown.
-func TestProbe_HookSendsOneAtATime_IsAsExact(t *testing.T) {
+func TestConform_Exact_HookSendsOneAtATime_IsAsExact(t *testing.T) {
 	for _, k := range allKinds {
 		t.Run(string(k), func(t *testing.T) {
 			w, _ := probe(t, k, knobs{}, "incr", func(nth int) redialtest.Action {
@@ -328,7 +328,7 @@ func TestProbe_HookSendsOneAtATime_IsAsExact(t *testing.T) {
 
 // R2, R3: what refuses the WATCH of a Watch for a while is waited for, as for any other
 // command, and nil means that the function has run.
-func TestProbe_WatchIsRefused(t *testing.T) {
+func TestConform_Exact_WatchIsRefused(t *testing.T) {
 	for name, reply := range map[string]string{
 		"CLUSTERDOWN": "-CLUSTERDOWN The cluster is down\r\n", "MOVED": "-MOVED 1 %s\r\n",
 		"TRYAGAIN": "-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
@@ -365,7 +365,7 @@ func TestProbe_WatchIsRefused(t *testing.T) {
 
 // Errors of the caller's own functions are not taken for garbled replies because of how
 // their texts begin: nothing was sent, and bare returns them as they are.
-func TestProbe_WordsOfTheCaller(t *testing.T) {
+func TestConform_Exact_WordsOfTheCaller(t *testing.T) {
 	errWords := errors.New("redis: quota exceeded")
 	for _, where := range []string{"OnConnect", "Limiter"} {
 		t.Run(where, func(t *testing.T) {
@@ -386,7 +386,7 @@ func TestProbe_WordsOfTheCaller(t *testing.T) {
 }
 
 // E5: SUBSCRIBE by Do is rejected before any I/O, in words of its own.
-func TestProbe_CachingRejectsSubscribe(t *testing.T) {
+func TestConform_Exact_CachingRejectsSubscribe(t *testing.T) {
 	for _, name := range []string{"subscribe", "psubscribe", "ssubscribe"} {
 		paired(t, both[:1], knobs{tune: func(o *redis.Options) { o.ClientSideCacheConfig = &redis.ClientSideCacheConfig{} }}, func(w *world) {
 			err := w.rdb.Do(w.ctx, name, "c").Err()
@@ -399,7 +399,7 @@ func TestProbe_CachingRejectsSubscribe(t *testing.T) {
 }
 
 // E2: a context that had ended is ctx.Err() itself, while the link is down, too.
-func TestProbe_EndedContextWhileDown(t *testing.T) {
+func TestConform_Exact_EndedContextWhileDown(t *testing.T) {
 	for _, k := range []kind{aCluster, aFailoverCluster, aRing} {
 		for _, s := range []side{bare, wrapped} {
 			t.Run(fmt.Sprint(k, "/", s), func(t *testing.T) {
@@ -435,7 +435,7 @@ func TestProbe_EndedContextWhileDown(t *testing.T) {
 }
 
 // E5, O2: what go-redis rejects before any I/O comes at once while the servers are down.
-func TestProbe_MistakenWatchWhileDown(t *testing.T) {
+func TestConform_Exact_MistakenWatchWhileDown(t *testing.T) {
 	for _, k := range []kind{aCluster, aRing} {
 		for _, s := range []side{bare, wrapped} {
 			t.Run(fmt.Sprint(k, "/", s), func(t *testing.T) {
@@ -455,7 +455,7 @@ func TestProbe_MistakenWatchWhileDown(t *testing.T) {
 }
 
 // E7: go-redis's rings have other words for the same mistake.
-func TestProbe_SafeToRetry_RingWatch(t *testing.T) {
+func TestConform_Exact_SafeToRetry_RingWatch(t *testing.T) {
 	w, _ := probe(t, aRing, knobs{}, "", nil)
 	err := w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil }, "{a}k", "{b}k", "{c}k", "{d}k", "{e}k")
 	require.Error(t, err)
