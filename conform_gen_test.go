@@ -472,8 +472,10 @@ func TestConform_RandomScripts(t *testing.T) {
 	var mu sync.Mutex
 	var found []plan
 	ran := forEachPlan(first, *conformScripts, func(p plan) bool {
-		if p.diff(t) == "" || p.diff(t) == "" { // once more: a busy machine is no difference
-			return true
+		for range 2 { // a busy machine is no difference
+			if p.diff(t) == "" {
+				return true
+			}
 		}
 		mu.Lock()
 		defer mu.Unlock()

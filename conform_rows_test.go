@@ -485,6 +485,7 @@ func TestConform_E1_ErrorsAreNetErrors(t *testing.T) {
 			w.say("net.Error: %v", ok)
 			if ok {
 				w.say("timeout: %v", e.Timeout())
+				//lint:ignore SA1019 a caller may still use it
 				w.say("temporary: %v", e.Temporary()) // go-redis and its users ask
 			}
 		})

@@ -28,6 +28,7 @@ func TestError_IsANetError(t *testing.T) {
 		ne, ok := err.(net.Error)
 		require.True(t, ok, "%T", err)
 		assert.True(t, ne.Timeout())
+		//lint:ignore SA1019 a caller may still use it
 		assert.True(t, ne.Temporary()) //nolint:staticcheck // old code asks
 		n.Thaw()
 	})
@@ -40,6 +41,7 @@ func TestError_IsANetError(t *testing.T) {
 		ne, ok := err.(net.Error)
 		require.True(t, ok, "%T", err)
 		assert.True(t, ne.Timeout(), "%v", err)
+		//lint:ignore SA1019 a caller may still use it
 		assert.True(t, ne.Temporary(), "%v", err) //nolint:staticcheck // old code asks
 	}
 	for _, cause := range []error{errRefused, &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, errors.New("other"), context.Canceled} {
@@ -47,6 +49,7 @@ func TestError_IsANetError(t *testing.T) {
 			ne := err.(net.Error)
 			assert.False(t, ne.Timeout(), "%v", err)
 			bare, ok := cause.(net.Error)
+			//lint:ignore SA1019 a caller may still use it
 			assert.Equal(t, ok && bare.Temporary(), ne.Temporary(), "%v", err) //nolint:staticcheck // old code asks
 		}
 	}
