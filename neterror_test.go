@@ -29,7 +29,7 @@ func TestError_IsANetError(t *testing.T) {
 		require.True(t, ok, "%T", err)
 		assert.True(t, ne.Timeout())
 		//lint:ignore SA1019 a caller may still use it
-		assert.True(t, ne.Temporary()) //nolint:staticcheck // old code asks
+		assert.True(t, ne.Temporary())
 		n.Thaw()
 	})
 	for _, err := range []error{
@@ -42,7 +42,7 @@ func TestError_IsANetError(t *testing.T) {
 		require.True(t, ok, "%T", err)
 		assert.True(t, ne.Timeout(), "%v", err)
 		//lint:ignore SA1019 a caller may still use it
-		assert.True(t, ne.Temporary(), "%v", err) //nolint:staticcheck // old code asks
+		assert.True(t, ne.Temporary(), "%v", err)
 	}
 	for _, cause := range []error{errRefused, &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, errors.New("other"), context.Canceled} {
 		for _, err := range []error{&connError{err: cause}, &Error{kind: ErrUnavailable, Err: cause}} {
@@ -50,7 +50,7 @@ func TestError_IsANetError(t *testing.T) {
 			assert.False(t, ne.Timeout(), "%v", err)
 			bare, ok := cause.(net.Error)
 			//lint:ignore SA1019 a caller may still use it
-			assert.Equal(t, ok && bare.Temporary(), ne.Temporary(), "%v", err) //nolint:staticcheck // old code asks
+			assert.Equal(t, ok && bare.Temporary(), ne.Temporary(), "%v", err)
 		}
 	}
 }
