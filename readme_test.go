@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/redial-go/redial"
 )
 
@@ -285,4 +288,38 @@ func anchorsOf(text string) map[string]bool {
 		anchors[regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(a, "")] = true
 	}
 	return anchors
+}
+
+// The one table of files names every file and folder that there is, and nothing else.
+func TestArchitecture_FilesAreThoseOfTheTree(t *testing.T) {
+	page, err := os.ReadFile("docs/ARCHITECTURE.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(page), "\n## Files\n")
+	require.True(t, found)
+	named := make(map[string]bool)
+	for _, row := range strings.Split(table, "\n") {
+		if cells := strings.Split(row, "|"); len(cells) > 2 {
+			for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+				assert.False(t, named[m[1]], "%s is named twice", m[1])
+				named[m[1]] = true
+				_, err := os.Stat(m[1])
+				assert.NoError(t, err)
+			}
+		}
+	}
+	for _, pattern := range []string{"*.go", "internal/*/", "*/"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, f := range files {
+			f = strings.TrimSuffix(f, "/")
+			if info, err := os.Stat(f); err == nil && info.IsDir() {
+				f += "/"
+			}
+			switch {
+			case strings.HasSuffix(f, "_test.go"), f == "internal/", f == "testdata/":
+			default:
+				assert.True(t, named[f], "%s is not in the table", f)
+			}
+		}
+	}
 }
