@@ -138,7 +138,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err er
 		own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
 			list, err := slots(ctx)
 			if err == nil {
-				n.front.despair(len(list) == 0)
+				n.empty.Store(len(list) == 0)
 				n.learn(list)
 			}
 			return list, err

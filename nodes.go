@@ -28,6 +28,7 @@ type nodes struct {
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
 
 	used   atomic.Bool // a caller has made use of the nodes
+	empty  atomic.Bool // whoever was to name the nodes has named none
 	inners innerParts  // behind hooks that were added to the client as a whole
 
 	attaching sync.Mutex // held while a client that exists already gets its hook
@@ -243,6 +244,8 @@ func (s scout) ping(bool) (verdict, error) {
 func (n *nodes) pointless(err error) bool {
 	all := n.all()
 	switch {
+	case n.empty.Load():
+		return true
 	case err == nil:
 		return false
 	case n.ring:

@@ -48,7 +48,7 @@ func TestStats_NodeLeaves_CountersOnlyGrow(t *testing.T) {
 			require.NoError(t, c.Set(ctx, key, 1, 0).Err())
 		}
 		n.Kill()
-		time.Sleep(time.Second)
+		time.Sleep(4 * time.Second) // each node notices at its next heartbeat
 		n.Start()
 		require.NoError(t, c.Set(ctx, "a", 1, 0).Err())
 		require.NoError(t, c.Set(ctx, "b", 1, 0).Err())
