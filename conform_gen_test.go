@@ -16,12 +16,22 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
 )
 
 var (
-	conformScripts = flag.Int("conform-scripts", 2000, "random scripts to run on go-redis and on redial")
+	conformScripts = flag.Int("conform-scripts", enoughScripts(), "random scripts to run on go-redis and on redial")
 	conformSeed    = flag.Uint64("conform-seed", 0, "of the first of these scripts; 0: a new one")
 )
+
+// enoughScripts is fewer under the race detector, which runs them ten times as slowly.
+func enoughScripts() int {
+	if redial.RaceDetector {
+		return 200
+	}
+	return 2000
+}
 
 // plan is a random script: what hooks a client has and what is asked of it.
 type plan struct {

@@ -55,7 +55,7 @@ type herdResult struct {
 // are, the more the allowed peak may be exceeded by chance.
 func TestHerd_GoalsAreMet(t *testing.T) {
 	clients := 1000
-	if raceDetector {
+	if RaceDetector {
 		clients = 100
 	}
 	chance := 3 * math.Sqrt(herdPeak*(1-herdPeak)/float64(clients))

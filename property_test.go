@@ -35,7 +35,7 @@ func TestOutcomes_AreTruthful(t *testing.T) {
 		return
 	}
 	n := *scripts
-	if testing.Short() {
+	if testing.Short() || redial.RaceDetector {
 		n /= 10
 	}
 	first := rand.Uint64()>>1 + 1

@@ -2,4 +2,5 @@
 
 package redial
 
-const raceDetector = true
+// RaceDetector is whether the tests run under the race detector.
+const RaceDetector = true
