@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -538,8 +540,9 @@ func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis
 		}
 		return err
 	}
-	if h.router.several() && h.link.gate.Load() != gateOpen {
-		// A mistake is told at once; with a context that has ended nothing else is done.
+	if h.router.several() && h.link.gate.Load() != gateOpen && !together(keys) {
+		// A mistake is told at once, which a context that has ended shows. Hooks of nodes
+		// might see this call if it is none.
 		end, cancel := context.WithCancel(ctx)
 		cancel()
 		if err := watch(end, fn, keys...); err != nil && rejected(err) {
@@ -549,6 +552,25 @@ func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis
 	c := h.newCall(ctx, "watch", 0, true)
 	c.inside = true
 	return c.carry(&watching{run: watch, fn: fn, keys: keys}, nil)
+}
+
+// together reports whether keys cannot but belong to one node: they have the same hash tag.
+func together(keys []string) bool {
+	if len(keys) == 0 || keys[0] == "" {
+		return false
+	}
+	tag := hashTag(keys[0])
+	return !slices.ContainsFunc(keys, func(key string) bool { return hashTag(key) != tag })
+}
+
+// hashTag returns the part of key that decides about its node.
+func hashTag(key string) string {
+	if _, after, ok := strings.Cut(key, "{"); ok {
+		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {
+			return tag
+		}
+	}
+	return key
 }
 
 // watching is the work of a Watch, which is tried again until its function was called.

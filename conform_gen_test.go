@@ -28,7 +28,7 @@ var (
 // enoughScripts is fewer under the race detector, which runs them ten times as slowly.
 func enoughScripts() int {
 	if redial.RaceDetector {
-		return 200
+		return 100
 	}
 	return 2000
 }

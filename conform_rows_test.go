@@ -52,6 +52,17 @@ func TestConform_H9_CircuitBreakerOnNodes(t *testing.T) {
 	}
 }
 
+// Hooks of nodes see the WATCH of a client without a connection yet once.
+func TestConform_Watch_IsSeenOnce(t *testing.T) {
+	paired(t, []kind{aCluster, aRing}, knobs{nodeHook: func(w *world, addr string) redis.Hook {
+		return spy{w: w, stream: "hooks of " + addr, name: "looks"}
+	}}, func(w *world) {
+		for _, keys := range [][]string{{"{a}k", "{a}n"}, {"a", "x{a}y"}, {}} {
+			w.got("watch", w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil }, keys...))
+		}
+	})
+}
+
 // connections notes on which connections of the only server commands arrive, numbered in
 // the order in which they are first used.
 func (w *world) connections(named ...string) (on func(cmd string) string) {

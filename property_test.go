@@ -36,7 +36,7 @@ func TestOutcomes_AreTruthful(t *testing.T) {
 	}
 	n := *scripts
 	if testing.Short() || redial.RaceDetector {
-		n /= 10
+		n /= 20
 	}
 	first := rand.Uint64()>>1 + 1
 	t.Logf("scripts with the seeds from %d on", first)
