@@ -245,7 +245,8 @@ func (l *load) judge(err error) fate {
 	case errors.Is(err, redial.ErrOutcomeUnknown):
 		l.n.unknown.Add(1)
 		return unknown
-	case redial.SafeToRetry(err), errors.Is(err, redis.ErrClosed):
+	case redial.SafeToRetry(err), errors.Is(err, redis.ErrClosed),
+		err == context.Canceled, err == context.DeadlineExceeded: // as they are: the context had ended before the call
 		l.n.not.Add(1)
 		return notRun
 	}
