@@ -264,7 +264,7 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 // oneServer is the way to the only server of a client, or to a node: there is nothing to
 // find.
 type oneServer struct {
-	link         *link
+	calls        *calls
 	writeTimeout time.Duration // of the client, as its Options have it
 }
 
@@ -273,7 +273,7 @@ func (s oneServer) begin(ctx context.Context, from origin) *callContext {
 	if from == sharedCall { // go-redis itself lets the caller go
 		return nil
 	}
-	return s.link.calls.begin(ctx, s.writeTimeout)
+	return s.calls.begin(ctx, s.writeTimeout)
 }
 
 func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {

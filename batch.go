@@ -114,7 +114,7 @@ func (b *batch) judge(c *call, err error) ruling {
 		return c.word(b.cmds, err)
 	case c.name == "transaction":
 		f.unanswered(b.cmds)
-		r.outcome, r.why = c.transaction(b.cmds, cause, f)
+		r.outcome, r.why = c.transaction(c.link, b.cmds, cause, f)
 	default:
 		lost := f.lost(b.rest)
 		if len(lost) > 0 {
@@ -229,7 +229,7 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
-func (t *terms) transaction(cmds []redis.Cmder, err error, f *finding) (outcome, error) {
+func (t *terms) transaction(at counterpart, cmds []redis.Cmder, err error, f *finding) (outcome, error) {
 	o, inner := t.outcome(nil, err, f), command.Inner(cmds)
 	if f.from == routedCall && o == refused {
 		// go-redis returns what aborted the block, and sets the abort on the rest.
@@ -248,15 +248,15 @@ func (t *terms) transaction(cmds []redis.Cmder, err error, f *finding) (outcome,
 	case redis.IsExecAbortError(err):
 		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && t.outcome(cmd, e, f) == refused {
-				t.link.react(e)
-				if !t.link.watches.Load() {
+				at.react(e)
+				if !at.watched() {
 					return refused, e
 				}
 			}
 		}
 	case o == refused || o == denied:
-		if t.link.watches.Load() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
-			t.link.react(err)
+		if at.watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
+			at.react(err)
 			return answered, err // EXEC ran, and this is what a command in it said
 		}
 	case o == partly:

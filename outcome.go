@@ -52,12 +52,12 @@ func outcomeOf(err error) outcome {
 // terms are what a call knows besides its errors. The zero value knows of no other
 // servers and has been taught nothing.
 type terms struct {
-	link     *link // of the client as a whole, or of the node that an attempt is made at
-	router   router
-	ctx      context.Context
-	nested   bool // part of setting up a connection
-	reads    bool // running it changes nothing
-	attempts int
+	cfg       *config // nil: see above
+	redirects bool    // servers send commands to each other
+	ctx       context.Context
+	nested    bool // part of setting up a connection
+	reads     bool // running it changes nothing
+	attempts  int
 
 	apart    bool      // its outcome is judged on a goroutine of go-redis's
 	panicked *panicked // what a function of the caller did there
@@ -116,13 +116,13 @@ func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
 
 // mayRepeat reports whether every one of cmds may be sent again although it may have run.
 func (t *terms) mayRepeat(cmds []redis.Cmder) bool {
-	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !t.link.cfg.mayRepeat(t.ctx, cmd) })
+	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !t.cfg.mayRepeat(t.ctx, cmd) })
 }
 
 // astray reports whether err sends a command to another node and following it, as
 // go-redis did, led nowhere.
 func (t *terms) astray(err error) bool {
-	if !t.router.redirects() {
+	if !t.redirects {
 		return false
 	}
 	row, _ := refusalOf(err)
@@ -132,7 +132,7 @@ func (t *terms) astray(err error) bool {
 // taught reports whether err is a reply of which the caller has said, by WithRefusals,
 // that it means "not executed, try later".
 func (t *terms) taught(err error) (yes bool) {
-	if t.link == nil || t.link.cfg.refusals == nil || t.bypassesGate() { // which may be on a goroutine of ours
+	if t.cfg == nil || t.cfg.refusals == nil || t.bypassesGate() { // which may be on a goroutine of ours
 		return false
 	}
 	reply := replyOf(err)
@@ -146,7 +146,7 @@ func (t *terms) taught(err error) (yes bool) {
 			}
 		}()
 	}
-	return t.link.cfg.refusals(reply)
+	return t.cfg.refusals(reply)
 }
 
 // panicked is what a function of the caller panicked with on a goroutine of go-redis's,

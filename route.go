@@ -37,46 +37,22 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
-// routed is the context of a command that came through the outer hook.
-type routed struct {
-	context.Context
-	parts *parts // of a command that go-redis splits; nil: it does not
-	batch bool   // of a pipeline or transaction
-}
-
-func (r *routed) Value(key any) any {
-	if key == (routedKey{}) {
-		return r
-	}
-	return r.Context.Value(key)
-}
-
-// Most commands without a context of their own are spared an allocation.
-var (
-	routedBackground      = &routed{Context: context.Background()}
-	routedBackgroundBatch = &routed{Context: context.Background(), batch: true}
-)
-
-func routedContext(ctx context.Context, batch bool) context.Context {
-	switch {
-	case ctx != context.Background():
-		return &routed{Context: ctx, batch: batch}
-	case batch:
-		return routedBackgroundBatch
-	}
-	return routedBackground
-}
-
-// routedOf returns the mark of the outer hook, nil when there is none.
-func routedOf(ctx context.Context) *routed {
-	r, _ := ctx.Value(routedKey{}).(*routed)
-	return r
-}
-
 // nodeHook is the outermost hook of the client of one node.
 type nodeHook struct {
-	hook        // for what comes to the node directly
-	of   *nodes // the client's
+	hook         // for what comes to the node directly
+	of   *nodes  // the client's
+	at   *member // this one
+}
+
+// adopt builds the client of a node, with newClient, and the link to it. go-redis
+// calls it, holding a lock of its own.
+func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
+	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
+	rdb := newClient(ownOptions(opt, m.link.dial))
+	m.hook = hook{link: m.link.peer(), router: oneServer{&n.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
+	rdb.AddHook(nodeHook{m.hook, n, m})
+	n.enlist(rdb, m)
+	return rdb
 }
 
 // ProcessHook guards single commands.
@@ -109,7 +85,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 // process makes one attempt at a command.
 func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
-	l := h.link
+	l := h.at.link
 	setup := command.IsHandshake(cmd)
 	var found finding
 	var err error
@@ -126,7 +102,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	}
 	o := foreign
 	if !found.isWord(err) {
-		t := terms{router: h.router} // what else there is to know the outer hook knows
+		t := terms{} // what else there is to know the outer hook knows
 		o = t.outcome(cmd, found.cause(err), &found)
 	}
 	switch {
@@ -155,11 +131,11 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 // enter admits a command while the node is Connected, or once it is, when the first
 // attempt of all to reach it is under way. The caller must leave.
 func (h nodeHook) enter(ctx context.Context) bool {
-	l := h.link
+	l := h.at.link
 	if l.enter() {
 		return true
 	}
-	switch State(l.now.Load()) {
+	switch l.now() {
 	case StateConnected: // since then
 		return l.enter()
 	case StateConnecting:
@@ -172,11 +148,11 @@ func (h nodeHook) enter(ctx context.Context) bool {
 
 // down is the error of a command that finds the gate shut.
 func (h nodeHook) down(reads bool) error {
-	l := h.link
-	if State(l.now.Load()) == StateClosed {
+	l := h.at.link
+	if l.now() == StateClosed {
 		return redis.ErrClosed // go-redis knows what to do
 	}
-	l.attend()
+	l.tend()
 	return &failure{
 		at: l, outcome: notSent, err: &connError{phase: phaseDial, err: l.lastCause()},
 		another: h.of.reader && reads,
@@ -198,12 +174,12 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // A node that was never tried is given that time to be reached. Whatever goes wrong
 // does so before the command for which go-redis asks is sent.
 func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
-	l := h.link
+	l := h.at.link
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
-		l.attend()
+		l.tend()
 		if h.of.front.awaited() {
 			l.want()
 		}
@@ -211,7 +187,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	} else if err == nil {
 		_, err = h.admitted(ctx, cmd, next, w)
 		if cmd.Name() == "cluster" {
-			l.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
+			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok && err == nil {
 			h.of.learn(slots.Val())
@@ -221,24 +197,6 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		return err
 	}
 	return &failure{at: l, outcome: notSent, err: err}
-}
-
-// firstContact waits while the first attempt of all to reach the server is under way.
-func (l *link) firstContact(ctx context.Context) error {
-	for {
-		l.mu.Lock()
-		waiting, changed := l.state == StateConnecting && l.cause == nil, l.changed
-		l.mu.Unlock()
-		if !waiting {
-			return nil
-		}
-		l.attend()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return l.lastCause()
-		}
-	}
 }
 
 // ProcessPipelineHook guards what a pipeline or transaction holds for one node.
@@ -267,7 +225,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // batch makes one attempt at commands of a pipeline, or at a transaction, and labels
 // those that were not run, or may not have been, with a failure.
 func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	l := h.link
+	l := h.at.link
 	if command.IsSetup(cmds) { // of a connection that another command waits for
 		_, err := h.tryBatch(ctx, cmds, next, w)
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
@@ -289,7 +247,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		if found.isWord(err) {
 			return err
 		}
-		o, err := t.transaction(cmds, found.cause(err), &found)
+		o, err := t.transaction(l, cmds, found.cause(err), &found)
 		if p := h.panicOf(t, cmds); p != nil {
 			return p
 		}
@@ -305,13 +263,13 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 
 // terms are those of an attempt at a batch, which is judged on a goroutine of go-redis's.
 func (h nodeHook) terms(ctx context.Context) *terms {
-	return &terms{link: h.link, router: h.router, ctx: ctx, attempts: 1, apart: true}
+	return &terms{cfg: h.link.cfg, ctx: ctx, attempts: 1, apart: true}
 }
 
 // clusterBatch is batch where go-redis goes by the errors of the commands and, of a
 // transaction, by what it knows from below this hook.
 func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	l := h.link
+	l := h.at.link
 	switch {
 	case h.enter(ctx):
 		defer l.leave()
@@ -338,7 +296,7 @@ func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next red
 // label puts a failure on those of cmds that are to be sent again or may not have
 // run, after an attempt that ended with err.
 func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) error {
-	l, rest := h.link, f.lost(cmds)
+	l, rest := h.at.link, f.lost(cmds)
 	word := err != nil && f.isWord(err)
 	if len(rest) == 0 {
 		o, tail := t.refusedTail(cmds, f)
@@ -395,7 +353,7 @@ func (h nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
 	if t.panicked == nil {
 		return nil
 	}
-	n := &failure{at: h.link, outcome: foreign, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
+	n := &failure{at: h.at.link, outcome: foreign, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
 	command.SetErrors(command.Inner(cmds), n)
 	return n
 }
