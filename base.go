@@ -28,7 +28,7 @@ type base struct {
 	life  context.Context // ends when supervision does
 	began time.Time
 
-	clock  atomic.Int64 // nanoseconds since began, advanced by the keeper; never 0
+	clock  atomic.Int64 // as read tells, but not set by itself: advanced by the keeper; never 0
 	events *events
 	n      counters
 	budget budget
@@ -84,6 +84,9 @@ func (b *base) counted() Stats {
 	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
 	return s
 }
+
+// read returns what the time is by the clock: nanoseconds since began, never 0.
+func (b *base) read() int64 { return max(int64(time.Since(b.began)), 1) }
 
 // advance sets the clock to now and returns it. It never stands still, so that
 // what came before a call can be told from what came after.

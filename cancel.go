@@ -45,7 +45,7 @@ func (x *callContext) Value(key any) any {
 // identifies the call, no later than the caller's, for writing a request.
 func (x *callContext) Deadline() (time.Time, bool) {
 	deadline, ok := x.Context.Deadline()
-	if c := x.conn.Load(); c != nil && c.serving.Load() == x && c.last.Load() < 0 {
+	if c := x.conn.Load(); c != nil && c.serving.Load() == x && c.owes.Load() != 0 {
 		return deadline, ok // the request is written
 	}
 	token := time.Now().Add(x.writeTimeout)

@@ -29,9 +29,10 @@ type conn struct {
 	rc         syscall.RawConn // what the pool may peek at; nil under TLS
 	peerClosed func() bool     // asks the kernel under TLS; nil: unknown
 
-	// last is the link's clock at the last byte received, or, negated, at the
-	// first byte written that has not been answered since.
-	last atomic.Int64
+	// heard is the clock when the last byte was received, and owes when the first was
+	// written that has not been answered since, 0: nothing is owed. The one may be too
+	// early, by what the keeper's clock lags; the other is exact.
+	heard, owes atomic.Int64
 	// users counts the Reads and Writes under way. A PING of our own claims the
 	// connection by making it negative, and holds claim meanwhile.
 	users atomic.Int32
@@ -73,7 +74,7 @@ const claimed = math.MinInt32 / 2
 
 func newConn(nc net.Conn, l *link, gen uint64) *conn {
 	c := &conn{Conn: nc, raw: sys.Innermost(nc), link: l, gen: gen}
-	c.last.Store(l.clock.Load())
+	c.heard.Store(l.clock.Load())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.rc, _ = sc.SyscallConn()
 	} else if sc, ok := c.raw.(syscall.Conn); ok {
@@ -91,36 +92,38 @@ func (c *conn) Write(p []byte) (int, error) {
 	if c.users.Load() > 1 && !c.duplex.Load() {
 		c.duplex.Store(true)
 	}
-	last := c.last.Load()
+	fresh := c.owes.Load() == 0
 	if err := c.retirement(); err != nil {
-		return 0, c.unwritten(0, last, err)
+		return 0, c.unwritten(0, fresh, err)
 	}
-	if last > 0 {
-		if c.stale(last) {
+	if fresh {
+		now := c.link.read()
+		if c.stale(now) {
 			if err := c.prove(); err != nil {
 				return 0, err
 			}
+			now = c.link.read()
 		}
 		c.observe(p)
 		c.sent = 0
-		c.last.Store(-c.link.clock.Load())
+		c.owes.Store(now)
 	}
 	n, err := c.write(p)
 	if err != nil {
-		return n, c.unwritten(n, last, c.blame(err))
+		return n, c.unwritten(n, fresh, c.blame(err))
 	}
 	c.sent += n
 	return n, nil
 }
 
 // unwritten labels a failure to write: it says how far a request had come when n
-// bytes of its next part were written; last is the connection's before that. On a
-// duplex connection that says nothing of the requests that wait for their replies.
-func (c *conn) unwritten(n int, last int64, err error) error {
+// bytes of its next part were written; fresh says that this is its first. On a duplex
+// connection that says nothing of the requests that wait for their replies.
+func (c *conn) unwritten(n int, fresh bool, err error) error {
 	switch {
 	case c.duplex.Load():
 		return c.link.seal(&connError{phase: phasePartial, err: err, sent: math.MaxInt})
-	case last < 0:
+	case !fresh:
 		return c.link.seal(&connError{phase: phasePartial, err: err, sent: c.sent + n})
 	case n > 0:
 		return c.link.seal(&connError{phase: phasePartial, err: err, sent: n})
@@ -137,7 +140,8 @@ func (c *conn) Read(p []byte) (int, error) {
 		if c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
 			c.link.owner.strayed(c)
 		}
-		c.last.Store(c.link.clock.Load())
+		// An answer comes after its request, however far the keeper's clock lags.
+		c.heard.Store(max(c.link.clock.Load(), c.owes.Swap(0)))
 		if !c.link.heard.Load() {
 			c.link.heard.Store(true)
 		}
@@ -150,7 +154,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 	}
 	if err != nil {
-		if sys.IsTimeout(err) && (c.last.Load() > 0 || c.role.Load() == roleSubscriber) {
+		if sys.IsTimeout(err) && (c.owes.Load() == 0 || c.role.Load() == roleSubscriber) {
 			failure := &connError{phase: phaseRead, err: err} // no news, not bad news
 			if c.role.Load() == roleSubscriber {
 				return n, failure
@@ -238,10 +242,10 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	defer c.leave()
 	c.writeDeadline = t
 	if !c.serve(t) {
-		return c.unwritten(0, c.last.Load(), net.ErrClosed)
+		return c.unwritten(0, c.owes.Load() == 0, net.ErrClosed)
 	}
 	if err := c.Conn.SetWriteDeadline(t); err != nil {
-		return c.unwritten(0, c.last.Load(), c.blame(err))
+		return c.unwritten(0, c.owes.Load() == 0, c.blame(err))
 	}
 	return nil
 }
@@ -339,11 +343,12 @@ func (c *conn) observe(p []byte) {
 }
 
 // stale reports whether the connection must prove itself before it carries a
-// request: it has been idle, or others broke since it was last heard.
-func (c *conn) stale(last int64) bool {
-	l := c.link
+// request: it has been idle, or others broke since it was last heard. now is what the
+// clock says, read for the purpose: a process may have been stopped since the keeper did.
+func (c *conn) stale(now int64) bool {
+	l, heard := c.link, c.heard.Load()
 	return l.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
-		(l.clock.Load()-last >= l.idleAge || last <= l.suspectAt.Load())
+		(now-heard >= l.idleAge || heard <= l.suspectAt.Load())
 }
 
 // prove sends a PING and wants its answer, before the request of the caller, who
@@ -373,8 +378,7 @@ func (c *conn) prove() error {
 // that carried several requests since the pool handed it out is held by a
 // caller, as Conn, Tx and full-duplex pipelining do.
 func (c *conn) sweepable(age int64) bool {
-	last := c.last.Load()
-	return last > 0 && c.link.clock.Load()-last >= age && c.uses.Load() <= 1 &&
+	return c.owes.Load() == 0 && c.link.read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
 		c.role.Load() == roleRegular && c.retirement() == nil
 }
 
@@ -419,7 +423,7 @@ func (c *conn) ping(deadline time.Time) error {
 		return err
 	}
 	c.link.measure(time.Since(began))
-	c.last.Store(c.link.clock.Load())
+	c.heard.Store(c.link.clock.Load())
 	c.link.heard.Store(true)
 	return nil
 }

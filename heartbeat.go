@@ -349,7 +349,7 @@ func (l *link) cutSilent(began int64) {
 	l.suspectAt.Store(began)
 	l.advance()
 	l.eachConn(func(c *conn) {
-		if last := c.last.Load(); last < 0 && -last < began && c.role.Load() == roleRegular && !c.waits.Load() {
+		if owes := c.owes.Load(); owes != 0 && owes < began && c.role.Load() == roleRegular && !c.waits.Load() {
 			l.n.cut.Add(1)
 			c.retire(errSilent)
 		}
@@ -363,9 +363,9 @@ var errSilent = errors.New("no reply, although the server answers on a new conne
 // PONG. They subscribe anew on their own.
 func (l *link) cutSilentSubscribers() {
 	limit := int64(time.Duration(l.cfg.misses) * l.cfg.timeout)
-	now := l.clock.Load()
+	now := l.read()
 	l.eachConn(func(c *conn) {
-		if last := c.last.Load(); last < 0 && now+last > limit && c.role.Load() == roleSubscriber {
+		if owes := c.owes.Load(); owes != 0 && now-owes > limit && c.role.Load() == roleSubscriber {
 			l.n.cut.Add(1)
 			c.retire(errors.New("subscriber's PING went unanswered"))
 		}

@@ -101,9 +101,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 		owner:    o,
 	}
 	if l.cfg.idleCheck > 0 {
-		// The clock lags by at most one tick: counting one tick less means that
-		// no connection older than the option gets away unproved.
-		l.idleAge = max(int64(l.cfg.idleCheck-l.tick()), 1)
+		l.idleAge = int64(l.cfg.idleCheck)
 	}
 	l.gen.Store(1)
 	l.n.generations.Add(1)
@@ -272,7 +270,7 @@ func (l *link) seal(failure *connError) error {
 func (l *link) retireIdle(conns []*conn, why error) {
 	silent := l.advance() - int64(2*l.tick()) // the clock lags by a tick
 	for _, c := range conns {
-		if last := c.last.Load(); last > 0 && last < silent || c.role.Load() == roleSubscriber {
+		if c.owes.Load() == 0 && c.heard.Load() < silent || c.role.Load() == roleSubscriber {
 			c.retire(why)
 		}
 	}
