@@ -3,7 +3,6 @@ package redial
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"net"
@@ -22,12 +21,12 @@ import (
 //
 // Reads and writes may run at the same time, as full-duplex pipelining does.
 type conn struct {
-	net.Conn            // TCP, TLS over it, unix or the caller's own
-	raw        net.Conn // innermost: closing it never blocks
-	link       *link
-	gen        uint64
-	rc         syscall.RawConn // what the pool may peek at; nil under TLS
-	peerClosed func() bool     // asks the kernel under TLS; nil: unknown
+	net.Conn          // TCP, TLS over it, unix or the caller's own
+	raw      net.Conn // innermost: closing it never blocks
+	link     *link
+	gen      uint64
+	rc       syscall.RawConn // what the pool may peek at; nil under TLS
+	kernel   syscall.RawConn // what the kernel may be asked about; nil: it cannot
 
 	// heard is the clock when the last byte was received, and owes when the first was
 	// written that has not been answered since, 0: nothing is owed. The one may be too
@@ -55,6 +54,8 @@ type conn struct {
 	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
 	broken atomic.Pointer[connError]    // the first failure to read
 
+	kept    kept        // bytes that came with the answer to a PING of our own
+	trail   trail       // used by inspect alone
 	greeted atomic.Bool // a first byte was read
 	leaving atomic.Bool // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines as go-redis set them; each is used by one side only, and by whoever
@@ -77,10 +78,9 @@ func newConn(nc net.Conn, l *link, gen uint64) *conn {
 	c.heard.Store(l.clock.Load())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.rc, _ = sc.SyscallConn()
-	} else if sc, ok := c.raw.(syscall.Conn); ok {
-		if rc, err := sc.SyscallConn(); err == nil {
-			c.peerClosed = func() bool { return sys.PeerClosed(rc) }
-		}
+	}
+	if sc, ok := c.raw.(syscall.Conn); ok {
+		c.kernel, _ = sc.SyscallConn()
 	}
 	return c
 }
@@ -134,6 +134,11 @@ func (c *conn) unwritten(n int, fresh bool, err error) error {
 // Read receives a reply, or a part of one.
 func (c *conn) Read(p []byte) (int, error) {
 	c.enter()
+	if c.kept.some.Load() {
+		n := c.kept.take(p)
+		c.leave()
+		return n, nil
+	}
 	n, err := c.read(p)
 	c.leave()
 	if n > 0 {
@@ -245,7 +250,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 		return c.unwritten(0, c.owes.Load() == 0, net.ErrClosed)
 	}
 	if err := c.Conn.SetWriteDeadline(t); err != nil {
-		return c.unwritten(0, c.owes.Load() == 0, c.blame(err))
+		return c.unwritten(0, c.owes.Load() == 0, c.reason(err))
 	}
 	return nil
 }
@@ -262,7 +267,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		}
 	}
 	if err := c.Conn.SetReadDeadline(t); err != nil {
-		return c.link.seal(&connError{phase: phaseRead, err: c.blame(err)})
+		return c.link.seal(&connError{phase: phaseRead, err: c.reason(err)})
 	}
 	return nil
 }
@@ -297,6 +302,16 @@ func (c *conn) retirement() error {
 		return nil
 	}
 	return &retiredError{c.link.lastCause()}
+}
+
+// reason returns why the connection fails with err: it was given up before, or err. It
+// says nothing of the server. There are connections that support no deadlines, and
+// go-redis sets some whose failure it does not look at.
+func (c *conn) reason(err error) error {
+	if cause := c.retirement(); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // blame tells the link that the connection failed with err, unless that is no
@@ -342,117 +357,6 @@ func (c *conn) observe(p []byte) {
 	c.uses.Add(1)
 }
 
-// stale reports whether the connection must prove itself before it carries a
-// request: it has been idle, or others broke since it was last heard. now is what the
-// clock says, read for the purpose: a process may have been stopped since the keeper did.
-func (c *conn) stale(now int64) bool {
-	l, heard := c.link, c.heard.Load()
-	return l.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
-		(now-heard >= l.idleAge || heard <= l.suspectAt.Load())
-}
-
-// prove sends a PING and wants its answer, before the request of the caller, who
-// is inside Write. The error says that nothing of the request was sent.
-func (c *conn) prove() error {
-	c.claim.Lock()
-	defer c.claim.Unlock()
-	if !c.users.CompareAndSwap(1, 1+claimed) {
-		return nil // a reader is parked here and will hear for itself
-	}
-	defer c.users.Add(-claimed)
-	if x := c.serving.Load(); x != nil {
-		defer c.watch(x)()
-	}
-	deadline := time.Now().Add(c.link.proofTimeout())
-	if wd := c.writeDeadline; !wd.IsZero() && wd.Before(deadline) {
-		deadline = wd
-	}
-	if err := c.ping(deadline); err != nil {
-		return c.link.seal(&connError{phase: phaseWrite, err: err})
-	}
-	return nil
-}
-
-// sweepable reports whether the background sweep may use the connection: it has
-// been silent for age, and looks as if it lay idle in the pool. A connection
-// that carried several requests since the pool handed it out is held by a
-// caller, as Conn, Tx and full-duplex pipelining do.
-func (c *conn) sweepable(age int64) bool {
-	return c.owes.Load() == 0 && c.link.read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
-		c.role.Load() == roleRegular && c.retirement() == nil
-}
-
-// sweep proves the connection in the background, unless it is in use. A failure
-// retires it.
-func (c *conn) sweep(age int64) {
-	if !c.claim.TryLock() {
-		return
-	}
-	defer c.claim.Unlock()
-	if !c.users.CompareAndSwap(0, claimed) {
-		return
-	}
-	defer c.users.Add(-claimed)
-	if c.sweepable(age) {
-		_ = c.ping(time.Now().Add(c.link.proofTimeout()))
-	}
-}
-
-var (
-	pingRequest = []byte("*1\r\n$4\r\nping\r\n")
-	pongReply   = []byte("+PONG\r\n")
-)
-
-// ping exchanges one PING on a connection that the caller has claimed. Bytes
-// that wait unread are pushes for go-redis and must stay where they are: then
-// nothing is sent. A connection that does not answer exactly is retired.
-func (c *conn) ping(deadline time.Time) error {
-	if c.unread() {
-		return nil
-	}
-	c.link.n.idleChecks.Add(1)
-	began := time.Now()
-	err := c.exchange(deadline)
-	if err != nil {
-		c.link.n.idleDropped.Add(1)
-		err = fmt.Errorf("idle connection: %w", err)
-		if c.retirement() == nil {
-			c.retire(err)
-			c.link.suspect(err)
-		}
-		return err
-	}
-	c.link.measure(time.Since(began))
-	c.heard.Store(c.link.clock.Load())
-	c.link.heard.Store(true)
-	return nil
-}
-
-func (c *conn) exchange(deadline time.Time) error {
-	if err := c.Conn.SetDeadline(deadline); err != nil {
-		return err
-	}
-	if _, err := c.Conn.Write(pingRequest); err != nil {
-		return err
-	}
-	var reply [7]byte
-	if _, err := io.ReadFull(c.Conn, reply[:]); err != nil {
-		return err
-	}
-	if !bytes.Equal(reply[:], pongReply) {
-		return errors.New("the answer to PING is not PONG")
-	}
-	if err := c.Conn.SetReadDeadline(c.readDeadline); err != nil {
-		return err
-	}
-	return c.Conn.SetWriteDeadline(c.writeDeadline)
-}
-
-// unread reports whether bytes wait in the socket, where that can be seen.
-func (c *conn) unread() bool {
-	return c.rc != nil && sys.Readable(c.rc)
-}
-
 // pooled is a conn whose pool runs a health check before every use: the check
 // drops retired connections and those that the peer has closed. Windows has no
 // such check; there, and wherever else, Write refuses.
@@ -482,7 +386,7 @@ func (k *poolCheck) Read(peek func(fd uintptr) (done bool)) error {
 	if c.rc != nil {
 		return c.rc.Read(peek)
 	}
-	if c.peerClosed != nil && c.peerClosed() {
+	if c.kernel != nil && sys.PeerClosed(c.kernel) {
 		return io.EOF
 	}
 	return nil

@@ -222,6 +222,7 @@ func (g *guard) check() (failed bool) {
 // acquit is the verdict that the server lives, of which its answer is a sign.
 func (g *guard) acquit() {
 	g.heard.Store(true)
+	g.answeredAt.Store(g.read())
 	g.mu.Lock()
 	if g.suspected {
 		g.suspected = false
@@ -264,6 +265,17 @@ func (g *guard) unreached(lost bool, err error) {
 // it wants to be called again.
 func (g *guard) look(now time.Time) time.Time {
 	g.cutSilentSubscribers()
+	again := g.inspect(now)
+	next := g.lookForTraffic(now)
+	if again.Before(next) {
+		return again
+	}
+	return next
+}
+
+// lookForTraffic has the server asked for a sign of life when it has given none since the
+// last look.
+func (g *guard) lookForTraffic(now time.Time) time.Time {
 	g.mu.Lock()
 	if g.state != StateConnected || now.Before(g.beatAt) {
 		defer g.mu.Unlock()

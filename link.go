@@ -38,14 +38,16 @@ type endpoint struct {
 
 // fleet is the connections of a link. What is not guarded synchronizes itself.
 type fleet struct {
-	idleAge   int64 // of the clock, 0: connections need not prove themselves; read-only
-	gen       atomic.Uint64
-	heard     atomic.Bool  // a byte was received since the last look
-	suspectAt atomic.Int64 // connections not heard since must prove themselves
-	rtt       atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
-	watches   atomic.Bool  // a WATCH was sent, ever
-	lanes     lanes
-	conns     map[*conn]struct{} // guarded by mu of the link
+	idleAge    int64 // of the clock, 0: connections need not prove themselves; read-only
+	gen        atomic.Uint64
+	heard      atomic.Bool  // a byte was received since the last look
+	suspectAt  atomic.Int64 // connections not heard since must prove themselves
+	answeredAt atomic.Int64 // the clock when the server last answered a PING of ours
+	record     record       // used by inspect alone
+	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
+	watches    atomic.Bool  // a WATCH was sent, ever
+	lanes      lanes
+	conns      map[*conn]struct{} // guarded by mu of the link
 }
 
 // owner is whom a link belongs to. Its methods do not block, but for warm.

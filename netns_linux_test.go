@@ -2,13 +2,16 @@ package redial_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +34,8 @@ func TestNetwork_PacketsDropped(t *testing.T) {
 		t.Run("everything", testBlackHole)
 		t.Run("one subscriber", testHalfOpenSubscriber)
 		t.Run("one blocked command", testHalfOpenBLPop)
+		t.Run("some of many, under load", testHalfOpenUnderLoad)
+		t.Run("now and then", testPacketLoss)
 		return
 	}
 	t.Parallel()
@@ -127,6 +132,10 @@ func (p *ports) last() string {
 func remember(s *redialtest.Server, p *ports) *redis.Options {
 	return &redis.Options{Addr: s.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if conf := s.TLSConfig(); err == nil && conf != nil {
+			conf.ServerName = "localhost"
+			nc = tls.Client(nc, conf)
+		}
 		if err == nil {
 			_, port, _ := net.SplitHostPort(nc.LocalAddr().String())
 			p.mu.Lock()
@@ -184,4 +193,113 @@ func testHalfOpenBLPop(t *testing.T) {
 		t.Fatal("still blocked")
 	}
 	assert.Zero(t, c.Stats().Outages)
+}
+
+// Some of the connections of a busy client are half-open. Reads do not fail, and nobody
+// waits for long.
+func testHalfOpenUnderLoad(t *testing.T) {
+	const callers, broken = 20, 5
+	for name, start := range map[string]func(testing.TB, ...string) *redialtest.Server{
+		"plain": redialtest.StartServer,
+		"TLS":   redialtest.StartTLSServer,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			var local ports
+			o := remember(s, &local)
+			o.PoolSize = callers
+			c := connect(t, o)
+			var slowest atomic.Int64
+			var failed atomic.Int64
+			quit := make(chan struct{})
+			var wg sync.WaitGroup
+			for range callers {
+				wg.Go(func() {
+					for !isDone(quit) {
+						began := time.Now()
+						if err := c.Get(context.Background(), "k").Err(); err != nil && err != redis.Nil {
+							failed.Add(1)
+							t.Log(err)
+						}
+						took := int64(time.Since(began))
+						for old := slowest.Load(); took > old && !slowest.CompareAndSwap(old, took); old = slowest.Load() {
+						}
+						time.Sleep(time.Millisecond)
+					}
+				})
+			}
+			time.Sleep(1500 * time.Millisecond)
+			slowest.Store(0)
+			local.mu.Lock()
+			some := slices.Clone(local.list[len(local.list)-broken:])
+			local.mu.Unlock()
+			for _, port := range some {
+				defer drop(t, port)()
+			}
+			time.Sleep(4 * time.Second)
+			close(quit)
+			wg.Wait()
+			t.Logf("the slowest of all calls took %v, %d connections were given up", time.Duration(slowest.Load()), c.Stats().SilentCut)
+			assert.Zero(t, failed.Load())
+			assert.Positive(t, c.Stats().SilentCut)
+			assert.Less(t, time.Duration(slowest.Load()), 1100*time.Millisecond)
+			assert.Zero(t, c.Stats().Outages)
+		})
+	}
+}
+
+func isDone(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// One packet in ten is lost. TCP carries on, and so do connections: none is given up that
+// go-redis keeps.
+func testPacketLoss(t *testing.T) {
+	const callers = 20
+	s := redialtest.StartServer(t)
+	patient := &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second}
+	c := connect(t, patient)
+	sub := c.Subscribe(t.Context(), "news")
+	defer sub.Close()
+	_, err := sub.Receive(t.Context())
+	require.NoError(t, err)
+	messages := sub.Channel()
+	go func() {
+		for range messages {
+		}
+	}()
+	port := portOf(t, s.Addr())
+	rules := []string{"INPUT -p tcp --dport " + port, "INPUT -p tcp --sport " + port}
+	for _, rule := range rules {
+		require.NoError(t, sh("iptables -w -A "+rule+" -m statistic --mode random --probability 0.1 -j DROP"))
+		defer func() {
+			require.NoError(t, sh("iptables -w -D "+rule+" -m statistic --mode random --probability 0.1 -j DROP"))
+		}()
+	}
+	var failed, done atomic.Int64
+	var wg sync.WaitGroup
+	end := time.Now().Add(15 * time.Second)
+	for range callers {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				if err := c.Incr(context.Background(), "n").Err(); err != nil {
+					failed.Add(1)
+					t.Log(err)
+				} else {
+					done.Add(1)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d calls, %d failed, %v", done.Load(), failed.Load(), c.Stats())
+	assert.Positive(t, done.Load())
+	assert.Zero(t, failed.Load())
+	assert.Zero(t, c.Stats().SilentCut)
 }

@@ -140,11 +140,35 @@ const (
 	// callbackPatience is how long Close waits for a callback to return.
 	callbackPatience = 50 * time.Millisecond
 
-	// keepAliveProbes is how many probes of the kernel a peer may leave unanswered,
-	// keepAliveFloor the least time that it is given to answer one: systems count in
-	// seconds.
-	keepAliveProbes = 2
+	// maxAnswer bounds the answer to a PING, with all that comes along.
+	maxAnswer = 1 << 10
+
+	// A third of the detection time is what the kernel lets pass before it probes a
+	// connection on which nothing happens, and between two probes, but no less than
+	// keepAliveFloor: systems count in seconds. keepAliveProbes is how many a peer may
+	// leave unanswered. Until then, which is a third later than the heartbeat would
+	// notice, the kernel lets bytes go unacknowledged, too.
+	keepAliveProbes = 3
 	keepAliveFloor  = time.Second
+
+	// glance is how often connections are looked at while commands are under way,
+	// closerGlance while one has waited for a moment. A connection is unacknowledged when what was written on it was sent again manyTimes
+	// without an answer, for at least resentFor, or as many probes of the kernel were
+	// not answered; while another was answered later by at least answeredSince, and
+	// among a number of segments, noLosses at least, no more than one in lossRatio was
+	// lost: else TCP deserves more time. Of late, which is some lossTime, there must be
+	// as few as for as long as is remembered, some lossMemory. No more than glanceAt
+	// connections that are well are looked at for losses.
+	glance        = 250 * time.Millisecond
+	closerGlance  = 50 * time.Millisecond
+	glanceAt      = 64
+	manyTimes     = 2
+	resentFor     = 550 * time.Millisecond
+	answeredSince = 300 * time.Millisecond
+	lossTime      = time.Second
+	lossMemory    = 15 * time.Second
+	noLosses      = 6
+	lossRatio     = 200
 
 	// defaultDialTimeout is go-redis's.
 	defaultDialTimeout = 5 * time.Second
@@ -206,15 +230,11 @@ func (c *config) detection() time.Duration {
 	return c.interval + time.Duration(c.misses)*c.timeout
 }
 
-// liveness has the kernel find a dead peer within budget: a third of it for the silence
-// before the first probe, as much for each of the probes. On Linux what is not
-// acknowledged ends the connection at the second of these, too.
-func liveness(budget time.Duration) sys.Liveness {
-	return sys.Liveness{
-		Idle:    max(budget/(1+keepAliveProbes), keepAliveFloor),
-		Probes:  keepAliveProbes,
-		Unacked: max(budget*keepAliveProbes/(1+keepAliveProbes), keepAliveFloor),
-	}
+// liveness has the kernel give up a peer that acknowledges nothing, when all else has
+// failed: never before the detection time has passed.
+func liveness(detection time.Duration) sys.Liveness {
+	idle := max(detection/keepAliveProbes, keepAliveFloor)
+	return sys.Liveness{Idle: idle, Probes: keepAliveProbes, Unacked: (1 + keepAliveProbes) * idle}
 }
 
 // Option changes one setting of a client. Options are built by the With

@@ -1,0 +1,152 @@
+package redial
+
+import (
+	"errors"
+	"time"
+
+	"github.com/redial-go/redial/internal/sys"
+)
+
+// What the kernel knows of connections, and what follows: that one is unacknowledged. This
+// uses links and what is below them.
+
+// evidence is what the kernel says of what was written on a connection.
+type evidence uint8
+
+const (
+	noEvidence     evidence = iota // it cannot be asked
+	acknowledged                   // the peer has it all, whether or not anybody reads it
+	unacknowledged                 // it was sent again, or the peer was probed, in vain
+)
+
+// evidence asks the kernel.
+func (c *conn) evidence() evidence {
+	d, ok := c.delivery()
+	switch {
+	case !ok:
+		return noEvidence
+	case d.Unacked && d.Resent > 0, d.Probes > 0:
+		return unacknowledged
+	}
+	return acknowledged
+}
+
+func (c *conn) delivery() (sys.Delivery, bool) {
+	if c.kernel == nil {
+		return sys.Delivery{}, false
+	}
+	return sys.DeliveryOf(c.kernel)
+}
+
+// trail is what was last seen of a connection.
+type trail struct {
+	seen              bool
+	losses, exchanges uint32
+}
+
+// record is what is remembered of the way to a server, of late and for longer. It is used
+// by inspect alone.
+type record struct {
+	at         time.Time // of the last look
+	late, long tally
+}
+
+// tally is how many segments came in on connections that were well, and how many had to be
+// sent again. It is halved now and then.
+type tally struct {
+	halved            time.Time
+	losses, exchanges uint32
+}
+
+func (t *tally) forget(now time.Time, every time.Duration) {
+	if now.Sub(t.halved) >= every {
+		t.losses, t.exchanges = t.losses/2, t.exchanges/2
+		t.halved = now
+	}
+}
+
+func (t *tally) sound() bool { return uint64(t.losses)*lossRatio <= uint64(t.exchanges) }
+
+// begin begins a look.
+func (r *record) begin(now time.Time) {
+	r.at = now
+	r.late.forget(now, lossTime)
+	r.long.forget(now, lossMemory)
+}
+
+// add takes up what has happened to a connection since it was last looked at.
+func (r *record) add(t *trail, d sys.Delivery) {
+	lost, came := d.Losses-t.losses, d.Exchanges-t.exchanges
+	if !t.seen {
+		lost = 0 // when it was set up: a server may be slow to answer that
+	}
+	for _, n := range []*tally{&r.late, &r.long} {
+		n.losses += lost
+		n.exchanges += came
+	}
+	*t = trail{true, d.Losses, d.Exchanges}
+}
+
+// sound reports whether hardly anything gets lost on the way.
+func (r *record) sound() bool {
+	return r.long.exchanges >= noLosses && r.long.sound() && r.late.sound()
+}
+
+// inspect gives up the connections that are unacknowledged while others to the same server
+// are not. It returns when it wants to be called again, at the latest. The keeper's
+// goroutine alone calls it.
+//
+// Loss alone is no proof: what gets lost is sent again, and TCP carries on where one packet
+// in ten does. So nothing is concluded early on a way on which that happens.
+func (l *link) inspect(now time.Time) (next time.Time) {
+	next = now.Add(l.beat())
+	if l.inflight.Load() > 0 {
+		next = now.Add(min(l.beat(), glance))
+	}
+	if now.Sub(l.record.at) < closerGlance/2 {
+		return next // a heartbeat may be that fast
+	}
+	l.record.begin(now)
+	clock := l.read()
+	var stuck []*conn
+	var silent []time.Duration
+	answered := time.Duration(clock - l.answeredAt.Load())
+	well := 0
+	l.eachConn(func(c *conn) {
+		owes := c.owes.Load()
+		trying := owes == 0 || clock-owes < int64(resentFor)
+		if owes != 0 && clock-owes > int64(resentFor/2) {
+			next = now.Add(min(l.beat(), closerGlance))
+		}
+		quiet := clock-c.heard.Load() > int64(manyTimes*keepAliveFloor)
+		if trying && !quiet {
+			if well++; well > glanceAt {
+				return
+			}
+		}
+		d, ok := c.delivery()
+		switch {
+		case !ok:
+			return
+		case !trying && d.Unacked && d.Resent >= manyTimes && d.Silent >= resentFor, d.Probes >= manyTimes:
+			stuck, silent = append(stuck, c), append(silent, d.Silent)
+			return
+		case !d.Unacked && d.Probes == 0:
+			l.record.add(&c.trail, d)
+		}
+		answered = min(answered, d.Silent)
+	})
+	if len(stuck) == 0 || !l.record.sound() {
+		return next
+	}
+	for i, c := range stuck {
+		if answered+answeredSince <= silent[i] {
+			l.n.cut.Add(1)
+			c.retire(errUnacknowledged)
+			l.suspect(errUnacknowledged)
+		}
+	}
+	return next
+}
+
+var errUnacknowledged = errors.New("the connection acknowledges nothing, others to the same server do")

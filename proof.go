@@ -1,0 +1,182 @@
+package redial
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/sys"
+)
+
+// How a connection that has been idle proves itself, before its next command or in the
+// background: by one complete reply, of any kind, to a PING. Whatever else comes with it
+// is kept for go-redis. This uses connections and what is below them.
+
+// stale reports whether the connection must prove itself before it carries a
+// request: it has been idle, or others broke since it was last heard. now is what the
+// clock says, read for the purpose: a process may have been stopped since the keeper did.
+func (c *conn) stale(now int64) bool {
+	l, heard := c.link, c.heard.Load()
+	return l.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
+		(now-heard >= l.idleAge || heard <= l.suspectAt.Load())
+}
+
+// prove sends a PING and wants its answer, before the request of the caller, who
+// is inside Write. The error says that nothing of the request was sent.
+func (c *conn) prove() error {
+	c.claim.Lock()
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(1, 1+claimed) {
+		return nil // a reader is parked here and will hear for itself
+	}
+	defer c.users.Add(-claimed)
+	if x := c.serving.Load(); x != nil {
+		defer c.watch(x)()
+	}
+	deadline := time.Now().Add(c.link.proofTimeout())
+	if wd := c.writeDeadline; !wd.IsZero() && wd.Before(deadline) {
+		deadline = wd
+	}
+	if err := c.ping(deadline); err != nil {
+		return c.link.seal(&connError{phase: phaseWrite, err: err})
+	}
+	return nil
+}
+
+// sweepable reports whether the background sweep may use the connection: it has
+// been silent for age, and looks as if it lay idle in the pool. A connection
+// that carried several requests since the pool handed it out is held by a
+// caller, as Conn, Tx and full-duplex pipelining do.
+func (c *conn) sweepable(age int64) bool {
+	return c.owes.Load() == 0 && c.link.read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
+		c.role.Load() == roleRegular && c.retirement() == nil
+}
+
+// sweep proves the connection in the background, unless it is in use. A failure
+// retires it.
+func (c *conn) sweep(age int64) {
+	if !c.claim.TryLock() {
+		return
+	}
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(0, claimed) {
+		return
+	}
+	defer c.users.Add(-claimed)
+	if c.sweepable(age) {
+		_ = c.ping(time.Now().Add(c.link.proofTimeout()))
+	}
+}
+
+var pingRequest = []byte("*1\r\n$4\r\nping\r\n")
+
+// ping exchanges one PING on a connection that the caller has claimed. Bytes that wait
+// unread are pushes for go-redis and must stay where they are: then nothing is sent. A
+// connection that does not answer is retired.
+func (c *conn) ping(deadline time.Time) error {
+	if c.unread() {
+		return nil
+	}
+	c.link.n.idleChecks.Add(1)
+	began := time.Now()
+	err := c.exchange(deadline)
+	if err != nil {
+		c.link.n.idleDropped.Add(1)
+		err = fmt.Errorf("idle connection: %w", err)
+		if c.retirement() == nil {
+			c.retire(err)
+			c.link.suspect(err)
+		}
+		return err
+	}
+	c.link.measure(time.Since(began))
+	c.heard.Store(c.link.clock.Load())
+	c.link.heard.Store(true)
+	return nil
+}
+
+// exchange sends a PING and waits for the answer. Where no deadline can be set, a timer
+// closes the connection in its place.
+func (c *conn) exchange(deadline time.Time) error {
+	if c.Conn.SetDeadline(deadline) != nil {
+		timer := time.AfterFunc(time.Until(deadline), func() { _ = c.raw.Close() })
+		defer func() {
+			if !timer.Stop() {
+				c.retire(errNoAnswer)
+			}
+		}()
+	} else {
+		defer func() { // as go-redis has set them; what fails here fails for the command as well
+			_ = c.Conn.SetReadDeadline(c.readDeadline)
+			_ = c.Conn.SetWriteDeadline(c.writeDeadline)
+		}()
+	}
+	if _, err := c.Conn.Write(pingRequest); err != nil {
+		return err
+	}
+	return c.answer()
+}
+
+var errNoAnswer = errors.New("no answer to a PING in time")
+
+// answer reads until there is a complete reply, and keeps what else there was.
+func (c *conn) answer() error {
+	var buf []byte
+	var room [maxAnswer]byte
+	for at := 0; ; { // where the first thing begins that is no push
+		n, push, err := command.Frame(buf[at:])
+		switch {
+		case err != nil:
+			return err
+		case n > 0 && push:
+			at += n
+			continue
+		case n > 0:
+			return c.keep(append(buf[:at:at], buf[at+n:]...))
+		case len(buf) == len(room):
+			return errors.New("the answer to a PING is too long")
+		}
+		n, err = c.Conn.Read(room[len(buf):])
+		if n == 0 && err != nil {
+			return err
+		}
+		buf = room[:len(buf)+n]
+	}
+}
+
+// kept is what was read before go-redis has asked for it.
+type kept struct {
+	some  atomic.Bool
+	bytes []byte // used by whoever reads, or holds the claim
+}
+
+// keep has the next Read return b first. A client-side cache looks for pushes in the
+// socket of an idle connection, where these are not any more: it has to do without.
+func (c *conn) keep(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if c.link.csc {
+		return errors.New("news for a client-side cache came with the answer to a PING")
+	}
+	c.kept.bytes = append([]byte(nil), b...)
+	c.kept.some.Store(true)
+	return nil
+}
+
+// take copies what was kept to p.
+func (k *kept) take(p []byte) int {
+	n := copy(p, k.bytes)
+	if k.bytes = k.bytes[n:]; len(k.bytes) == 0 {
+		k.bytes = nil
+		k.some.Store(false)
+	}
+	return n
+}
+
+// unread reports whether bytes wait for go-redis, where that can be seen.
+func (c *conn) unread() bool {
+	return c.kept.some.Load() || c.rc != nil && sys.Readable(c.rc)
+}
