@@ -98,7 +98,9 @@ func TestClose_OfTheEmbeddedClient_EndsSupervision(t *testing.T) {
 			"server gone": func(t *testing.T, n *memNet, rdb redis.UniversalClient, s *Supervisor) {
 				require.NoError(t, rdb.Set(t.Context(), "a", 1, 0).Err())
 				n.Kill()
-				require.NoError(t, s.WaitForState(t.Context(), StateReconnecting))
+				soon, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				require.NoError(t, s.WaitForState(soon, StateReconnecting))
 			},
 			"server silent": func(t *testing.T, n *memNet, rdb redis.UniversalClient, s *Supervisor) {
 				require.NoError(t, rdb.Set(t.Context(), "a", 1, 0).Err())

@@ -62,6 +62,11 @@ func (n *memNet) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	client, near := net.Pipe()
 	r := &relay{near: near, far: far}
 	n.mu.Lock()
+	if n.refuse { // killed meanwhile, and cut has not seen it
+		n.mu.Unlock()
+		_, _ = near.Close(), far.Close()
+		return nil, errRefused
+	}
 	n.count++
 	r.number = n.count
 	r.dropped = n.silent
