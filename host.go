@@ -128,22 +128,6 @@ var garbles = []string{
 	"function list unexpected ", "buffer too small", "connection unusable (reply stream",
 }
 
-// firstReply returns the first error of cmds that is a reply when err is the error of
-// one of them, or else err.
-func firstReply(cmds []redis.Cmder, err error) error {
-	first := err
-	for _, cmd := range cmds {
-		e := cmd.Err()
-		if first == err && e != nil && isReply(e) {
-			first = e
-		}
-		if e == err {
-			return first
-		}
-	}
-	return err
-}
-
 // wouldRepeat reports whether go-redis sends a command again by itself when it gets
 // this reply.
 func wouldRepeat(err error) bool {
