@@ -259,7 +259,7 @@ func (n *nodes) pointless(err error) bool {
 // nor later.
 func isNoCluster(err error) bool {
 	if !isReply(err) {
-		return false
+		return isUnsupported(err)
 	}
 	return redis.IsAuthError(err) || redis.IsPermissionError(err) || redis.HasErrorPrefix(err, "DENIED ") ||
 		slices.ContainsFunc([]string{"This instance has cluster support disabled", "Cluster is disabled", "unknown command", "unknown subcommand"},
