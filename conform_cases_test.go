@@ -420,6 +420,24 @@ func TestConform_Nodes_OneRefuses(t *testing.T) {
 	}
 }
 
+// Which of several errors a batch fails with is what the hook of its shard says.
+func TestConform_Nodes_HookNamesTheError(t *testing.T) {
+	a := alike("", func(cmds []redis.Cmder, next func() error) error {
+		err := next()
+		cmds[0].SetErr(errOther)
+		return err
+	})
+	paired(t, []kind{aCluster, aRing}, knobs{nodeHook: func(w *world, addr string) redis.Hook {
+		return spy{w: w, stream: "hooks of " + addr, name: "hook", single: a.single, batch: a.batch}
+	}}, func(w *world) {
+		w.batch(w.rdb, "pipeline", false, func(p redis.Pipeliner) {
+			p.Get(w.ctx, "{b}missing")
+			p.Get(w.ctx, "{b}noperm")
+			p.Get(w.ctx, "{b}missing")
+		})
+	})
+}
+
 // Commands that a cluster client splits over the nodes.
 func TestConform_Nodes_SplitCommands(t *testing.T) {
 	paired(t, []kind{aCluster}, knobs{}, func(w *world) {

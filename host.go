@@ -106,6 +106,12 @@ func isHeld(err error) bool {
 	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
 }
 
+// isUnsupported reports whether err is go-redis's word that the server does not speak the
+// protocol which the options demand.
+func isUnsupported(err error) bool {
+	return err != nil && strings.HasPrefix(err.Error(), "failed to enable maintnotifications: ")
+}
+
 // isUnrouted reports whether err is go-redis's word that it found no node for a
 // command.
 func isUnrouted(err error) bool {
@@ -127,22 +133,6 @@ func isGarbled(err error) bool {
 var garbles = []string{
 	"can't parse ", "can't read ", "got ", "unexpected ", "invalid ", "expected ", "the length of ",
 	"function list unexpected ", "buffer too small", "connection unusable (reply stream",
-}
-
-// firstReply returns the first error of cmds that is a reply when err is the error of
-// one of them, or else err.
-func firstReply(cmds []redis.Cmder, err error) error {
-	first := err
-	for _, cmd := range cmds {
-		e := cmd.Err()
-		if first == err && e != nil && isReply(e) {
-			first = e
-		}
-		if e == err {
-			return first
-		}
-	}
-	return err
 }
 
 // wouldRepeat reports whether go-redis sends a command again by itself when it gets
@@ -280,8 +270,8 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration) fu
 		return int(inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
 	}
 	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
-	plain := rdb.WithTimeout(timeout)                      // no hooks: nobody must see this
 	return func(ctx context.Context, lost int) {
+		plain := rdb.WithTimeout(timeout) // no hooks: nobody must see this; made now, it knows what servers have refused
 		ctx, cancel := context.WithTimeout(ctx, warmWithin)
 		defer cancel()
 		held := make([]*redis.Conn, 0, max(least, 0))

@@ -622,12 +622,13 @@ func TestHost_Words(t *testing.T) {
 	ctx := t.Context()
 	f := redialtest.NewFakeServer(t)
 	var answer atomic.Pointer[string]
-	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+	reply := func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if raw := answer.Load(); raw != nil && (args[0] == "get" || args[0] == "incr" || args[0] == "hgetall") {
 			return redialtest.Reply(*raw)
 		}
 		return redialtest.Handle
-	})
+	}
+	f.OnCommand(reply)
 	rdb := bare(t, f)
 	cn := rdb.Conn()
 	defer cn.Close()
@@ -637,6 +638,18 @@ func TestHost_Words(t *testing.T) {
 	believe(t, first != nil && !isHeld(first), "the failure that breaks a held connection is returned as it is; if this fails, redial claims that what was in flight was not sent", first)
 	again := cn.Ping(ctx).Err()
 	believe(t, isHeld(again), "a held connection that is broken says so in words that isHeld knows; if this fails, its commands are said to be of unknown outcome, and waited for in vain", again)
+
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "hello" {
+			return redialtest.Reply("-ERR unknown command 'HELLO'\r\n")
+		}
+		return redialtest.Handle
+	})
+	err := bare(t, f, func(o *redis.Options) {
+		o.Protocol, o.MaintNotificationsConfig = 3, &maintnotifications.Config{Mode: maintnotifications.ModeEnabled}
+	}).Get(ctx, "a").Err()
+	believe(t, isUnsupported(err), "that a server is too old for what the options demand is said in words that isUnsupported knows; if this fails, commands of a cluster client wait for the grace before that is said", err)
+	f.OnCommand(reply)
 
 	ring := redis.NewRing(&redis.RingOptions{})
 	defer ring.Close()
@@ -664,7 +677,7 @@ func TestHost_Words(t *testing.T) {
 	}
 	answer.Store(nil)
 	sets := f.Executed("set")
-	err := rdb.Set(ctx, "k", struct{}{}, 0).Err()
+	err = rdb.Set(ctx, "k", struct{}{}, 0).Err()
 	believe(t, err != nil && !isGarbled(err) && f.Executed("set") == sets, "that an argument cannot be written is said in words that begin with redis: can't marshal, and before anything is sent; "+
 		"if this fails, a mistake of the caller is taken for a reply", err)
 }

@@ -128,9 +128,6 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	n.use()
 	err := next(routedContext(ctx, true), cmds)
-	if n.ring && !command.IsTransaction(cmds) && err != nil {
-		err = firstReply(cmds, err) // go-redis returns that of any shard
-	}
 	f := found(ctx, from, err)
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil && failureOf(err) != nil {
@@ -351,7 +348,7 @@ func (n *nodes) allReject() bool {
 // nor later.
 func isNoCluster(err error) bool {
 	if !isReply(err) {
-		return false
+		return isUnsupported(err)
 	}
 	return redis.IsAuthError(err) || redis.IsPermissionError(err) || redis.HasErrorPrefix(err, "DENIED ") ||
 		slices.ContainsFunc([]string{"This instance has cluster support disabled", "Cluster is disabled", "unknown command", "unknown subcommand"},

@@ -193,7 +193,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 			h.of.learn(slots.Val())
 		}
 	}
-	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) {
+	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) || isUnsupported(err) {
 		return err
 	}
 	return &failure{at: l, outcome: notSent, err: err}

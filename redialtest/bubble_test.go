@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,5 +44,24 @@ func TestNewFakeServerPipe_ManyBubblesWaitForThePool(t *testing.T) {
 			f := NewFakeServer(t)
 			wait(t, redis.Options{Addr: f.Addr(), DisableIdentity: true, Protocol: 2})
 		})
+	}
+}
+
+// Outside of a bubble nothing must be dropped, and a server is cheap: tests make
+// thousands.
+func TestNewFakeServerPipe_OutsideOfBubbles_CollectsNoGarbage(t *testing.T) {
+	forced := func(f func(t *testing.T)) uint32 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		f(t)
+		runtime.ReadMemStats(&after)
+		return after.NumForcedGC - before.NumForcedGC
+	}
+	server := func(t *testing.T) { NewFakeServerPipe(t) }
+	if n := forced(func(t *testing.T) { t.Run("outside", server) }); n != 0 {
+		t.Errorf("%d collections outside of a bubble", n)
+	}
+	if n := forced(func(t *testing.T) { synctest.Test(t, server) }); n == 0 {
+		t.Error("no collection in a bubble")
 	}
 }
