@@ -21,33 +21,6 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
-// hook is the outer part of redial's hook: it passes commands through the gate, reads
-// what became of them and retries what may be retried.
-type hook struct {
-	link   *link
-	router router
-	inners *innerParts // nil: hooks of the caller are all behind our back
-}
-
-// router is the way from a client to its servers.
-type router interface {
-	// send and sendBatch have go-redis, which is next, make an attempt.
-	send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error
-	sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding
-	// mark returns the context for what passes the hooks of nodes without an attempt.
-	mark(ctx context.Context) context.Context
-	// use notes that a caller has made use of the way.
-	use()
-	// refresh has the way looked for again, and rerouted returns a channel that is closed
-	// when there may be another. It may be nil.
-	refresh()
-	rerouted() <-chan struct{}
-
-	several() bool                   // there is more than one server
-	redirects() bool                 // and they send commands to each other
-	spreads(cmds []redis.Cmder) bool // a batch may go to several of them
-}
-
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
 func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -55,60 +28,19 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		var found finding
-		var err error
 		// Hooks see a command whose context had ended before the call, as they do in
 		// go-redis, which then does not send it.
 		late := ctx.Err() != nil
-		switch l := h.link; {
-		case !late && l.enter():
-			found, err = h.admitted(ctx, cmd, next, w)
-		case late, l.csc && isBarredByCache(cmd):
-			found, err = h.try(ctx, cmd, next, w)
-		default:
+		admitted := !late && h.link.enter()
+		if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
 			return h.process(ctx, cmd, next, w, finding{}, nil, 0)
 		}
+		found, err := h.try(ctx, cmd, next, w, admitted)
 		if err == nil || err == redis.Nil || late && !isOurs(err) {
 			return err
 		}
 		return h.process(ctx, cmd, next, w, found, err, 1)
 	}
-}
-
-// way is what lies between the outer part of our hook and go-redis.
-type way struct {
-	from    origin
-	through bool // hooks of the caller, with an inner part behind them
-}
-
-func (h hook) wayTo(next any) way {
-	from := h.originOf(next)
-	return way{from, from == foreignHook && h.inners.count() > 0}
-}
-
-func (h hook) originOf(next any) origin {
-	from := originOf(next)
-	if from != foreignHook && h.router.several() {
-		return routedCall
-	}
-	return from
-}
-
-// try makes an attempt at a command.
-func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) (finding, error) {
-	if w.through {
-		a := &attempt{Context: ctx}
-		err := next(a, cmd)
-		return a.finding(), err
-	}
-	f := h.one(ctx, cmd, next, w.from)
-	return f, f.err
-}
-
-// admitted makes the first attempt at a command that has passed the gate.
-func (h hook) admitted(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) (finding, error) {
-	defer h.link.leave()
-	return h.try(ctx, cmd, next, w)
 }
 
 // process carries a command on after its first attempt failed with err, or before
@@ -133,7 +65,7 @@ type single struct {
 }
 
 func (s *single) try(c *call) (err error) {
-	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way)
+	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way, false)
 	return err
 }
 
@@ -143,23 +75,15 @@ func (s *single) judge(c *call, err error) ruling {
 	}
 	f := &s.found
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
-	r := ruling{outcome: foreign, why: f.cause(err), said: err}
-	if !f.isWord(err) {
-		r.outcome = c.outcome(s.cmd, r.why, f)
+	o := c.outcome(s.cmd, f.why, f)
+	if o != partly && !f.mayHaveRun { // else there were others on the connection, or before
+		o = c.revise(o, s.cmd)
 	}
-	switch {
-	case f.mayHaveRun && r.outcome != foreign: // what a hook has asked for besides is not run again
-		if r.outcome = answered; !isReply(r.why) {
-			r.outcome = unknown
-		}
-	case r.outcome != partly:
-		r.outcome = c.revise(r.outcome, s.cmd)
-	}
-	return r
+	return ruling{outcome: o, why: f.why, said: err}
 }
 
-func (s *single) end(c *call, o outcome, final error) error {
-	if c.name == "shutdown" && o == unknown && errors.Is(final, io.EOF) {
+func (s *single) end(c *call, final error) error {
+	if c.name == "shutdown" && c.after == unknown && errors.Is(final, io.EOF) {
 		return io.EOF // the server's way to say yes, as go-redis knows it
 	}
 	return final
@@ -168,6 +92,8 @@ func (s *single) end(c *call, o outcome, final error) error {
 // call is what a caller wants done, across its attempts.
 type call struct {
 	terms
+	link     *link // of the client as a whole
+	router   router
 	name     string
 	inside   bool      // its parts wait at the gate and are counted by themselves
 	admitted bool      // the next attempt was counted by enter
@@ -188,7 +114,8 @@ type call struct {
 }
 
 func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
-	return &call{terms: terms{link: h.link, router: h.router, ctx: ctx, attempts: attempts, reads: reads}, name: name}
+	t := terms{cfg: h.link.cfg, ctx: ctx, redirects: h.router.redirects(), reads: reads, attempts: attempts}
+	return &call{terms: t, link: h.link, router: h.router, name: name}
 }
 
 // work is what a call is about.
@@ -197,9 +124,9 @@ type work interface {
 	try(c *call) error
 	// judge says what became of an attempt that ended with err.
 	judge(c *call, err error) ruling
-	// end returns the error of a call that ends with final, after an attempt that had the
-	// outcome o. What has no answer of its own gets its error.
-	end(c *call, o outcome, final error) error
+	// end returns the error of a call that ends with final, and gives what has no answer
+	// of its own its error.
+	end(c *call, final error) error
 }
 
 // ruling is what became of an attempt.
@@ -214,10 +141,10 @@ type ruling struct {
 // again. err is the error of the first one, if it was made already.
 func (c *call) carry(w work, err error) error {
 	for tried := c.attempts > 0; ; tried = true {
-		r := ruling{outcome: notSent}
 		var final error
 		if tried {
-			if r = w.judge(c, err); r.done {
+			r := w.judge(c, err)
+			if r.done {
 				return r.said
 			}
 			final = c.settle(r)
@@ -226,7 +153,7 @@ func (c *call) carry(w work, err error) error {
 			final = c.admit()
 		}
 		if final != nil {
-			return w.end(c, r.outcome, final)
+			return w.end(c, final)
 		}
 		err = c.attempt(w.try)
 	}
@@ -332,7 +259,7 @@ func (c *call) settle(r ruling) error {
 	}
 	switch o {
 	case answered, foreign:
-		l.react(err) // a refusal that must not be retried is news all the same
+		react(l, err) // a refusal that must not be retried is news all the same
 		return err
 	case unknown, partly:
 		c.because(CauseUnsafe)
@@ -360,7 +287,7 @@ func (c *call) settle(r ruling) error {
 		l.rotate(err) // new connections ask the provider for new credentials
 		return nil
 	case refused:
-		l.react(err)
+		react(l, err)
 	case repeatable:
 		c.mayHaveRun = true
 	}
@@ -410,7 +337,7 @@ func (c *call) ownWords(o outcome, err error) error {
 }
 
 // react does what a refusal asks for beyond waiting.
-func (l *link) react(reply error) {
+func react(l *link, reply error) {
 	row, _ := refusalOf(reply)
 	switch {
 	case row == nil:
@@ -605,13 +532,14 @@ func (w *watching) judge(c *call, err error) ruling {
 		c.attempts += e.Attempts
 	case failureOf(err) != nil, c.router.several() && isUnrouted(err):
 		c.attempts++
-	case c.router.several() && c.outcome(watchCmd, err, &finding{from: routedCall}) == refused:
+	case c.router.several():
+		o := c.outcome(watchCmd, err, &finding{from: routedCall})
 		c.attempts++
-		return ruling{outcome: refused, why: err, said: err}
+		return ruling{outcome: o, why: err, said: err, done: o != refused}
 	default:
 		return ruling{done: true, said: err}
 	}
-	return ruling{outcome: notSent, why: why, said: why}
+	return ruling{outcome: c.outcome(nil, why, &finding{unsent: true}), why: why, said: why}
 }
 
 var (
@@ -619,7 +547,7 @@ var (
 	errToAndFro = &failure{outcome: notSent, err: errors.New("the nodes send WATCH to and fro")}
 )
 
-func (w *watching) end(_ *call, _ outcome, final error) error { return final }
+func (w *watching) end(_ *call, final error) error { return final }
 
 // ready waits at the gate.
 func (h hook) ready(ctx context.Context, name string) error {

@@ -125,7 +125,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, adjust func(*link)) 
 	if adjust != nil {
 		adjust(l)
 	}
-	rdb := redis.NewClient(ownOptions(opt, l))
+	rdb := redis.NewClient(ownOptions(opt, l.dial))
 	outer, err := k.cfg.surround(rdb)
 	if err != nil {
 		k.forsake(rdb)
@@ -133,7 +133,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, adjust func(*link)) 
 	}
 	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
 	rdb.AddHook(h)
-	l.warm = warmer(l, rdb)
+	l.warm = warmer(rdb, l.cfg.timeout, &l.inflight)
 	l.removed = closedCheck(rdb)
 	k.start(0)
 	return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil

@@ -79,15 +79,11 @@ func (e *Error) Error() string {
 // Unwrap returns the kind of the error and its cause.
 func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
 
-func (e *Error) known() outcome {
-	switch {
-	case e.handshake, e.kind == ErrUnavailable:
-		return notSent
-	case e.kind == ErrOutcomeUnknown:
-		return unknown
-	}
-	return notSentForGood
-}
+// ofKind is what errors know of their commands.
+var ofKind = map[error]outcome{ErrUnavailable: notSent, ErrOutcomeUnknown: unknown, ErrClosed: notSentForGood}
+
+func (e *Error) known() outcome { return ofKind[e.kind] }
+func (e *Error) forSetup() bool { return e.handshake }
 
 // Timeout reports whether a timeout was the cause, as net.Error does.
 func (e *Error) Timeout() bool { return sys.IsTimeout(e.Err) }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -96,6 +97,15 @@ func isRejected(err error) bool {
 	return strings.HasSuffix(err.Error(), " when client-side caching is enabled")
 }
 
+// isReply reports whether err is an answer of the server.
+func isReply(err error) bool {
+	if err == redis.Nil {
+		return true
+	}
+	var re redis.Error
+	return errors.As(err, &re)
+}
+
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
@@ -142,13 +152,6 @@ func firstReply(cmds []redis.Cmder, err error) error {
 		}
 	}
 	return err
-}
-
-// wouldRepeat reports whether go-redis sends a command again by itself when it gets
-// this reply.
-func wouldRepeat(err error) bool {
-	row, _ := refusalOf(err)
-	return row != nil && row.waits == waitsGrace || isReply(err) && redis.IsReadOnlyError(err)
 }
 
 // atMostOnce keeps go-redis from sending a pipeline again. It would do so when the
@@ -201,10 +204,10 @@ func (c *readCmd) SetErr(err error) {
 
 // ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
 // deadlines to redial.
-func ownOptions(opt *redis.Options, l *link) *redis.Options {
+func ownOptions(opt *redis.Options, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *redis.Options {
 	own := *opt
 	own.Addr = addrOf(opt.Addr)
-	own.Dialer = l.dial
+	own.Dialer = dial
 	own.MaxRetries = -1
 	own.DialerRetries = 1
 	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
@@ -246,14 +249,14 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 // none of them may have the time to make one. Up to MinIdleConns it replaces them all,
 // since go-redis counts connections that died in the pool as idle until somebody asks
 // for them.
-func warmer(l *link, rdb *redis.Client) func(ctx context.Context, lost int) {
+func warmer(rdb *redis.Client, timeout time.Duration, inflight *atomic.Int64) func(ctx context.Context, lost int) {
 	opt := rdb.Options()
 	full := func() bool { // then there are connections, or callers who make them
 		s := rdb.PoolStats()
-		return int(l.inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
+		return int(inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
 	}
 	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
-	plain := rdb.WithTimeout(l.cfg.timeout)                // no hooks: nobody must see this
+	plain := rdb.WithTimeout(timeout)                      // no hooks: nobody must see this
 	return func(ctx context.Context, lost int) {
 		ctx, cancel := context.WithTimeout(ctx, warmWithin)
 		defer cancel()

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/redial-go/redial/internal/command"
 )
 
 // nodes are the nodes of one client, and what keeps its picture of them right.
@@ -67,64 +65,6 @@ func newNodes(cfg *config, addr string) *nodes {
 	return n
 }
 
-// hook returns the outer hook.
-func (n *nodes) hook() hook { return hook{link: n.front, router: n, inners: &n.inners} }
-
-// send marks the context of a command and has go-redis send it to its node.
-func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
-	n.use()
-	if !n.splits(cmd) {
-		if command.Known(cmd) {
-			// go-redis wants to know this of commands that it splits, and would ask a
-			// node for the description of all commands before it sends the first.
-			cmd.SetStepCount(1)
-		}
-		return next(routedContext(ctx, false), cmd)
-	}
-	p := &parts{}
-	cmd.SetErr(nil)
-	err := next(&routed{Context: ctx, parts: p}, cmd)
-	if err == nil { // go-redis tells of some failures on the command only
-		err = cmd.Err()
-	}
-	err = p.verdict(&terms{link: n.front, router: n, ctx: ctx, reads: command.ReadOnly(cmd)}, err)
-	cmd.SetErr(err)
-	return err
-}
-
-// sendBatch does the same for a batch, for which its nodes have noted what they found
-// on the commands.
-func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
-	n.use()
-	err := next(routedContext(ctx, true), cmds)
-	if n.ring && !command.IsTransaction(cmds) && err != nil {
-		err = firstReply(cmds, err) // go-redis returns that of any shard
-	}
-	f := found(ctx, from, err)
-	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil && failureOf(err) != nil {
-			f.add(cmd, err)
-		}
-	}
-	return f
-}
-
-func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
-func (n *nodes) several() bool                            { return true }
-func (n *nodes) redirects() bool                          { return !n.ring }
-func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !command.IsTransaction(cmds) }
-
-// adopt builds the client of a node, with newClient, and the link to it. go-redis
-// calls it, holding a lock of its own.
-func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
-	l := n.newLink(opt, isQuick(opt.Dialer, opt.TLSConfig))
-	rdb := newClient(ownOptions(opt, l))
-	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
-	rdb.AddHook(nodeHook{h, n})
-	n.enlist(rdb, h)
-	return rdb
-}
-
 // onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
 // of ours. A caller who adds hooks before his first command wants them on every node,
 // so f is called as well for nodes that only redial has made use of.
@@ -175,7 +115,7 @@ func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
 // enlist has the link of a node watch over its client.
 func (n *nodes) enlist(rdb *redis.Client, h hook) {
 	l := h.link
-	l.warm = warmer(l, rdb)
+	l.warm = warmer(rdb, l.cfg.timeout, &l.inflight)
 	l.removed = closedCheck(rdb)
 	n.mu.Lock()
 	n.byClient[rdb] = h

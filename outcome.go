@@ -7,6 +7,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
@@ -31,35 +32,84 @@ const (
 	foreign                       // an error this package does not know
 )
 
+// ofPhase is what is known of a command whose connection failed.
+var ofPhase = [...]outcome{phaseDial: notSent, phaseWrite: notSent, phasePartial: partly, phaseRead: unknown}
+
+// marked are errors that know what became of the command that they are of.
+type marked interface {
+	error
+	known() outcome
+	forSetup() bool // that one was sent to set up a connection
+}
+
 // outcomeOf is what an error says by itself, of one command or of a batch.
 func outcomeOf(err error) outcome {
 	var mark marked
+	failed := connErrorOf(err)
 	switch {
 	case err == nil || err == redis.Nil:
 		return answered
 	case isHeld(err): // it repeats the error that broke it; this time nothing was sent
 		return notSentForGood
-	case errors.As(err, &mark):
+	case errors.As(err, &mark) && (failed == nil || failed == connErrorOf(mark)): // the outermost counts
+		if mark.forSetup() {
+			return notSent // it was another command that may have run
+		}
 		return mark.known()
+	case failed != nil:
+		return ofPhase[failed.phase]
 	case isReply(err): // go-redis would take other errors for replies by their text
-		return outcomeOfReply(err)
+		switch row, script := refusalOf(err); {
+		case row == nil || script:
+		case row.waits == waitsGrace:
+			return refused
+		case row.waits == waitsRenewed:
+			return denied
+		}
+		return answered
 	case isPoolTimeout(err), errors.Is(err, redis.ErrClosed):
 		return notSentForGood
 	}
 	return foreign
 }
 
-// terms are what a call knows besides its errors. The zero value knows of no other
-// servers and has been taught nothing.
-type terms struct {
-	link     *link // of the client as a whole, or of the node that an attempt is made at
-	router   router
-	ctx      context.Context
-	nested   bool // part of setting up a connection
-	reads    bool // running it changes nothing
-	attempts int
+// finding is what the inner part of our hook knows of an attempt, see attempt.go.
+type finding struct {
+	reached bool   // go-redis was asked
+	blind   bool   // hooks that were added behind our back hide what it was asked
+	unsent  bool   // the call ended while it waited for a connection, or for a node
+	from    origin // what go-redis did with it
+	err     error  // as go-redis returned it; nil: all went well
+	seen    error  // the same as hooks of the caller see it
 
-	apart    bool      // its outcome is judged on a goroutine of go-redis's
+	// What hooks of the caller have made of that: word says that the error which they
+	// returned is their own. why is the error to go by.
+	word bool
+	why  error
+
+	// mayHaveRun says that a hook asked go-redis more than once, and that one of the times
+	// before the last may have run something.
+	mayHaveRun bool
+
+	// Of a batch: the commands without an answer, the errors that go-redis left on them,
+	// the same as hooks of the caller see them, and those of the commands, at the end,
+	// that cannot have been delivered.
+	rest        []redis.Cmder
+	errs, shown []error
+	undelivered []redis.Cmder
+}
+
+// terms are what a call knows besides. The zero value knows of no other servers and has
+// been taught nothing.
+type terms struct {
+	cfg       *config
+	ctx       context.Context
+	redirects bool // there are several servers, which send commands to each other
+	nested    bool // part of setting up a connection
+	reads     bool // running it changes nothing
+	attempts  int
+
+	atNode   bool      // judged by the hook of a node, on a goroutine of go-redis's perhaps
 	panicked *panicked // what a function of the caller did there
 }
 
@@ -67,34 +117,43 @@ type terms struct {
 // was found of the attempt, and err is the error to go by.
 func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
-	n, e := failureOf(err), asError(err)
+	n := failureOf(err)
+	var mark marked
 	switch {
-	case f.waited:
-		return notSent
+	case f.word:
+		o = foreign
+	case f.unsent:
+		o = notSent
 	case one && n != nil && command.IsHandshake(cmd):
-		return n.outcome // it is not that of another command
+		o = n.outcome // it is not that of another command
 	case o == answered, o == refused, o == denied:
 		switch {
 		case o != answered && concludes(cmd, err):
-			return o
 		case t.astray(err) && concludes(cmd, err), t.taught(err):
-			return refused
+			o = refused
+		default:
+			o = answered // a script, say, may have done something before it said so
 		}
-		return answered // a script, say, may have done something before it said so
-	case from == foreignHook && e != nil && !e.handshake:
-		return foreign // of a command that a hook of the caller ran
+	case from == foreignHook && n == nil && errors.As(err, &mark) && !mark.forSetup():
+		o = foreign // of a command that a hook of the caller ran
 	case one && from == routedCall && n == nil && isPoolTimeout(err):
-		return foreign // of a hook at a node
+		o = foreign // of a hook at a node
 	case (from == routedCall || one && from == foreignHook) && isUnrouted(err):
-		return notSent
+		o = notSent
 	case one && from.alone() && o == partly:
-		return notSent // half a command cannot run, and it was alone
+		o = notSent // half a command cannot run, and it was alone
 	case from.alone() && o == foreign && isGarbled(err):
-		return garbled
+		o = garbled
 	case from == sharedCall && o == notSent && isAfterDial(err):
-		return unknown // it may have been written before the one that failed
+		o = unknown // it may have been written before the one that failed
 	}
-	return o
+	switch {
+	case !one || !f.mayHaveRun || o == foreign:
+		return o
+	case isReply(err): // as it is, but not again: what a hook asked for besides has run
+		return answered
+	}
+	return unknown
 }
 
 // revise says what an outcome comes to for commands that are to be sent again, if they
@@ -116,13 +175,13 @@ func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
 
 // mayRepeat reports whether every one of cmds may be sent again although it may have run.
 func (t *terms) mayRepeat(cmds []redis.Cmder) bool {
-	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !t.link.cfg.mayRepeat(t.ctx, cmd) })
+	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !t.cfg.mayRepeat(t.ctx, cmd) })
 }
 
 // astray reports whether err sends a command to another node and following it, as
 // go-redis did, led nowhere.
 func (t *terms) astray(err error) bool {
-	if !t.router.redirects() {
+	if !t.redirects {
 		return false
 	}
 	row, _ := refusalOf(err)
@@ -132,21 +191,21 @@ func (t *terms) astray(err error) bool {
 // taught reports whether err is a reply of which the caller has said, by WithRefusals,
 // that it means "not executed, try later".
 func (t *terms) taught(err error) (yes bool) {
-	if t.link == nil || t.link.cfg.refusals == nil || t.bypassesGate() { // which may be on a goroutine of ours
+	if t.cfg == nil || t.cfg.refusals == nil || t.bypassesGate() { // which may be on a goroutine of ours
 		return false
 	}
 	reply := replyOf(err)
 	if reply == nil || isOutOfScript(reply.Error()) {
 		return false
 	}
-	if t.apart {
+	if t.atNode {
 		defer func() {
 			if v := recover(); v != nil {
 				t.panicked = &panicked{v}
 			}
 		}()
 	}
-	return t.link.cfg.refusals(reply)
+	return t.cfg.refusals(reply)
 }
 
 // panicked is what a function of the caller panicked with on a goroutine of go-redis's,
@@ -161,6 +220,57 @@ func (t *terms) bypassesGate() bool {
 	}
 	nested, _ := t.ctx.Value(ctxNested).(bool)
 	return nested
+}
+
+// failure is what the hook of a node returns for a command that came through the outer
+// hook, see route.go. But for readers it hides everything from go-redis, which would
+// retry on its own.
+type failure struct {
+	at      place // nil: nowhere in particular
+	outcome outcome
+	err     error
+	was     error // of a command in a batch: what it was answered, if it was
+	final   bool  // the command must not be sent again, whatever the outcome
+	another bool  // go-redis may try another node
+	setup   bool  // the command was sent to set up a connection
+
+	panicked *panicked // nil: nothing has
+}
+
+// Error has words before those of the cause, by which go-redis would know some of them.
+func (e *failure) Error() string { return "redial: " + e.err.Error() }
+
+// Is has go-redis look for another node, as it does when a connection ends.
+func (e *failure) Is(target error) bool { return e.another && target == io.EOF }
+
+func (e *failure) known() outcome { return e.outcome }
+func (e *failure) forSetup() bool { return e.setup }
+
+// failureOf returns the failure inside err, or nil.
+func failureOf(err error) *failure {
+	var n *failure
+	errors.As(err, &n)
+	return n
+}
+
+// isOurs reports whether err holds what our parts tell each other, or our connections.
+func isOurs(err error) bool { return failureOf(err) != nil || connErrorOf(err) != nil }
+
+// reveal returns the place that err came from, nil when it does not say, and err as
+// users are to see it.
+func reveal(err error) (place, error) {
+	if n := failureOf(err); n != nil {
+		_, shown := reveal(n.err)
+		return n.at, shown
+	}
+	var s *sealedError
+	switch {
+	case !errors.As(err, &s):
+		return nil, err
+	case err == error(s):
+		return s.at, s.inner
+	}
+	return s.at, &unsealed{err.Error(), s.inner}
 }
 
 // sameFailure reports whether two attempts failed not alike but with the very same
@@ -185,15 +295,6 @@ func isAfterWrite(err error) bool {
 // isPoolTimeout reports whether err says that a pool had no connection to give.
 func isPoolTimeout(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
-}
-
-// isReply reports whether err is an answer of the server.
-func isReply(err error) bool {
-	if err == redis.Nil {
-		return true
-	}
-	var re redis.Error
-	return errors.As(err, &re)
 }
 
 // ended returns the error of a context that is over, or nil. A deadline counts

@@ -106,7 +106,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	l := newLink(k.base, opt, false)
 	l.sealed = true
 	l.removed = closedCheck(rdb)
-	l.warm = warmer(l, rdb)
+	l.warm = warmer(rdb, l.cfg.timeout, &l.inflight)
 	k.front, k.whole = l, l
 	k.add(l)
 	rdb.AddHook(existing{hook{link: l, router: oneServer{l, opt.WriteTimeout}}, l, opt})
