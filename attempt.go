@@ -23,7 +23,7 @@ import (
 // hook is the outer part of redial's hook: it passes commands through the gate, reads
 // what became of them and retries what may be retried.
 type hook struct {
-	link   *link
+	link   peer
 	router router
 	inners *innerParts // nil: hooks of the caller are all behind our back
 }
@@ -312,7 +312,7 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 // oneServer is the way to the only server of a client, or to a node: there is nothing to
 // find.
 type oneServer struct {
-	link         *link
+	calls        *calls
 	writeTimeout time.Duration // of the client, as its Options have it
 }
 
@@ -321,7 +321,7 @@ func (s oneServer) begin(ctx context.Context, from origin) *callContext {
 	if from == sharedCall { // go-redis itself lets the caller go
 		return nil
 	}
-	return s.link.calls.begin(ctx, s.writeTimeout)
+	return s.calls.begin(ctx, s.writeTimeout)
 }
 
 func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {

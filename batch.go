@@ -138,7 +138,7 @@ func (c *call) label(cmds []redis.Cmder, final error) {
 // something else. It returns err, unless that is what our connections say.
 func (c *call) word(cmds []redis.Cmder, err error) ruling {
 	c.labelOurs(cmds)
-	react(c.link, err)
+	c.link.react(err)
 	if isOurs(err) {
 		err = c.ownError(err)
 	}
@@ -207,7 +207,7 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
-func (t *terms) transaction(l *link, cmds []redis.Cmder, f *finding) (o outcome, why error) {
+func (t *terms) transaction(at counterpart, cmds []redis.Cmder, f *finding) (o outcome, why error) {
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
 	if f.from == routedCall && o == refused {
@@ -227,15 +227,15 @@ func (t *terms) transaction(l *link, cmds []redis.Cmder, f *finding) (o outcome,
 	case redis.IsExecAbortError(why):
 		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
-				react(l, e)
-				if !l.watches.Load() {
+				at.react(e)
+				if !at.watched() {
 					return refused, e
 				}
 			}
 		}
 	case o == refused || o == denied:
-		if l.watches.Load() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
-			react(l, why)
+		if at.watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
+			at.react(why)
 			return answered, why // EXEC ran, and this is what a command in it said
 		}
 	case o == partly:

@@ -92,7 +92,7 @@ func (s *single) end(c *call, final error) error {
 // call is what a caller wants done, across its attempts.
 type call struct {
 	terms
-	link     *link // of the client as a whole
+	link     peer // the client as a whole
 	router   router
 	name     string
 	inside   bool      // its parts wait at the gate and are counted by themselves
@@ -201,7 +201,7 @@ func (c *call) admit() error {
 		return nil // go-redis says so itself, unless it has work to flush
 	}
 	if c.node != nil && c.attempts > 1 { // what it routed by may have been old at first
-		if final := c.wait(c.node); final != nil {
+		if final := c.wait(c.node.gate); final != nil {
 			return final
 		}
 	}
@@ -209,7 +209,7 @@ func (c *call) admit() error {
 		if l.hopeless() {
 			return nil // go-redis says why
 		}
-		if final := c.wait(l); final != nil {
+		if final := c.wait(l.gate); final != nil {
 			return final
 		}
 	}
@@ -220,12 +220,12 @@ func (c *call) admit() error {
 	return nil
 }
 
-// wait waits at the gate of a link, or returns the final error.
-func (c *call) wait(l *link) error {
+// wait waits at a gate, or returns the final error.
+func (c *call) wait(g *gate) error {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	why, err := l.wait(c.ctx, c.began, c.rerouted)
+	why, err := g.wait(c.ctx, c.began, c.rerouted)
 	c.why = why
 	switch {
 	case err == nil:
@@ -249,7 +249,7 @@ func (c *call) settle(r ruling) error {
 	err = shown
 	l := c.link
 	if c.node != nil {
-		l = c.node
+		l = c.node.peer()
 	}
 	if c.link.hopeless() {
 		if words := c.ownWords(o, err); words != nil {
@@ -259,7 +259,7 @@ func (c *call) settle(r ruling) error {
 	}
 	switch o {
 	case answered, foreign:
-		react(l, err) // a refusal that must not be retried is news all the same
+		l.react(err) // a refusal that must not be retried is news all the same
 		return err
 	case unknown, partly:
 		c.because(CauseUnsafe)
@@ -287,7 +287,7 @@ func (c *call) settle(r ruling) error {
 		l.rotate(err) // new connections ask the provider for new credentials
 		return nil
 	case refused:
-		react(l, err)
+		l.react(err)
 	case repeatable:
 		c.mayHaveRun = true
 	}
@@ -336,27 +336,6 @@ func (c *call) ownWords(o outcome, err error) error {
 	return ce.err
 }
 
-// react does what a refusal asks for beyond waiting.
-func react(l *link, reply error) {
-	row, _ := refusalOf(reply)
-	switch {
-	case row == nil:
-		return
-	case l.passive: // the node it came from has heeded the rest
-		if row.topology {
-			l.lookElsewhere()
-		}
-		return
-	case row.retires:
-		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing
-	case row.topology && l.node != "" && row.waits != waitsAmongNodes: // of those go-redis has asked itself
-		l.lookElsewhere()
-	}
-	if row.notReady {
-		l.suspect(reply)
-	}
-}
-
 // because sets the cause, unless the end of the context is one.
 func (c *call) because(why Cause) {
 	if c.why = why; ended(c.ctx) != nil {
@@ -368,7 +347,7 @@ func (c *call) because(why Cause) {
 // does. It returns a cause when the patience of the call does not reach that far.
 func (c *call) pause(o outcome) (why Cause) {
 	l := c.link
-	if l.gate.Load() != gateOpen || c.node != nil && c.node.gate.Load() != gateOpen {
+	if !l.open.Load() || c.node != nil && !c.node.open.Load() {
 		return CauseNone
 	}
 	cheap := o == notSent || o == notSentForGood
@@ -402,7 +381,7 @@ func (c *call) sleep(d time.Duration) (why Cause) {
 	switch deadline, ok := c.ctx.Deadline(); {
 	case p.failFast:
 		return CauseFailFast
-	case time.Since(c.began)+d > p.limit(c.link.cfg):
+	case time.Since(c.began)+d > p.limit(c.cfg):
 		return p.exhausted()
 	case ok && time.Until(deadline) < d:
 		return CauseDeadlineNear
@@ -448,12 +427,12 @@ func (c *call) newError(kind, err error) *Error {
 	}
 	l := c.link
 	if c.node != nil {
-		l = c.node
+		l = c.node.peer()
 	}
 	state, since := l.current()
 	return &Error{
 		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
-		Cause: c.why, Reason: c.why.text(c.link.cfg), Err: err, kind: kind, handshake: c.bypassesGate(), reads: c.reads,
+		Cause: c.why, Reason: c.why.text(c.cfg.maxWaiting), Err: err, kind: kind, handshake: c.bypassesGate(), reads: c.reads,
 	}
 }
 
@@ -467,7 +446,7 @@ func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis
 		}
 		return err
 	}
-	if h.router.several() && h.link.gate.Load() != gateOpen && !together(keys) {
+	if h.router.several() && !h.link.open.Load() && !together(keys) {
 		// A mistake is told at once, which a context that has ended shows. Hooks of nodes
 		// might see this call if it is none.
 		end, cancel := context.WithCancel(ctx)
@@ -568,7 +547,7 @@ func (h hook) ready(ctx context.Context, name string) error {
 // patient waits for the link, for as long as the dial of a subscription does.
 func (h hook) patient(ctx context.Context) {
 	h.router.use()
-	if h.link.gate.Load() != gateOpen {
+	if !h.link.open.Load() {
 		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil)
 	}
 }

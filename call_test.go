@@ -681,15 +681,15 @@ func TestCauses_AreNotReplies(t *testing.T) {
 		require.NoError(t, c.Ping(t.Context()).Err())
 		loading := redisError("LOADING Redis is loading the dataset in memory")
 		n.Freeze() // so that it stays lost
-		c.keeper.front.transition(StateReconnecting, CauseNotReady, "", loading, 0)
-		_, err := c.keeper.front.dial(t.Context(), "tcp", "127.0.0.1:1")
+		linkOf(c).transition(StateReconnecting, CauseNotReady, "", loading, 0)
+		_, err := linkOf(c).dial(t.Context(), "tcp", "127.0.0.1:1")
 		require.Error(t, err)
 		assert.False(t, isReply(err), "%v", err)
 		err = c.Incr(FailFast(t.Context()), "n").Err()
 		assert.ErrorIs(t, err, ErrUnavailable)
 		assert.ErrorContains(t, err, "LOADING")
 		assert.False(t, isReply(err), "%v", err)
-		assert.False(t, isReply(&retiredError{c.keeper.front.lastCause()}))
+		assert.False(t, isReply(&retiredError{linkOf(c).lastCause()}))
 	})
 }
 
@@ -743,7 +743,7 @@ func TestError_Reason(t *testing.T) {
 		reason := func(err error) Cause {
 			var e *Error
 			require.ErrorAs(t, err, &e)
-			assert.Equal(t, e.Cause.text(c.keeper.cfg), e.Reason)
+			assert.Equal(t, e.Cause.text(c.keeper.cfg.maxWaiting), e.Reason)
 			assert.NotEmpty(t, e.Reason)
 			assert.Contains(t, err.Error(), e.Reason)
 			return e.Cause

@@ -113,9 +113,9 @@ func (c Cause) String() string {
 func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // text returns what the cause is to people.
-func (c Cause) text(cfg *config) string {
+func (c Cause) text(maxWaiting int) string {
 	if c == CauseWaitersFull {
-		return fmt.Sprintf("%d commands are waiting already", cfg.maxWaiting)
+		return fmt.Sprintf("%d commands are waiting already", maxWaiting)
 	}
 	return causeTexts[c].text
 }

@@ -71,7 +71,7 @@ func TestCause_Events(t *testing.T) {
 		again()
 		c.Reconnect("")
 		again()
-		c.keeper.front.moved("sentinel says so")
+		linkOf(c).moved("sentinel says so")
 		again()
 		f.times("ping", 1, func(p *server.Peer) { p.WriteError("LOADING Redis is loading the dataset in memory") })
 		again()

@@ -3,8 +3,8 @@ package redial
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -69,15 +69,25 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	}
 	k := newKeeper(cfg, addrOf(opt.MasterName))
 	k.release = append(k.release, s.close)
-	c, err := buildClient(s.serverOptions(), k, isQuick(opt.Dialer, opt.TLSConfig), func(l *link) {
-		l.stale, l.where = s.forget, s.last
-		l.despair(s.none())
-	})
+	k.gate.despair(s.none())
+	c, err := buildClient(s.serverOptions(), k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: s})
 	if err != nil {
 		return nil, err
 	}
-	s.listen(k.base, func(addr string) { k.front.moved("sentinel says that the master is " + addr) })
+	s.listen(k.life, k.spawn, cfg.interval, func(addr string) {
+		for _, l := range k.all() {
+			l.moved("sentinel says that the master is " + addr)
+		}
+	})
 	return c, nil
+}
+
+// must is for constructors that panic like those of go-redis.
+func must[T any](client T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return client
 }
 
 // Connect is [NewClient] followed by [Supervisor.WaitReady] and one PING. It
@@ -107,36 +117,53 @@ func newClient(opt *redis.Options, opts []Option) (*Client, error) {
 	case opt == nil:
 		return nil, errors.New("redial: options are nil")
 	}
-	return buildClient(opt, newKeeper(cfg, addrOf(opt.Addr)), isQuick(opt.Dialer, opt.TLSConfig), nil)
+	return buildClient(opt, newKeeper(cfg, addrOf(opt.Addr)), isQuick(opt.Dialer, opt.TLSConfig), new(alone))
 }
 
-// buildClient builds a client for one server. adjust, if not nil, has a last look
-// at its link.
-func buildClient(opt *redis.Options, k *keeper, quick bool, adjust func(*link)) (c *Client, err error) {
-	defer func() {
-		if r := recover(); r != nil { // go-redis panics on options it cannot serve
-			k.abandon()
-			c, err = nil, fmt.Errorf("redial: %v", r)
+// alone owns the link of a client of one server, about which nothing but its own pool has
+// to be known.
+type alone struct{ pool }
+
+func (*alone) changed(State)  {}
+func (*alone) lookElsewhere() {}
+func (*alone) lookAround()    {}
+func (*alone) where() string  { return "" }
+func (*alone) strayed(*conn)  {}
+func (*alone) dismissed()     {}
+
+// led owns the link of a client whose server sentinels name.
+type led struct {
+	alone
+	by *sentinels
+}
+
+func (o *led) lookElsewhere() { o.by.forget() }
+func (o *led) where() string  { return o.by.last() }
+
+// lonely is an alone or led.
+type lonely interface {
+	owner
+	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration)
+}
+
+// buildClient builds a client for one server.
+func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, error) {
+	return build(k, 0, func() (*Client, error) {
+		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false), o, pinging(opt, quick)))
+		k.whole = g.link
+		k.add(g)
+		rdb := redis.NewClient(ownOptions(opt, g.dial))
+		outer, err := k.cfg.surround(rdb)
+		if err != nil {
+			k.shut(notBuilt)
+			_ = rdb.Close()
+			return nil, err
 		}
-	}()
-	l := newLink(k.base, opt, quick)
-	k.front, k.whole = l, l
-	k.add(l)
-	if adjust != nil {
-		adjust(l)
-	}
-	rdb := redis.NewClient(ownOptions(opt, l.dial))
-	outer, err := k.cfg.surround(rdb)
-	if err != nil {
-		k.forsake(rdb)
-		return nil, err
-	}
-	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
-	rdb.AddHook(h)
-	l.warm = warmer(rdb, l.cfg.timeout, &l.inflight)
-	l.removed = closedCheck(rdb)
-	k.start(0)
-	return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
+		h := hook{link: g.peer(), router: oneServer{&k.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
+		rdb.AddHook(h)
+		o.is(rdb, &g.inflight, k.cfg.timeout)
+		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
+	})
 }
 
 // Close stops supervision, then closes the client: commands waiting for the link
@@ -169,7 +196,7 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
 	c.outer.on(clone.Client)
-	clone.hook.router = oneServer{clone.hook.link, clone.Options().WriteTimeout}
+	clone.hook.router = oneServer{&c.keeper.calls, clone.Options().WriteTimeout}
 	clone.hook.inners = new(innerParts)
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -59,14 +58,6 @@ func NewFailoverClusterClient(opt *redis.FailoverOptions, opts ...Option) *Clust
 	return must(newFailoverClusterClient(opt, opts))
 }
 
-// must is for constructors that panic like those of go-redis.
-func must[T any](client T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return client
-}
-
 func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient, error) {
 	cfg, err := newConfig(opts)
 	switch {
@@ -106,7 +97,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	if err != nil {
 		return nil, err
 	}
-	s.listen(n.base, func(addr string) {
+	s.listen(n.life, n.spawn, cfg.interval, func(addr string) {
 		for _, l := range n.all() {
 			if l.addr != addr && "127.0.0.1"+l.addr != addr { // go-redis leaves a loopback address out
 				l.moved("sentinel says that the master is " + addr)
@@ -118,45 +109,39 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 }
 
 // buildCluster builds a client for the nodes of a cluster.
-func buildCluster(opt *redis.ClusterOptions, n *nodes) (c *ClusterClient, err error) {
-	defer func() {
-		if r := recover(); r != nil { // go-redis panics on options it cannot serve
-			n.abandon()
-			c, err = nil, fmt.Errorf("redial: %v", r)
+func buildCluster(opt *redis.ClusterOptions, n *nodes) (*ClusterClient, error) {
+	return build(n.keeper, introduction, func() (*ClusterClient, error) {
+		own := *opt
+		own.Addrs = slices.Clone(opt.Addrs)
+		own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+		own.MaxRetries = -1
+		newClient := opt.NewClient
+		if newClient == nil {
+			newClient = redis.NewClient
 		}
-	}()
-	own := *opt
-	own.Addrs = slices.Clone(opt.Addrs)
-	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
-	own.MaxRetries = -1
-	newClient := opt.NewClient
-	if newClient == nil {
-		newClient = redis.NewClient
-	}
-	own.NewClient = func(o *redis.Options) *redis.Client { return n.adopt(o, newClient) }
-	if slots := opt.ClusterSlots; slots != nil {
-		own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
-			list, err := slots(ctx)
-			if err == nil {
-				n.empty.Store(len(list) == 0)
-				n.learn(list)
+		own.NewClient = func(o *redis.Options) *redis.Client { return n.adopt(o, newClient) }
+		if slots := opt.ClusterSlots; slots != nil {
+			own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+				list, err := slots(ctx)
+				if err == nil {
+					n.empty.Store(len(list) == 0)
+					n.learn(list)
+				}
+				return list, err
 			}
-			return list, err
 		}
-	}
-	tryOptions(&own)
-	outer, err := n.cfg.deputy(n.base, deputyOf(opt, n.front.addr))
-	if err != nil {
-		n.abandon()
-		return nil, err
-	}
-	n.tells = true
-	n.reader = own.ReadOnly || own.RouteByLatency || own.RouteRandomly
-	rdb := redis.NewClusterClient(&own)
-	outer.on(rdb)
-	n.goBy(rdb, rdb.ForEachMaster)
-	n.start(introduction)
-	return &ClusterClient{ClusterClient: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook(), nodes: n}, nil
+		tryOptions(&own)
+		outer, err := n.cfg.deputy(n.base, deputyOf(opt, n.base.addr))
+		if err != nil {
+			return nil, err
+		}
+		n.tells = true
+		n.reader = own.ReadOnly || own.RouteByLatency || own.RouteRandomly
+		rdb := redis.NewClusterClient(&own)
+		outer.on(rdb)
+		n.goBy(rdb, rdb.ForEachMaster)
+		return &ClusterClient{ClusterClient: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook(), nodes: n}, nil
+	})
 }
 
 // goBy has n go by the topology of rdb, which each asks for. It calls its argument for
@@ -174,7 +159,7 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 		before := n.toldSoFar()
 		err := each(ctx, func(_ context.Context, node *redis.Client) error {
 			if l := n.linkOf(node); l != nil {
-				l.attend()
+				l.tend()
 			}
 			return nil
 		})

@@ -134,8 +134,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.read(p)
 	c.leave()
 	if n > 0 {
-		if c.link.strayed != nil && c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
-			c.link.strayed(c)
+		if c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
+			c.link.owner.strayed(c)
 		}
 		c.last.Store(c.link.clock.Load())
 		if !c.link.heard.Load() {

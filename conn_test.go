@@ -36,12 +36,9 @@ func (c *scriptConn) Close() error                     { return nil }
 
 // still returns a link that does nothing, for tests of its connections.
 func still(idleCheck time.Duration) *link {
-	l := &link{
-		base: &base{cfg: &config{timeout: time.Second}, began: time.Now(), ended: true},
-		ctx:  context.Background(), state: StateConnected, idleAge: int64(idleCheck),
-		conns: make(map[*conn]struct{}),
-	}
-	l.gen.Store(1)
+	l := deadEnd(newBase(&config{timeout: time.Second}, ""))
+	l.transition(StateConnected, CauseAnswered, "", nil, 0)
+	l.idleAge = int64(idleCheck)
 	l.clock.Store(1)
 	return l
 }
@@ -89,7 +86,7 @@ func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {
 			var ce *connError
 			require.ErrorAs(t, err, &ce)
 			assert.Equal(t, tc.phase, ce.phase)
-			assert.NotNil(t, l.verdict, "the failure raises suspicion")
+			assert.True(t, l.suspected, "the failure raises suspicion")
 			assert.NoError(t, errors.Unwrap(err), "go-redis strips one layer off handshake errors")
 		})
 	}
@@ -108,7 +105,7 @@ func TestConn_Retired_RefusesBeforeTheFirstByte(t *testing.T) {
 	rc, err := pooled{c}.SyscallConn()
 	require.NoError(t, err)
 	assert.Error(t, rc.Read(func(uintptr) bool { return true }), "the pool drops it")
-	assert.Nil(t, l.verdict, "a retired connection is no evidence")
+	assert.False(t, l.suspected, "a retired connection is no evidence")
 }
 
 // The first part of a large batch was delivered when the connection was retired:
@@ -129,7 +126,7 @@ func TestConn_ReadTimeout_WithNothingOutstanding_IsNoNews(t *testing.T) {
 	_, err := c.Read(make([]byte, 1))
 	assert.Equal(t, unknown, outcomeOf(err))
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Nil(t, l.verdict)
+	assert.False(t, l.suspected)
 }
 
 func TestConn_ServerFull_IsNotMistakenForAnOldServer(t *testing.T) {
@@ -295,7 +292,7 @@ func TestSweep_MeetsThePool(t *testing.T) {
 	defer c.Close()
 	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 	var cn *conn
-	c.keeper.front.eachConn(func(x *conn) { cn = x })
+	linkOf(c).eachConn(func(x *conn) { cn = x })
 	asked := make(chan struct{}, 1)
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "ping" {
@@ -304,7 +301,7 @@ func TestSweep_MeetsThePool(t *testing.T) {
 		}
 		return redialtest.Handle
 	})
-	c.keeper.front.advance()
+	linkOf(c).advance()
 	swept := make(chan struct{})
 	go func() { cn.sweep(0); close(swept) }()
 	<-asked

@@ -12,9 +12,6 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
-// dialFunc is the type of redis.Options.Dialer.
-type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
-
 // baseDialer returns the dialer beneath the link: the caller's own, or one that
 // does what go-redis's does, but heeds ctx during the TLS handshake too. Sockets
 // get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that find a half-open
@@ -57,6 +54,19 @@ func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
 func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
 
 var _ syscall.RawConn = (*poolCheck)(nil)
+
+// endpointOf returns what opt, the caller's options, says of a server; they are only
+// read. sealed says that go-redis would retry by itself.
+func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
+	return endpoint{
+		dialer:   baseDialer(opt, cfg.detection()),
+		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
+		deadline: opt.DialTimeout >= 0,
+		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
+			opt.StreamingCredentialsProvider != nil,
+		sealed: sealed,
+	}
+}
 
 // dial makes the connections of go-redis's pools and subscriptions. It fails
 // only where nobody counts failures; see standin.
@@ -142,7 +152,7 @@ func (l *link) mayDial(ctx context.Context) error {
 		return nil // the dialer says why
 	}
 	if state != StateConnected {
-		l.attend()
+		l.tend()
 		if patient { // its caller waits, though not at the gate
 			l.want()
 		}
@@ -152,25 +162,21 @@ func (l *link) mayDial(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
 		defer cancel()
 	}
-	for {
-		l.mu.Lock()
-		state, verdict, changed := l.state, l.verdict, l.changed
-		l.mu.Unlock()
+	err := error(nil)
+	if l.await(ctx, func() bool {
 		switch {
-		case state == StateClosed:
-			return redis.ErrClosed
-		case state == StateConnected && verdict == nil:
-			return nil
-		case state == StateReconnecting && !patient:
-			return l.lastCause()
+		case l.state == StateClosed:
+			err = redis.ErrClosed
+		case l.state == StateReconnecting && !patient:
+			err = l.causeLocked()
+		case l.state != StateConnected || l.suspected:
+			return false
 		}
-		select {
-		case <-verdict:
-		case <-changed:
-		case <-ctx.Done():
-			return l.lastCause()
-		}
+		return true
+	}) != nil {
+		return l.lastCause()
 	}
+	return err
 }
 
 // subscription reports whether a dial with ctx is for a subscription: those carry

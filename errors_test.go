@@ -106,7 +106,7 @@ func TestError(t *testing.T) {
 	err := error(&Error{
 		Cmd: "incr", Addr: "127.0.0.1:6379", Attempts: 2, State: StateReconnecting,
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC), Err: os.ErrDeadlineExceeded, kind: ErrOutcomeUnknown,
-		Cause: CauseUnsafe, Reason: CauseUnsafe.text(nil),
+		Cause: CauseUnsafe, Reason: CauseUnsafe.text(0),
 	})
 	assert.EqualError(t, err, "redial: incr on 127.0.0.1:6379: outcome unknown, may have run: "+
 		"i/o timeout (reconnecting since 03:04:05.006, attempts: 2, no more: a second run is not allowed)")

@@ -32,8 +32,7 @@ func fuzzLink(f *testing.F) *link {
 	if err != nil {
 		f.Fatal(err)
 	}
-	l := newState(newBase(cfg, ""), "127.0.0.1:1")
-	return l
+	return deadEnd(newBase(cfg, ""))
 }
 
 // scriptedConn delivers what it is given in pieces, then the end of the stream.
@@ -82,7 +81,6 @@ func FuzzIdleCheck(f *testing.F) {
 	l := fuzzLink(f)
 	l.idleAge = 1
 	l.transition(StateConnected, CauseAnswered, "test", nil, 1)
-	l.attended = true // nobody is to look into the suspicions
 	request := []byte("*2\r\n$4\r\nincr\r\n$1\r\nn\r\n")
 	f.Fuzz(func(t *testing.T, reply []byte, piece uint8) {
 		nc := &scriptedConn{in: bytes.Clone(reply), piece: int(piece) + 1}
@@ -595,7 +593,7 @@ func FuzzOptions(f *testing.F) {
 		if d := cfg.detection(); d <= cfg.interval || d <= cfg.timeout || d > maxHeartbeat*(maxMisses+1) {
 			t.Fatalf("detects after %v", d)
 		}
-		l := newState(g, "127.0.0.1:1")
+		l := deadEnd(g)
 		defer l.outage.end()
 		l.rtt.Store(max(d1, 0) / proofRoundTrips)
 		if p := l.proofTimeout(); p <= 0 || p > cfg.timeout {

@@ -3,94 +3,104 @@ package redial
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
-const (
-	gateShut = iota
-	gateOpen
-)
+// Where commands wait for a link, or for a client as a whole, and Drain for commands. A
+// gate goes by its cell and uses nothing above that.
 
-// outage is one stretch of time outside Connected.
-type outage struct {
-	began    time.Time
-	ended    chan struct{} // closed when the link is Connected or Closed
-	hopeless chan struct{} // closed when the grace has passed
-	timer    *time.Timer   // closes hopeless; nil without grace
+// gate is open while its cell is Connected.
+type gate struct {
+	*cell
+
+	// These synchronize themselves. The first two are all that a command touches while
+	// the gate is open.
+	open       atomic.Bool
+	inflight   atomic.Int64  // commands inside go-redis
+	refusedOne atomic.Bool   // a command was refused since the last look
+	wake       chan struct{} // capacity 1: commands wait, or were refused
+
+	waiting  int           // guarded by mu
+	futile   chan struct{} // guarded by mu; closed while waiting is of no use, see despair
+	shutting bool          // guarded by mu; no new command is admitted any more
+
+	barred chan struct{} // closed when shutting
+	idle   chan struct{} // closed when shutting and the last command is out
 }
 
-func newOutage(grace time.Duration) *outage {
-	o := &outage{began: time.Now(), ended: make(chan struct{}), hopeless: make(chan struct{})}
-	if grace <= 0 {
-		close(o.hopeless)
-		return o
+func newGate(b *base, addr, node string) *gate {
+	g := &gate{
+		cell:   newCell(b, addr, node),
+		wake:   make(chan struct{}, 1),
+		futile: make(chan struct{}),
+		barred: make(chan struct{}),
+		idle:   make(chan struct{}),
 	}
-	o.timer = time.AfterFunc(grace, func() { close(o.hopeless) })
-	return o
+	g.followers = append(g.followers, g)
+	return g
 }
 
-func (o *outage) end() {
-	if o.timer != nil {
-		o.timer.Stop()
-	}
-	close(o.ended)
+func (g *gate) followLocked(to State, _ error) func() {
+	g.open.Store(to == StateConnected && !g.shutting)
+	return nil
 }
 
-// enter admits a command while the link is Connected. The caller must leave.
-func (l *link) enter() bool {
-	l.inflight.Add(1)
-	if l.gate.Load() == gateOpen {
+// enter admits a command while the gate is open. The caller must leave.
+func (g *gate) enter() bool {
+	g.inflight.Add(1)
+	if g.open.Load() {
 		return true
 	}
-	l.leave()
+	g.leave()
 	return false
 }
 
 // leave is called when a command admitted by enter has returned.
-func (l *link) leave() {
-	if l.inflight.Add(-1) == 0 && l.gate.Load() != gateOpen {
-		l.drained()
+func (g *gate) leave() {
+	if g.inflight.Add(-1) == 0 && !g.open.Load() {
+		g.drained()
 	}
 }
 
-// wait blocks a command until the link is Connected, or says why it does not wait
+// wait blocks a command until the gate opens, or says why it does not wait
 // any longer, with ErrClosed, the end of ctx, or else the last transport error.
 // began is when the command first waited. A command that waits for a node goes on
 // as well when turn is closed, or the node is not part of the client any more.
-func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (why Cause, err error) {
+func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (why Cause, err error) {
 	p := patienceOf(ctx)
-	if l.closing() {
+	if g.closing() {
 		return CauseClosed, ErrClosed
 	}
-	l.attend()
-	l.mu.Lock()
-	o := l.outage
-	if o == nil || l.state == StateClosed || isClosed(l.futile) {
-		l.mu.Unlock()
+	g.tend()
+	g.mu.Lock()
+	o := g.outage
+	if o == nil || g.state == StateClosed || isClosed(g.futile) {
+		g.mu.Unlock()
 		return CauseNone, nil
 	}
-	left := p.limit(l.cfg) - time.Since(began)
+	left := p.limit(g.cfg) - time.Since(began)
 	switch {
 	case p.failFast:
 		why = CauseFailFast
 	case left <= 0, p.own == 0 && isClosed(o.hopeless):
 		why = p.exhausted()
-	case l.waiting >= l.cfg.maxWaiting:
+	case g.waiting >= g.cfg.maxWaiting:
 		why = CauseWaitersFull
 	}
 	if why != CauseNone {
-		err := l.causeLocked()
-		l.mu.Unlock()
-		l.want()
+		err := g.causeLocked()
+		g.mu.Unlock()
+		g.want()
 		return why, err
 	}
-	futile := l.futile
-	l.waiting++
-	first := l.waiting == 1
-	l.mu.Unlock()
-	l.n.waited.Add(1)
+	futile := g.futile
+	g.waiting++
+	first := g.waiting == 1
+	g.mu.Unlock()
+	g.n.waited.Add(1)
 	if first {
-		nudge(l.wake)
+		nudge(g.wake)
 	}
 
 	hopeless := o.hopeless
@@ -104,19 +114,19 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	case <-o.ended:
 	case <-turn:
 	case <-futile:
-	case <-l.refusing:
+	case <-g.refusing:
 	case <-hopeless:
 		why = p.exhausted()
 	case <-ctx.Done():
 		why, err = CauseContextEnded, ctx.Err()
 	}
 
-	l.mu.Lock()
-	l.waiting--
-	cause := l.causeLocked()
-	l.mu.Unlock()
+	g.mu.Lock()
+	g.waiting--
+	cause := g.causeLocked()
+	g.mu.Unlock()
 	switch {
-	case l.closing():
+	case g.closing():
 		return CauseClosed, ErrClosed
 	case err != nil:
 		return why, &cutShort{ctx: err, cause: cause}
@@ -126,85 +136,87 @@ func (l *link) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	return CauseNone, nil
 }
 
-// despair says whether it is a mistake that keeps the link from being Connected, which
+// despair says whether it is a mistake that keeps the gate from opening, which
 // waiting cannot cure: there are no nodes, or those there are belong to no cluster. Then
 // commands pass the gate and hear of it from go-redis, in its own words.
-func (l *link) despair(of bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (g *gate) despair(of bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	switch {
-	case of == isClosed(l.futile):
+	case of == isClosed(g.futile):
 	case of:
-		close(l.futile)
+		close(g.futile)
 	default:
-		l.futile = make(chan struct{})
+		g.futile = make(chan struct{})
 	}
 }
 
-// hopeless reports whether waiting for the link is of no use.
-func (l *link) hopeless() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return isClosed(l.futile)
+// hopeless reports whether waiting is of no use.
+func (g *gate) hopeless() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return isClosed(g.futile)
 }
 
-// cutShort is the error of a wait that the context ended: it is both errors.
-type cutShort struct{ ctx, cause error }
-
-func (e *cutShort) Error() string   { return e.ctx.Error() + " while waiting after: " + e.cause.Error() }
-func (e *cutShort) Unwrap() []error { return []error{e.ctx, e.cause} }
-
-// want has the link hurry, for a command that does not wait.
-func (l *link) want() {
-	if !l.refusedOne.Load() {
-		l.refusedOne.Store(true)
-		nudge(l.wake)
+// want has whoever tends the cell hurry, for a command that does not wait.
+func (g *gate) want() {
+	if !g.refusedOne.Load() {
+		g.refusedOne.Store(true)
+		nudge(g.wake)
 	}
 }
 
 // awaited reports whether commands are waiting.
-func (l *link) awaited() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.waiting > 0
+func (g *gate) awaited() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waiting > 0
 }
 
 // demand says whether commands are waiting, or were refused since the last call.
-func (l *link) demand() bool {
-	l.mu.Lock()
-	waiting := l.waiting
-	l.mu.Unlock()
-	return l.refusedOne.Swap(false) || waiting > 0
+func (g *gate) demand() bool {
+	waiting := g.awaited()
+	return g.refusedOne.Swap(false) || waiting
 }
 
 // drain shuts the gate for good and waits until every admitted command has
-// returned or ctx ends. Waiters are refused.
-func (l *link) drain(ctx context.Context) error {
-	l.mu.Lock()
-	if l.state == StateClosed {
-		l.mu.Unlock()
+// returned or ctx ends.
+func (g *gate) drain(ctx context.Context) error {
+	g.mu.Lock()
+	if g.state == StateClosed {
+		g.mu.Unlock()
 		return nil
 	}
-	if !l.shutting {
-		l.shutting = true
-		l.gate.Store(gateShut)
-		close(l.barred)
+	if !g.shutting {
+		g.shutting = true
+		g.open.Store(false)
+		close(g.barred)
 	}
-	l.mu.Unlock()
-	l.drained()
+	g.mu.Unlock()
+	g.drained()
 	select {
-	case <-l.idle:
+	case <-g.idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("redial: %d commands were cut short: %w", l.inflight.Load(), ctx.Err())
+		return fmt.Errorf("redial: %d commands were cut short: %w", g.inflight.Load(), ctx.Err())
 	}
 }
 
 // drained tells drain that the last command is out.
-func (l *link) drained() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.shutting && l.inflight.Load() == 0 && !isClosed(l.idle) {
-		close(l.idle)
+func (g *gate) drained() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shutting && g.inflight.Load() == 0 && !isClosed(g.idle) {
+		close(g.idle)
 	}
+}
+
+// stats returns a snapshot of the gate, with the counters of the client.
+func (g *gate) stats() Stats {
+	s := g.counted()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.describeLocked(&s)
+	s.Waiting = g.waiting
+	return s
 }

@@ -15,29 +15,6 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
-// verdict is what one probe says about the server.
-type verdict uint8
-
-const (
-	alive    verdict = iota // it answered
-	dead                    // it cannot be reached: refused, reset, closed, no route
-	missed                  // it said nothing in time
-	notReady                // it answered that it cannot serve yet
-	unsure                  // the probe itself was cut short
-)
-
-// prober finds out whether what a link leads to can be reached.
-type prober interface {
-	// ping says what it found out; fresh asks for a new connection.
-	ping(fresh bool) (verdict, error)
-	// hurry says that an attempt must succeed quickly or not at all.
-	hurry(on bool)
-	// drop ends what is under way; the next ping begins afresh.
-	drop()
-	// close does so for good.
-	close()
-}
-
 // pinger PINGs the server on a connection of its own, which takes no part in the
 // pools: they may be exhausted without the server being dead, and heartbeats
 // must not show up in the caller's hooks.
@@ -65,6 +42,12 @@ func (c *probeConn) Read(p []byte) (int, error) {
 		c.heard.Store(true)
 	}
 	return n, err
+}
+
+// pinging returns what makes the prober of the link to a server. opt holds the caller's
+// options, quick says that dialing is one round trip.
+func pinging(opt *redis.Options, quick bool) func(*link) prober {
+	return func(l *link) prober { return newPinger(l, opt, quick) }
 }
 
 func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
@@ -205,37 +188,99 @@ func judge(err error, heard bool) verdict {
 	return dead
 }
 
-// measure smooths the round trip, as TCP does.
-func (l *link) measure(rtt time.Duration) {
-	old := l.rtt.Load()
-	if old == 0 {
-		l.rtt.Store(int64(rtt))
-		return
+// guard looks after a link: it reaches the server and, while the link is Connected, finds
+// out whether it lives.
+type guard struct {
+	*link
+	beatAt    time.Time // guarded by mu; when the next heartbeat is due
+	beatIsDue bool      // guarded by mu; it is, and there was no traffic
+	lookAt    time.Time // when the keeper, which alone uses it, looks next
+}
+
+// dueLocked reports whether the server is to be asked: it is under suspicion, or a
+// heartbeat is due. The caller holds mu.
+func (g *guard) dueLocked() bool { return g.suspected || g.beatIsDue }
+
+// check asks it, and reports whether it failed to answer.
+func (g *guard) check() (failed bool) {
+	g.mu.Lock()
+	suspected := g.suspected
+	g.mu.Unlock()
+	why, cause := g.verify(suspected)
+	if why != CauseNone {
+		g.transition(StateReconnecting, why, "", cause, 0)
+		g.owner.lookElsewhere()
+		return cause != nil
 	}
-	l.rtt.Store(old + (int64(rtt)-old)/8)
+	g.acquit()
+	if suspected {
+		g.pause(verifySpacing)
+	}
+	return false
+}
+
+// acquit is the verdict that the server lives, of which its answer is a sign.
+func (g *guard) acquit() {
+	g.heard.Store(true)
+	g.mu.Lock()
+	if g.suspected {
+		g.suspected = false
+		g.tellLocked()
+	}
+	g.beatIsDue = false
+	g.beatAt = time.Now().Add(early(g.beat()))
+	g.mu.Unlock()
+}
+
+func (g *guard) hurry(on bool) { g.prober.hurry(on) }
+
+// attempt tries to reach the server.
+func (g *guard) attempt(fresh bool) (verdict, error) {
+	g.heard.Store(false)
+	return g.prober.ping(fresh)
+}
+
+// reached is called when it was. It returns words for that, where it may be one of several.
+func (g *guard) reached() string {
+	g.acquit()
+	g.cold.Store(true)
+	if addr := g.owner.where(); addr != "" {
+		return "server " + addr + " answers"
+	}
+	return ""
+}
+
+// unreached is called when it was not; lost says that this cannot be chance.
+func (g *guard) unreached(lost bool, err error) {
+	// After a Reconnect by hand, commands may still be in flight on old connections.
+	if lost && !g.heard.Load() {
+		g.eachConn(func(c *conn) { c.retire(notReply(err)) })
+	}
+	g.noteCause(err)
+	g.owner.lookElsewhere()
 }
 
 // look is what the keeper does with the link every now and then. It returns when
 // it wants to be called again.
-func (l *link) look(now time.Time) time.Time {
-	l.cutSilentSubscribers()
-	l.mu.Lock()
-	if l.state != StateConnected || now.Before(l.beatAt) {
-		defer l.mu.Unlock()
-		if l.state != StateConnected {
-			return now.Add(l.beat()) // there is a goroutine for that
+func (g *guard) look(now time.Time) time.Time {
+	g.cutSilentSubscribers()
+	g.mu.Lock()
+	if g.state != StateConnected || now.Before(g.beatAt) {
+		defer g.mu.Unlock()
+		if g.state != StateConnected {
+			return now.Add(g.beat()) // there is a goroutine for that
 		}
-		return l.beatAt
+		return g.beatAt
 	}
-	l.beatAt = now.Add(early(l.beat()))
-	next := l.beatAt
-	l.beatIsDue = !l.heard.Swap(false)
-	due := l.beatIsDue
-	l.mu.Unlock()
+	g.beatAt = now.Add(early(g.beat()))
+	next := g.beatAt
+	g.beatIsDue = !g.heard.Swap(false)
+	due := g.beatIsDue
+	g.mu.Unlock()
 	if due {
-		l.attend()
+		g.tend()
 	} else {
-		l.n.skipped.Add(1)
+		g.n.skipped.Add(1)
 	}
 	return next
 }
@@ -243,24 +288,24 @@ func (l *link) look(now time.Time) time.Time {
 // verify finds out whether the server lives. A cause means that it does not: a
 // dial was refused, two new connections in a row broke, or as many probes as
 // allowed went unanswered, while no connection of the pools received a byte.
-func (l *link) verify(fresh bool) (why Cause, cause error) {
-	began := l.advance()
+func (g *guard) verify(fresh bool) (why Cause, cause error) {
+	began := g.advance()
 	broke := false
 	for misses := 0; ; {
-		l.heard.Store(false)
-		l.n.beats.Add(1)
-		v, err := l.prober.ping(fresh)
-		l.advance() // it may have taken a while
-		if v != alive && l.heard.Load() {
+		g.heard.Store(false)
+		g.n.beats.Add(1)
+		v, err := g.prober.ping(fresh)
+		g.advance() // it may have taken a while
+		if v != alive && g.heard.Load() {
 			return CauseNone, nil // a byte on any connection overrules the probe
 		}
-		if State(l.now.Load()) != StateConnected {
+		if g.now() != StateConnected {
 			return CauseNone, nil // it was asked for another server meanwhile
 		}
 		switch v {
 		case alive:
 			if misses > 0 {
-				l.cutSilent(began)
+				g.cutSilent(began)
 			}
 			return CauseNone, nil
 		case unsure:
@@ -274,13 +319,23 @@ func (l *link) verify(fresh bool) (why Cause, cause error) {
 			}
 			broke = fresh // what broke the others may have met this one too
 		case missed:
-			l.n.missed.Add(1)
-			if misses++; misses >= l.cfg.misses {
+			g.n.missed.Add(1)
+			if misses++; misses >= g.cfg.misses {
 				return CauseHeartbeatMissed, fmt.Errorf("%d heartbeats in a row without an answer: %w", misses, err)
 			}
 		}
 		fresh = true // only a new connection can tell the server from the connection
 	}
+}
+
+// measure smooths the round trip, as TCP does.
+func (l *link) measure(rtt time.Duration) {
+	old := l.rtt.Load()
+	if old == 0 {
+		l.rtt.Store(int64(rtt))
+		return
+	}
+	l.rtt.Store(old + (int64(rtt)-old)/8)
 }
 
 // cutSilent is called when the server answers on a new connection after the old

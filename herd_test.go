@@ -181,7 +181,7 @@ func herdClient(t *testing.T, s *herdServer, opts []Option) *Client {
 	c, err := buildClient(&redis.Options{
 		Addr: "127.0.0.1:1", Dialer: s.Dial, Protocol: 2, DisableIdentity: true,
 		PoolSize: 10, ReadBufferSize: 64, WriteBufferSize: 64,
-	}, newKeeper(cfg, "127.0.0.1:1"), true, nil)
+	}, newKeeper(cfg, "127.0.0.1:1"), true, new(alone))
 	require.NoError(t, err)
 	return c
 }

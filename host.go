@@ -204,7 +204,7 @@ func (c *readCmd) SetErr(err error) {
 
 // ownOptions returns a copy of opt under which go-redis leaves dialing, retrying and
 // deadlines to redial.
-func ownOptions(opt *redis.Options, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *redis.Options {
+func ownOptions(opt *redis.Options, dial dialFunc) *redis.Options {
 	own := *opt
 	own.Addr = addrOf(opt.Addr)
 	own.Dialer = dial
@@ -244,12 +244,38 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	return &own
 }
 
+// pool is the pool of connections that go-redis keeps for a link. It is not known before
+// go-redis has built the client, which may dial before that.
+type pool struct{ known atomic.Pointer[poolOf] }
+
+type poolOf struct {
+	warm func(ctx context.Context, lost int)
+	gone func() bool
+}
+
+// is says which client the pool is that of. inflight is how many commands it has to do,
+// timeout what a connection may take to answer.
+func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration) {
+	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout), gone: closedCheck(rdb)})
+}
+
+func (p *pool) warm(ctx context.Context, lost int) {
+	if known := p.known.Load(); known != nil {
+		known.warm(ctx, lost)
+	}
+}
+
+func (p *pool) gone() bool {
+	known := p.known.Load()
+	return known != nil && known.gone()
+}
+
 // warmer returns a function that has the pool replace some of the connections that it
 // has lost in an outage: callers with short deadlines take a finished connection, but
 // none of them may have the time to make one. Up to MinIdleConns it replaces them all,
 // since go-redis counts connections that died in the pool as idle until somebody asks
 // for them.
-func warmer(rdb *redis.Client, timeout time.Duration, inflight *atomic.Int64) func(ctx context.Context, lost int) {
+func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration) func(ctx context.Context, lost int) {
 	opt := rdb.Options()
 	full := func() bool { // then there are connections, or callers who make them
 		s := rdb.PoolStats()

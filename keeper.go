@@ -2,6 +2,8 @@ package redial
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,17 +16,16 @@ import (
 // keeper looks after the links of one client.
 type keeper struct {
 	*base
-	front *link // stands for the client as a whole
-	whole whole
+	gate  *gate // of the client as a whole
+	whole whole // read-only after start
 
 	over     func() bool   // whether go-redis has closed the client, when it has closed that of a link; read-only after start
-	dismiss  func(*link)   // called when a node is not part of the client any more; read-only after start
 	reapedAt time.Time     // when all clients were last looked at; used by the keeper's goroutine alone
 	kept     chan struct{} // closed when that has returned
 	sweeping atomic.Bool
 
 	mu    sync.Mutex
-	links map[*link]struct{} // guarded by mu; those with connections
+	links map[*link]*guard // guarded by mu; those with connections
 }
 
 // whole is a client as a whole.
@@ -36,12 +37,13 @@ type whole interface {
 }
 
 func newKeeper(cfg *config, addr string) *keeper {
+	b := newBase(cfg, addr)
 	return &keeper{
-		base:    newBase(cfg, addr),
-		over:    func() bool { return true },
-		dismiss: func(*link) {},
-		kept:    make(chan struct{}),
-		links:   make(map[*link]struct{}),
+		base:  b,
+		gate:  newGate(b, addr, ""),
+		over:  func() bool { return true },
+		kept:  make(chan struct{}),
+		links: make(map[*link]*guard),
 	}
 }
 
@@ -49,23 +51,23 @@ func newKeeper(cfg *config, addr string) *keeper {
 func (k *keeper) start(pause time.Duration) {
 	go k.keep()
 	if pause == 0 {
-		k.front.attend()
+		k.gate.tend()
 		return
 	}
 	k.spawn(func() {
-		if k.front.pause(pause) {
-			k.front.attend()
+		if k.gate.pause(pause) {
+			k.gate.tend()
 		}
 	})
 }
 
 // add has the keeper look after a link.
-func (k *keeper) add(l *link) {
+func (k *keeper) add(g *guard) {
 	k.mu.Lock()
-	k.links[l] = struct{}{}
+	k.links[g.link] = g
 	k.mu.Unlock()
 	if k.isOver() {
-		l.shut(CauseClosed, closedByCaller)
+		g.shut(CauseClosed, closedByCaller)
 	}
 }
 
@@ -73,11 +75,14 @@ func (k *keeper) add(l *link) {
 func (k *keeper) all() []*link {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	all := make([]*link, 0, len(k.links))
-	for l := range k.links {
-		all = append(all, l)
-	}
-	return all
+	return slices.Collect(maps.Keys(k.links))
+}
+
+// guards returns what looks after them.
+func (k *keeper) guards() []*guard {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Collect(maps.Values(k.links))
 }
 
 // keep looks at every link now and then. It never blocks on one: what takes time
@@ -102,13 +107,13 @@ func (k *keeper) keep() {
 			k.reap()
 		}
 		next := now.Add(pause)
-		all := k.all()
-		for _, l := range all {
-			if !now.Before(l.lookAt) {
-				l.lookAt = l.look(now)
+		all := k.guards()
+		for _, g := range all {
+			if !now.Before(g.lookAt) {
+				g.lookAt = g.look(now)
 			}
-			if l.lookAt.Before(next) {
-				next = l.lookAt
+			if g.lookAt.Before(next) {
+				next = g.lookAt
 			}
 		}
 		k.sweep()
@@ -124,7 +129,7 @@ func (k *keeper) keep() {
 // the client of it, or a server is back, and its pool wants warming up.
 func (k *keeper) answer() {
 	all := k.all()
-	if slices.ContainsFunc(all, func(l *link) bool { return l.shaken.Swap(false) && l.isGone() }) {
+	if slices.ContainsFunc(all, func(l *link) bool { return l.shaken.Swap(false) && l.owner.gone() }) {
 		k.reap()
 	}
 	if slices.ContainsFunc(all, func(l *link) bool { return l.cold.Load() }) {
@@ -138,7 +143,7 @@ func (k *keeper) answer() {
 func (k *keeper) reap() {
 	k.reapedAt = time.Now()
 	all := k.all()
-	gone := slices.DeleteFunc(slices.Clone(all), func(l *link) bool { return !l.isGone() })
+	gone := slices.DeleteFunc(slices.Clone(all), func(l *link) bool { return !l.owner.gone() })
 	if len(gone) == 0 && len(all) > 0 {
 		return
 	}
@@ -154,7 +159,7 @@ func (k *keeper) reap() {
 
 // discard ends the link to a node that is not part of the client any more.
 func (k *keeper) discard(l *link) {
-	k.dismiss(l)
+	l.owner.dismissed()
 	l.shut(CauseNodeRemoved, "")
 	l.closeConns()
 	k.mu.Lock()
@@ -171,8 +176,8 @@ func (k *keeper) sweep() {
 	k.spawn(func() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
-			if l.warm != nil && l.cold.CompareAndSwap(true, false) {
-				l.warm(l.ctx, int(l.lost.Load()))
+			if l.cold.CompareAndSwap(true, false) {
+				l.owner.warm(l.ctx, int(l.lost.Load()))
 			}
 			if l.idleAge > 0 {
 				l.sweep()
@@ -181,14 +186,12 @@ func (k *keeper) sweep() {
 	})
 }
 
-// shut ends supervision without waiting, see link.shut.
+// shut ends supervision without waiting, see cell.shut.
 func (k *keeper) shut(reason string) {
 	if !k.finish() {
 		return
 	}
-	if k.front != nil {
-		k.front.shut(CauseClosed, reason) // first, so that it does not take the end of its nodes for an outage
-	}
+	k.gate.shut(CauseClosed, reason) // first, so that it does not take the end of its nodes for an outage
 	for _, l := range k.all() {
 		l.shut(CauseClosed, reason)
 	}
@@ -217,18 +220,39 @@ func (k *keeper) close(f func() error) error {
 	return err
 }
 
+const notBuilt = "the client could not be built"
+
 // abandon releases what was never started.
 func (k *keeper) abandon() {
 	close(k.kept)
-	k.shut("the client could not be built")
+	k.shut(notBuilt)
+	k.closeConns()
 	k.join()
+}
+
+// build returns what f builds, a client whose links k is to look after, after a pause. When
+// f fails nothing is left of it.
+func build[C any](k *keeper, pause time.Duration, f func() (C, error)) (c C, err error) {
+	defer func() {
+		if r := recover(); r != nil { // go-redis panics on options it cannot serve
+			err = fmt.Errorf("redial: %v", r)
+		}
+		if err != nil {
+			k.abandon()
+			c = *new(C)
+		}
+	}()
+	if c, err = f(); err == nil {
+		k.start(pause)
+	}
+	return c, err
 }
 
 // drain shuts the gate of the client for good and waits until every command that it has
 // admitted has returned, or ctx ends.
 func (k *keeper) drain(ctx context.Context) error {
 	k.refuse()
-	return k.front.drain(ctx)
+	return k.gate.drain(ctx)
 }
 
 // closeConns closes what go-redis has not closed.

@@ -16,6 +16,21 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
+// linkOf returns the link of a client of one server.
+func linkOf(c *Client) *link { return c.keeper.whole.(*link) }
+
+// deadEnd returns a link that leads nowhere and that nobody tends.
+func deadEnd(b *base) *link {
+	return newLink(newGate(b, "127.0.0.1:1", ""), endpoint{}, new(alone), func(*link) prober { return nowhere{} })
+}
+
+type nowhere struct{}
+
+func (nowhere) ping(bool) (verdict, error) { return unsure, nil }
+func (nowhere) hurry(bool)                 {}
+func (nowhere) drop()                      {}
+func (nowhere) close()                     {}
+
 // down returns a client whose server has just been found dead.
 func down(t *testing.T, n *memNet, opt *redis.Options, opts ...Option) *Client {
 	t.Helper()
@@ -138,7 +153,7 @@ func TestGate_FlappingServer_BoundsTheCall(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for {
-				c.keeper.front.transition(StateReconnecting, CauseConnectionLost, "flap", errTest, 0)
+				linkOf(c).transition(StateReconnecting, CauseConnectionLost, "flap", errTest, 0)
 				select {
 				case <-time.After(100 * time.Millisecond):
 				case <-stop:
@@ -170,13 +185,12 @@ func TestLink_Transitions(t *testing.T) {
 	} {
 		var got []bool
 		b := newBase(&config{grace: time.Second}, "")
-		l := newState(b, "127.0.0.1:1")
+		l := deadEnd(b)
 		for _, to := range tc.path {
 			got = append(got, l.transition(to, CauseAnswered, "test", nil, 0))
 		}
 		assert.Equal(t, tc.want, got, "%v", tc.path)
 		l.transition(StateClosed, CauseClosed, "test", nil, 0)
-		l.cancel()
 		b.end()
 	}
 }

@@ -18,6 +18,7 @@ import (
 // nodes are the nodes of one client, and what keeps its picture of them right.
 type nodes struct {
 	*keeper
+	front  front                           // stands for the client as a whole
 	load   func(ctx context.Context) error // asks for the topology afresh
 	ring   bool                            // its nodes know nothing of each other
 	pinged bool                            // go-redis PINGs them one after the other, through their hooks
@@ -32,38 +33,68 @@ type nodes struct {
 	attaching sync.Mutex // held while a client that exists already gets its hook
 
 	mu       sync.Mutex
-	byClient map[*redis.Client]hook // guarded by mu; ours, on the client of a node
-	asked    bool                   // guarded by mu; refresh was called since the last load began
-	loading  bool                   // guarded by mu; there is a goroutine for that
-	loadedAt time.Time              // guarded by mu
-	answers  int                    // guarded by mu; how often a node has told the topology
-	seen     string                 // guarded by mu; the topology it told last
-	acted    string                 // guarded by mu; the one that those who wait know of
-	news     chan struct{}          // guarded by mu; closed when the topology has changed
-	changed  bool                   // guarded by mu; it had, at the last load
-	strays   []stray                // guarded by mu; subscriptions that have to go to another node
+	byClient map[*redis.Client]*member // guarded by mu
+	asked    bool                      // guarded by mu; refresh was called since the last load began
+	loading  bool                      // guarded by mu; there is a goroutine for that
+	loadedAt time.Time                 // guarded by mu
+	answers  int                       // guarded by mu; how often a node has told the topology
+	seen     string                    // guarded by mu; the topology it told last
+	acted    string                    // guarded by mu; the one that those who wait know of
+	news     chan struct{}             // guarded by mu; closed when the topology has changed
+	changed  bool                      // guarded by mu; it had, at the last load
+	strays   []stray                   // guarded by mu; subscriptions that have to go to another node
 }
 
-// newNodes makes a client's front: the link that stands for all of its nodes.
+// newNodes makes what stands for a client of several nodes: a state and a gate, without
+// connections, and a loop that asks for the topology.
 func newNodes(cfg *config, addr string) *nodes {
 	n := &nodes{
 		keeper:   newKeeper(cfg, addr),
-		byClient: make(map[*redis.Client]hook),
+		byClient: make(map[*redis.Client]*member),
 		news:     make(chan struct{}),
 		splits:   func(redis.Cmder) bool { return false },
 	}
-	l := newState(n.base, addr)
-	l.passive = true
-	l.prober = scout{n}
-	l.stale = n.refresh
-	l.told = func(to State) {
-		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
-			l.transition(StateReconnecting, CauseNoNode, "", cause, 0)
-		}
-	}
-	n.front, n.whole, n.dismiss = l, n, n.forget
+	n.n.generations.Add(1)
+	n.whole = n
+	n.front = front{n.gate, newLoop(n.gate, scout{n})}
+	n.front.followers = append(n.front.followers, n)
 	return n
 }
+
+// front stands for a client of several nodes as a whole.
+type front struct {
+	*gate
+	loop *loop
+}
+
+// followLocked goes by the state of the client as a whole.
+func (n *nodes) followLocked(to State, _ error) func() {
+	if to == StateReconnecting {
+		n.n.generations.Add(1)
+	}
+	return func() {
+		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
+			n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
+		}
+	}
+}
+
+// peer returns the nodes as commands see them, before they know which.
+func (n *nodes) peer() peer { return peer{n.gate, &anywhere, n} }
+
+var anywhere endpoint // there is nothing to be said of all nodes
+
+// react does what a refusal asks for beyond what the node it came from has done.
+func (n *nodes) react(reply error) {
+	if row, _ := refusalOf(reply); row != nil && row.topology {
+		n.refresh()
+	}
+}
+
+// What else commands want of a server, they have of the link to it.
+func (n *nodes) rotate(error)   {}
+func (n *nodes) troubled() bool { return false }
+func (n *nodes) watched() bool  { return false }
 
 // onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
 // of ours. A caller who adds hooks before his first command wants them on every node,
@@ -76,10 +107,10 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 		}
 		f(rdb)
 		n.mu.Lock()
-		h, ours := n.byClient[rdb]
+		m := n.byClient[rdb]
 		n.mu.Unlock()
-		if ours && h.inners != nil {
-			h.addInner(rdb)
+		if m != nil && m.hook.inners != nil {
+			m.hook.addInner(rdb)
 		}
 	}
 	register(hooked)
@@ -101,59 +132,74 @@ func (n *nodes) use() {
 	}
 }
 
-// newLink builds the link to a node.
-func (n *nodes) newLink(opt *redis.Options, quick bool) *link {
-	l := newLink(n.base, opt, quick)
-	l.node = l.addr
-	l.sealed = true
-	l.stale = n.refresh
-	l.told = n.told
-	l.strayed = n.strayed
-	return l
+// member is a node of the client, and the owner of the link to it.
+type member struct {
+	pool
+	of      *nodes
+	link    *link
+	guard   *guard      // of the link
+	hook    hook        // ours, on its client
+	rejects atomic.Bool // it will not tell a topology, see isNoCluster
 }
 
-// enlist has the link of a node watch over its client.
-func (n *nodes) enlist(rdb *redis.Client, h hook) {
-	l := h.link
-	l.warm = warmer(rdb, l.cfg.timeout, &l.inflight)
-	l.removed = closedCheck(rdb)
+// newMember builds the link to a node. The client of the node is yet to come, see enlist.
+func (n *nodes) newMember(opt *redis.Options, quick bool) *member {
+	m := &member{of: n}
+	addr := addrOf(opt.Addr)
+	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true), m, pinging(opt, quick))
+	m.guard = guarded(m.link)
+	return m
+}
+
+// enlist has a member watch over its client.
+func (n *nodes) enlist(rdb *redis.Client, m *member) {
+	m.is(rdb, &m.link.inflight, n.cfg.timeout)
 	n.mu.Lock()
-	n.byClient[rdb] = h
+	n.byClient[rdb] = m
 	n.mu.Unlock()
-	n.add(l)
-}
-
-// forget forgets the client of a node.
-func (n *nodes) forget(l *link) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	maps.DeleteFunc(n.byClient, func(_ *redis.Client, h hook) bool { return h.link == l })
+	n.add(m.guard)
 }
 
 // linkOf returns the link to the node that a client is for, nil when there is none.
 func (n *nodes) linkOf(rdb *redis.Client) *link {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.byClient[rdb].link
+	if m := n.byClient[rdb]; m != nil {
+		return m.link
+	}
+	return nil
 }
 
-// told is called after every transition of a node.
-func (n *nodes) told(to State) {
+// changed has the client as a whole go by its nodes.
+func (m *member) changed(to State) {
+	n := m.of
 	up, cause := n.anyUp()
 	switch {
 	case up && to == StateConnected:
-		nudge(n.front.again)
+		nudge(n.front.loop.again)
 	case !up:
 		n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
-		n.front.attend()
+		n.front.tend()
 	}
+}
+
+func (m *member) lookElsewhere()  { m.of.refresh() }
+func (m *member) lookAround()     { m.of.refresh() }
+func (m *member) where() string   { return "" }
+func (m *member) strayed(c *conn) { m.of.strayed(c) }
+
+// dismissed has the client of the node forgotten.
+func (m *member) dismissed() {
+	m.of.mu.Lock()
+	defer m.of.mu.Unlock()
+	maps.DeleteFunc(m.of.byClient, func(_ *redis.Client, other *member) bool { return other == m })
 }
 
 // anyUp reports whether a node is Connected, or else what is wrong with one.
 func (n *nodes) anyUp() (bool, error) {
 	cause := error(nil)
 	for _, l := range n.all() {
-		if State(l.now.Load()) == StateConnected {
+		if l.now() == StateConnected {
 			return true, nil
 		}
 		if state, _ := l.current(); state == StateReconnecting {
@@ -166,7 +212,7 @@ func (n *nodes) anyUp() (bool, error) {
 // scout finds out whether the nodes of a client can serve.
 type scout struct{ *nodes }
 
-func (s scout) ping(bool) (verdict, error) {
+func (s scout) attempt(bool) (verdict, error) {
 	err := s.reload()
 	s.front.despair(s.pointless(err))
 	if err != nil {
@@ -178,6 +224,12 @@ func (s scout) ping(bool) (verdict, error) {
 	}
 	return alive, nil
 }
+
+func (scout) dueLocked() bool               { return false } // the nodes say when none is up any more
+func (scout) check() bool                   { return false }
+func (scout) hurry(bool)                    {}
+func (scout) reached() string               { return "" }
+func (s scout) unreached(_ bool, err error) { s.front.noteCause(err) }
 
 // pointless reports whether err, why the topology is not known, is a mistake that waiting
 // cannot cure. Of a cluster that there has been once it is none.
@@ -195,7 +247,19 @@ func (n *nodes) pointless(err error) bool {
 	case isUnrouted(err) || err == errNoSentinels:
 		return true
 	}
-	return len(all) > 0 && !slices.ContainsFunc(all, func(l *link) bool { return !l.rejects.Load() })
+	return len(all) > 0 && n.allReject()
+}
+
+// allReject reports whether there is no node that would tell a topology.
+func (n *nodes) allReject() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range n.byClient {
+		if !m.rejects.Load() {
+			return false
+		}
+	}
+	return true
 }
 
 // isNoCluster reports whether a node says that it will not tell a topology, neither now
@@ -208,10 +272,6 @@ func isNoCluster(err error) bool {
 		slices.ContainsFunc([]string{"This instance has cluster support disabled", "Cluster is disabled", "unknown command", "unknown subcommand"},
 			func(words string) bool { return redis.HasErrorPrefix(err, words) })
 }
-
-func (scout) hurry(bool) {}
-func (scout) drop()      {}
-func (scout) close()     {}
 
 // reload asks for the topology and sends those who wait for a node on their way when
 // it has changed.
@@ -233,7 +293,7 @@ func (n *nodes) reload() error {
 // refresh has the topology asked for, soon and by one goroutine. While no node
 // answers that is under way anyhow.
 func (n *nodes) refresh() {
-	if State(n.front.now.Load()) != StateConnected {
+	if n.front.now() != StateConnected {
 		return // that is under way
 	}
 	n.mu.Lock()
@@ -361,5 +421,5 @@ func (n *nodes) reconnect(reason string) {
 	for _, l := range n.all() {
 		l.reconnect(reason)
 	}
-	n.front.attend()
+	n.front.tend()
 }

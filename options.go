@@ -1,14 +1,17 @@
 package redial
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
 )
 
@@ -150,6 +153,37 @@ const (
 	maxMisses    = 100
 	maxWait      = 24 * time.Hour
 )
+
+// RetryPolicy decides whether a command may be sent again although it may have
+// run already. It is called only for commands whose outcome is unknown, possibly
+// from many goroutines at once, and must not block or change cmd. For a pipeline
+// or transaction every command concerned must be allowed.
+type RetryPolicy func(cmd redis.Cmder) bool
+
+// RetryReadOnly retries commands that only read, so running one twice changes
+// nothing. It is the default.
+func RetryReadOnly(cmd redis.Cmder) bool { return command.ReadOnly(cmd) }
+
+// RetryIdempotent retries, besides, writes that leave the same data and give the
+// same reply when they run twice: SET without NX or GET, MSET, EXPIRE without a
+// condition, LSET, commands that store a result under a key they do not read, and
+// a few more. Whatever another client wrote between the two runs is overwritten.
+func RetryIdempotent(cmd redis.Cmder) bool {
+	c := command.ClassOf(cmd)
+	return c == command.Reads || c == command.Inert || c == command.Repeats
+}
+
+// RetryNever retries no command whose outcome is unknown.
+func RetryNever(redis.Cmder) bool { return false }
+
+// outer is a WithOuterHook or a WithInstrument.
+type outer struct {
+	option string // its name
+	add    func(redis.UniversalClient) error
+}
+
+// dialFunc is the type of redis.Options.Dialer.
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // config is the sum of the options. It is read-only once a client is built.
 type config struct {

@@ -20,12 +20,6 @@ import (
 // may stand between them and the method that was called: instruments find the caller by
 // walking up the stack until they leave go-redis.
 
-// outer is a WithOuterHook or a WithInstrument.
-type outer struct {
-	option string // its name
-	add    func(redis.UniversalClient) error
-}
-
 // hookable is a client of any kind, or a connection.
 type hookable interface{ AddHook(redis.Hook) }
 
@@ -80,13 +74,6 @@ func (o outer) addTo(rdb *redis.Client) (err error) {
 		return fmt.Errorf("redial: %s: %w", o.option, err)
 	}
 	return nil
-}
-
-// forsake releases what was never started, and its client.
-func (k *keeper) forsake(rdb *redis.Client) {
-	k.abandon()
-	_ = rdb.Close()
-	k.closeConns()
 }
 
 // deputyOf returns the options of the client that stands for the nodes of a cluster.

@@ -7,85 +7,98 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// attend has a goroutine look after the link, unless one does already or there is
+// The goroutine that comes when a link, or a client as a whole, needs one, and goes when
+// there is nothing left to do. It uses gates and links and what is below them.
+
+// loop brings a gate to Connected and looks after it.
+type loop struct {
+	*gate
+	of       charge
+	again    chan struct{} // capacity 1: there is reason to try at once
+	attended bool          // guarded by mu; the goroutine is there
+}
+
+// charge is what a loop looks after.
+type charge interface {
+	// dueLocked reports whether there is something to do while Connected. It is called
+	// with mu held. check does it, and reports whether what is looked after failed to
+	// answer.
+	dueLocked() bool
+	check() (failed bool)
+	// attempt tries to reach it while it is not Connected; fresh says that this is the
+	// first attempt. hurry says that attempts must succeed quickly or not at all.
+	attempt(fresh bool) (verdict, error)
+	hurry(on bool)
+	// reached is called when an attempt has succeeded, and returns words for that, "" when
+	// there are none. unreached is called when it has failed with err, lost when so many
+	// have that it cannot be chance.
+	reached() (reason string)
+	unreached(lost bool, err error)
+}
+
+// newLoop has a loop tend a gate.
+func newLoop(g *gate, of charge) *loop {
+	l := &loop{gate: g, of: of, again: make(chan struct{}, 1)}
+	g.tend = l.attend
+	return l
+}
+
+// guarded has a loop tend a link.
+func guarded(l *link) *guard {
+	g := &guard{link: l}
+	newLoop(l.gate, g)
+	return g
+}
+
+// attend has a goroutine look after the gate, unless one does already or there is
 // nothing to do: to reach the server, to verify a suspicion, to send a heartbeat
-// that is due. While the link is Connected and well it needs none.
-func (l *link) attend() {
+// that is due. While it is Connected and well it needs none.
+func (l *loop) attend() {
 	l.mu.Lock()
-	if l.attended || l.todoLocked() == nothing {
+	if l.attended || !l.neededLocked() {
 		l.mu.Unlock()
 		return
 	}
 	l.attended = true
-	if l.state == StateConnecting && l.cause == nil && l.waiting == 0 {
-		l.outage.end() // nobody has tried before, however long ago the client was built
-		l.outage = newOutage(l.cfg.grace)
+	if l.waiting == 0 {
+		l.beginLocked()
 	}
 	l.mu.Unlock()
 	l.spawn(l.work)
 }
 
-// todo is what a link needs.
-type todo uint8
-
-const (
-	nothing todo = iota
-	toReach
-	toVerify
-	toBeat
-)
-
-func (l *link) todoLocked() todo {
-	switch {
-	case l.state == StateClosed:
-		return nothing
-	case l.state != StateConnected:
-		return toReach
-	case l.verdict != nil:
-		return toVerify
-	case l.beatIsDue:
-		return toBeat
-	}
-	return nothing
+func (l *loop) neededLocked() bool {
+	return l.state != StateClosed && (l.state != StateConnected || l.of.dueLocked())
 }
 
-// work does what the link needs until it needs nothing.
-func (l *link) work() {
+// work does what there is to do until that is nothing.
+func (l *loop) work() {
 	patient := false // the first attempt of all is made at once
 	for {
 		l.mu.Lock()
-		what := l.todoLocked()
-		if what == nothing {
+		if !l.neededLocked() {
 			l.attended = false
 			l.mu.Unlock()
 			return
 		}
+		up := l.state == StateConnected
 		l.mu.Unlock()
-		if what == toReach {
+		if up {
+			patient = l.of.check() // then it has just failed to answer
+		} else {
 			l.reach(patient)
-			continue
-		}
-		why, cause := l.verify(what == toVerify)
-		if patient = cause != nil; why != CauseNone { // it has just failed to answer
-			l.transition(StateReconnecting, why, "", cause, 0)
-			l.lookElsewhere()
-			continue
-		}
-		l.acquit()
-		if what == toVerify {
-			l.pause(verifySpacing)
 		}
 	}
 }
 
-// reach tries until the server answers and the link is Connected, or is closed. It
+// reach tries until there is an answer and the gate is Connected, or is shut. It
 // never gives up.
 //
 // There is one attempt at a time. While commands wait, attempts are eager; when
 // nobody does they follow the backoff policy.
-func (l *link) reach(patient bool) {
-	l.prober.hurry(true)
-	defer l.prober.hurry(false)
+func (l *loop) reach(patient bool) {
+	l.of.hurry(true)
+	defer l.of.hurry(false)
 	began := time.Now()
 	policy := l.cfg.newBackOff()
 	policy.Reset()
@@ -94,39 +107,22 @@ func (l *link) reach(patient bool) {
 		if (patient || attempt > 1) && !l.sleep(nextDelay(policy), began) {
 			return
 		}
-		l.heard.Store(false)
-		v, err := l.prober.ping(attempt == 1)
+		v, err := l.of.attempt(attempt == 1)
 		if l.ctx.Err() != nil {
 			return
 		}
-		switch v {
-		case alive:
+		if v == alive {
 			l.advance()
-			l.acquit()
-			l.cold.Store(true)
-			l.transition(StateConnected, CauseAnswered, l.answers(), nil, attempt)
+			l.transition(StateConnected, CauseAnswered, l.of.reached(), nil, attempt)
 			nudge(l.knock)
 			return
-		case dead, missed:
-			// After a Reconnect by hand, commands may still be in flight on old
-			// connections.
-			if failures++; failures >= l.cfg.misses && !l.heard.Load() {
-				l.eachConn(func(c *conn) { c.retire(notReply(err)) })
-			}
 		}
-		l.noteCause(err)
-		if !l.passive { // its own attempts are no demand
-			l.lookElsewhere()
+		failed := v == dead || v == missed
+		if failed {
+			failures++
 		}
+		l.of.unreached(failed && failures >= l.cfg.misses, err)
 	}
-}
-
-// answers says which server answers, where it may be one of several.
-func (l *link) answers() string {
-	if l.where == nil {
-		return ""
-	}
-	return "server " + l.where() + " answers"
 }
 
 // nextDelay asks the policy for a delay and mends what it must not be: a policy
@@ -150,8 +146,8 @@ func eager(age time.Duration) time.Duration {
 }
 
 // sleep waits for d, or less when commands are waiting or come to wait. It
-// returns false when the link is closed.
-func (l *link) sleep(d time.Duration, began time.Time) bool {
+// returns false when the gate is shut.
+func (l *loop) sleep(d time.Duration, began time.Time) bool {
 	start := time.Now()
 	short := min(d, eager(time.Since(began)))
 	hurry := l.demand()
@@ -177,17 +173,5 @@ func (l *link) sleep(d time.Duration, began time.Time) bool {
 		case <-l.wake:
 			hurry = hurry || l.demand()
 		}
-	}
-}
-
-// pause waits for d and returns false when the link is closed meanwhile.
-func (l *link) pause(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-l.ctx.Done():
-		return false
 	}
 }

@@ -206,7 +206,7 @@ func TestParts_Refused(t *testing.T) {
 		for _, e := range of {
 			p.note(e)
 		}
-		return p.verdict(&terms{cfg: cfg, redirects: n.redirects(), reads: reads}, err)
+		return p.verdict(&terms{cfg: n.cfg, redirects: n.redirects(), reads: reads}, err)
 	}
 	assert.True(t, SafeToRetry(verdict(false, oom, oom, oom)), "none ran")
 	assert.Equal(t, oom, verdict(true, oom, nil, oom), "it only reads")

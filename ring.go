@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -51,7 +50,7 @@ func NewRing(opt *redis.RingOptions, opts ...Option) *Ring {
 	return must(newRing(opt, opts))
 }
 
-func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
+func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 	cfg, err := newConfig(opts)
 	switch {
 	case err != nil:
@@ -60,47 +59,41 @@ func newRing(opt *redis.RingOptions, opts []Option) (r *Ring, err error) {
 		return nil, errors.New("redial: ring options are nil")
 	}
 	n := newNodes(cfg, ringAddr(opt))
-	defer func() {
-		if r := recover(); r != nil { // go-redis panics on options it cannot serve
-			n.abandon()
-			err = fmt.Errorf("redial: %v", r)
+	return build(n.keeper, 0, func() (*Ring, error) {
+		own := *opt
+		own.Addrs = maps.Clone(opt.Addrs)
+		own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
+		own.MaxRetries = -1
+		newClient := opt.NewClient
+		if newClient == nil {
+			newClient = redis.NewClient
 		}
-	}()
-	own := *opt
-	own.Addrs = maps.Clone(opt.Addrs)
-	own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
-	own.MaxRetries = -1
-	newClient := opt.NewClient
-	if newClient == nil {
-		newClient = redis.NewClient
-	}
-	own.NewClient = func(o *redis.Options) *redis.Client {
-		rdb := n.adopt(o, newClient)
-		n.linkOf(rdb).attend()
-		return rdb
-	}
-	if own.HeartbeatFn == nil {
-		own.HeartbeatFn = n.heartbeat
-		if own.HeartbeatFrequency == 0 {
-			own.HeartbeatFrequency = ringHeartbeat
+		own.NewClient = func(o *redis.Options) *redis.Client {
+			rdb := n.adopt(o, newClient)
+			n.linkOf(rdb).tend()
+			return rdb
 		}
-	}
-	own.HeartbeatFn = n.announced(own.HeartbeatFn)
-	tryOptions(&own)
-	outer, err := cfg.deputy(n.base, deputyOfRing(opt))
-	if err != nil {
-		n.abandon()
-		return nil, err
-	}
-	n.ring = true
-	n.front.despair(len(opt.Addrs) == 0)
-	n.load = n.anyAnswers
-	rdb := redis.NewRing(&own)
-	outer.on(rdb)
-	rdb.AddHook(n.hook())
-	n.over = ringClosed(rdb)
-	n.start(0)
-	return &Ring{Ring: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook(), nodes: n}, nil
+		if own.HeartbeatFn == nil {
+			own.HeartbeatFn = n.heartbeat
+			if own.HeartbeatFrequency == 0 {
+				own.HeartbeatFrequency = ringHeartbeat
+			}
+		}
+		own.HeartbeatFn = n.announced(own.HeartbeatFn)
+		tryOptions(&own)
+		outer, err := cfg.deputy(n.base, deputyOfRing(opt))
+		if err != nil {
+			return nil, err
+		}
+		n.ring = true
+		n.front.despair(len(opt.Addrs) == 0)
+		n.load = n.anyAnswers
+		rdb := redis.NewRing(&own)
+		outer.on(rdb)
+		rdb.AddHook(n.hook())
+		n.over = ringClosed(rdb)
+		return &Ring{Ring: rdb, Supervisor: supervisorOf(n.keeper, rdb.Close), hook: n.hook(), nodes: n}, nil
+	})
 }
 
 // ringAddr returns the addresses of all shards.
@@ -115,7 +108,7 @@ func ringAddr(opt *redis.RingOptions) string {
 // heartbeat tells a ring whether a shard is up.
 func (n *nodes) heartbeat(_ context.Context, shard *redis.Client) bool {
 	l := n.linkOf(shard)
-	return l != nil && State(l.now.Load()) == StateConnected
+	return l != nil && l.now() == StateConnected
 }
 
 // announced returns f, which tells a ring whether a shard is up, and has commands that
@@ -150,7 +143,7 @@ func (n *nodes) anyAnswers(context.Context) error {
 		return nil
 	}
 	for _, l := range n.all() {
-		l.attend()
+		l.tend()
 		if n.front.awaited() {
 			l.want()
 		}
@@ -258,8 +251,8 @@ func (n *nodes) shardFor(opt *redis.RingOptions, key string, err error) *redis.C
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	last := (*redis.Client)(nil)
-	for rdb, h := range n.byClient {
-		if h.link.addr == addr {
+	for rdb, m := range n.byClient {
+		if m.link.addr == addr {
 			return rdb
 		}
 		last = rdb

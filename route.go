@@ -74,7 +74,7 @@ func routedOf(ctx context.Context) *routed {
 }
 
 // hook returns the outer hook of a client of several nodes, which are its router.
-func (n *nodes) hook() hook { return hook{link: n.front, router: n, inners: &n.inners} }
+func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.inners} }
 
 // send marks the context of a command and has go-redis send it to its node.
 func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
@@ -120,21 +120,22 @@ func (n *nodes) several() bool                            { return true }
 func (n *nodes) redirects() bool                          { return !n.ring }
 func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !command.IsTransaction(cmds) }
 
+// nodeHook is the outermost hook of the client of one node.
+type nodeHook struct {
+	hook         // for what comes to the node directly
+	of   *nodes  // the client's
+	at   *member // this one
+}
+
 // adopt builds the client of a node, with newClient, and the link to it. go-redis
 // calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
-	l := n.newLink(opt, isQuick(opt.Dialer, opt.TLSConfig))
-	rdb := newClient(ownOptions(opt, l.dial))
-	h := hook{link: l, router: oneServer{l, rdb.Options().WriteTimeout}, inners: new(innerParts)}
-	rdb.AddHook(nodeHook{h, n})
-	n.enlist(rdb, h)
+	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
+	rdb := newClient(ownOptions(opt, m.link.dial))
+	m.hook = hook{link: m.link.peer(), router: oneServer{&n.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
+	rdb.AddHook(nodeHook{m.hook, n, m})
+	n.enlist(rdb, m)
 	return rdb
-}
-
-// nodeHook is the outermost hook of the client of one node.
-type nodeHook struct {
-	hook        // for what comes to the node directly
-	of   *nodes // the client's
 }
 
 // ProcessHook guards single commands.
@@ -167,7 +168,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 // process makes one attempt at a command.
 func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
-	l := h.link
+	l := h.at.link
 	setup := command.IsHandshake(cmd)
 	admitted := h.enter(ctx)
 	if !admitted && !setup {
@@ -185,7 +186,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 		// take it for undone.
 		return &failure{at: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
-		react(l, err)
+		l.react(err)
 		return err
 	case o == denied && !l.renews, errors.Is(err, redis.ErrClosed):
 		return err
@@ -199,11 +200,11 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 // enter admits a command while the node is Connected, or once it is, when the first
 // attempt of all to reach it is under way. The caller must leave.
 func (h nodeHook) enter(ctx context.Context) bool {
-	l := h.link
+	l := h.at.link
 	if l.enter() {
 		return true
 	}
-	switch State(l.now.Load()) {
+	switch l.now() {
 	case StateConnected: // since then
 		return l.enter()
 	case StateConnecting:
@@ -216,11 +217,11 @@ func (h nodeHook) enter(ctx context.Context) bool {
 
 // down is the error of a command that finds the gate shut.
 func (h nodeHook) down(reads bool) error {
-	l := h.link
-	if State(l.now.Load()) == StateClosed {
+	l := h.at.link
+	if l.now() == StateClosed {
 		return redis.ErrClosed // go-redis knows what to do
 	}
-	l.attend()
+	l.tend()
 	n := h.unsent(&connError{phase: phaseDial, err: l.lastCause()})
 	n.another = h.of.reader && reads
 	return n
@@ -228,7 +229,7 @@ func (h nodeHook) down(reads bool) error {
 
 // unsent is the failure of a command that was not sent, because of err.
 func (h nodeHook) unsent(err error) *failure {
-	return &failure{at: h.link, outcome: new(terms).outcome(nil, err, &finding{unsent: true}), err: err}
+	return &failure{at: h.at.link, outcome: new(terms).outcome(nil, err, &finding{unsent: true}), err: err}
 }
 
 // pinged passes on what may be a heartbeat of the ring, which must not wait for this
@@ -246,12 +247,12 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // A node that was never tried is given that time to be reached. Whatever goes wrong
 // does so before the command for which go-redis asks is sent.
 func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
-	l := h.link
+	l := h.at.link
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
-		l.attend()
+		l.tend()
 		if h.of.front.awaited() {
 			l.want()
 		}
@@ -259,7 +260,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	} else if err == nil {
 		_, err = h.try(ctx, cmd, next, w, true)
 		if cmd.Name() == "cluster" {
-			l.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
+			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok && err == nil {
 			h.of.learn(slots.Val())
@@ -269,24 +270,6 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		return err
 	}
 	return h.unsent(err)
-}
-
-// firstContact waits while the first attempt of all to reach the server is under way.
-func (l *link) firstContact(ctx context.Context) error {
-	for {
-		l.mu.Lock()
-		waiting, changed := l.state == StateConnecting && l.cause == nil, l.changed
-		l.mu.Unlock()
-		if !waiting {
-			return nil
-		}
-		l.attend()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return l.lastCause()
-		}
-	}
 }
 
 // ProcessPipelineHook guards what a pipeline or transaction holds for one node.
@@ -315,7 +298,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // goes by the errors of the commands and, of a transaction, by what it knows from below
 // this hook.
 func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, cluster bool) error {
-	l, setup := h.link, command.IsSetup(cmds) // of a connection that another command waits for
+	l, setup := h.at.link, command.IsSetup(cmds) // of a connection that another command waits for
 	admitted := !setup && h.enter(ctx)
 	if !admitted && !setup && !(cluster && h.of.reader) { // which goes to another node when there is no connection
 		err := h.down(false)
@@ -336,7 +319,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		return n
 	case cluster && command.HoldsMulti(cmds):
 		for _, cmd := range cmds {
-			react(l, cmd.Err())
+			l.react(cmd.Err())
 		}
 		return err
 	case cluster && !slices.ContainsFunc(cmds, command.IsTroubled), !cluster && err == nil && found.err == nil:
@@ -364,7 +347,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 // label puts a failure on those of cmds that are to be sent again or may not have
 // run, after an attempt that ended with err.
 func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) error {
-	l := h.link
+	l := h.at.link
 	o, rest, undelivered, why := t.tail(cmds, f.lost(cmds), err, f)
 	if p := h.panicOf(t, cmds); p != nil {
 		return p
@@ -376,7 +359,7 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		if f.word {
 			return err
 		}
-		react(l, why)
+		l.react(why)
 		for _, cmd := range rest {
 			cmd.SetErr(&failure{at: l, outcome: o, err: why, was: cmd.Err()})
 		}
@@ -403,7 +386,7 @@ func (h nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
 	if t.panicked == nil {
 		return nil
 	}
-	n := &failure{at: h.link, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
+	n := &failure{at: h.at.link, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
 	command.SetErrors(command.Inner(cmds), n)
 	return n
 }

@@ -376,11 +376,11 @@ var errNoSentinels = errors.New("redis: no sentinels configured")
 // none reports whether there is no sentinel to ask.
 func (s *sentinels) none() bool { return len(s.opt.SentinelAddrs) == 0 }
 
-// listen has a goroutine of b hear from the sentinels, until supervision ends, and calls moved
-// when the master is another than before.
-func (s *sentinels) listen(b *base, moved func(addr string)) {
+// listen has a goroutine hear from the sentinels, at least once an interval, until ctx ends,
+// and calls moved when the master is another than before.
+func (s *sentinels) listen(ctx context.Context, spawn func(func()) bool, interval time.Duration, moved func(addr string)) {
 	if !s.none() {
-		b.spawn(func() { s.hearAll(b.life, b.cfg.interval, moved) })
+		spawn(func() { s.hearAll(ctx, interval, moved) })
 	}
 }
 

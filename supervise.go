@@ -101,17 +101,17 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	if _, err := cfg.surround(rdb); err != nil {
 		return nil, err
 	}
-	k := newKeeper(cfg, addrOf(rdb.Options().Addr))
 	opt := rdb.Options()
-	l := newLink(k.base, opt, false)
-	l.sealed = true
-	l.removed = closedCheck(rdb)
-	l.warm = warmer(rdb, l.cfg.timeout, &l.inflight)
-	k.front, k.whole = l, l
-	k.add(l)
-	rdb.AddHook(existing{hook{link: l, router: oneServer{l, opt.WriteTimeout}}, l, opt})
-	k.start(0)
-	return supervisorOver(k), nil
+	k := newKeeper(cfg, addrOf(opt.Addr))
+	return build(k, 0, func() (*Supervisor, error) {
+		o := new(alone)
+		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true), o, pinging(opt, false)))
+		o.is(rdb, &g.inflight, cfg.timeout)
+		k.whole = g.link
+		k.add(g)
+		rdb.AddHook(existing{hook{link: g.peer(), router: oneServer{&k.calls, opt.WriteTimeout}}, g.link, opt})
+		return supervisorOver(k), nil
+	})
 }
 
 // attach puts the client of a node under supervision.
@@ -122,66 +122,65 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 		return l
 	}
 	opt := rdb.Options()
-	l := n.newLink(opt, false)
-	h := hook{link: l, router: oneServer{l, opt.WriteTimeout}}
-	rdb.AddHook(existing{nodeHook{h, n}, l, opt})
-	n.enlist(rdb, h)
-	return l
+	m := n.newMember(opt, false)
+	m.hook = hook{link: m.link.peer(), router: oneServer{&n.calls, opt.WriteTimeout}}
+	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
+	n.enlist(rdb, m)
+	return m.link
 }
 
 func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error) {
 	opt := rdb.Options()
 	n := newNodes(cfg, clusterAddr(opt))
-	outer, err := cfg.deputy(n.base, deputyOf(opt, n.front.addr))
-	if err != nil {
-		n.abandon()
-		return nil, err
-	}
-	outer.on(rdb)
-	n.front.despair(hasNoNodes(opt))
-	n.tells = opt.ClusterSlots == nil
-	n.reader = opt.ReadOnly
-	rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
-	n.goBy(rdb, func(ctx context.Context, f func(context.Context, *redis.Client) error) error {
-		return rdb.ForEachShard(ctx, func(ctx context.Context, node *redis.Client) error {
-			n.attach(node)
-			return f(ctx, node)
+	return build(n.keeper, introduction, func() (*Supervisor, error) {
+		outer, err := cfg.deputy(n.base, deputyOf(opt, n.base.addr))
+		if err != nil {
+			return nil, err
+		}
+		outer.on(rdb)
+		n.front.despair(hasNoNodes(opt))
+		n.tells = opt.ClusterSlots == nil
+		n.reader = opt.ReadOnly
+		rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
+		n.goBy(rdb, func(ctx context.Context, f func(context.Context, *redis.Client) error) error {
+			return rdb.ForEachShard(ctx, func(ctx context.Context, node *redis.Client) error {
+				n.attach(node)
+				return f(ctx, node)
+			})
 		})
+		return supervisorOver(n.keeper), nil
 	})
-	n.start(introduction)
-	return supervisorOver(n.keeper), nil
 }
 
 func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 	n := newNodes(cfg, ringAddr(rdb.Options()))
-	outer, err := cfg.deputy(n.base, deputyOfRing(rdb.Options()))
-	if err != nil {
-		n.abandon()
-		return nil, err
-	}
-	n.ring = true
-	n.front.despair(len(rdb.Options().Addrs) == 0)
-	n.pinged = true
-	attachAll := func(ctx context.Context) error {
-		return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
-			n.attach(shard).attend()
-			return nil
-		})
-	}
-	n.load = func(ctx context.Context) error {
-		if err := attachAll(ctx); err != nil { // those that were down at first
-			return err
+	return build(n.keeper, 0, func() (*Supervisor, error) {
+		outer, err := cfg.deputy(n.base, deputyOfRing(rdb.Options()))
+		if err != nil {
+			return nil, err
 		}
-		return n.anyAnswers(ctx)
-	}
-	rdb.OnNewNode(func(shard *redis.Client) { n.attach(shard).attend() })
-	if err := attachAll(context.Background()); err != nil {
-		n.abandon()
-		return nil, err
-	}
-	outer.on(rdb)
-	rdb.AddHook(n.hook())
-	n.over = ringClosed(rdb)
-	n.start(0)
-	return supervisorOver(n.keeper), nil
+		n.ring = true
+		n.front.despair(len(rdb.Options().Addrs) == 0)
+		n.pinged = true
+		attachAll := func(ctx context.Context) error {
+			return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
+				n.attach(shard).tend()
+				return nil
+			})
+		}
+		n.load = func(ctx context.Context) error {
+			if err := attachAll(ctx); err != nil { // those that were down at first
+				return err
+			}
+			return n.anyAnswers(ctx)
+		}
+		rdb.OnNewNode(func(shard *redis.Client) { n.attach(shard).tend() })
+		if err := attachAll(context.Background()); err != nil {
+			return nil, err
+		}
+		outer.on(rdb)
+		rdb.AddHook(n.hook())
+		n.over = ringClosed(rdb)
+		return supervisorOver(n.keeper), nil
+	})
 }

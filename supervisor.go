@@ -30,21 +30,21 @@ func supervisorOver(k *keeper) *Supervisor {
 }
 
 // State returns the current state. It is one atomic load.
-func (s *Supervisor) State() State { return State(s.keeper.front.now.Load()) }
+func (s *Supervisor) State() State { return s.keeper.gate.now() }
 
 // WaitReady blocks until the state is StateConnected. It returns [ErrClosed]
 // when the client is closed, or, when ctx ends first, an error that is both the
 // context's error and the last transport error. Use it as a readiness probe with
 // a short context.
 func (s *Supervisor) WaitReady(ctx context.Context) error {
-	return s.keeper.front.waitState(ctx, StateConnected)
+	return s.keeper.gate.waitState(ctx, StateConnected)
 }
 
 // WaitForState blocks until the state is want, with the errors of WaitReady. A
 // state that was entered and left again between two looks can be missed; use
 // [WithOnStateChange] to see every transition.
 func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
-	return s.keeper.front.waitState(ctx, want)
+	return s.keeper.gate.waitState(ctx, want)
 }
 
 // Reconnect retires every connection and has the server dialed afresh, for
@@ -55,7 +55,7 @@ func (s *Supervisor) WaitForState(ctx context.Context, want State) error {
 // theirs. Unless the state is StateConnected it does nothing.
 func (s *Supervisor) Reconnect(reason string) {
 	if reason == "" {
-		reason = CauseReconnectCalled.text(s.keeper.cfg)
+		reason = CauseReconnectCalled.text(s.keeper.cfg.maxWaiting)
 	}
 	s.keeper.whole.reconnect(reason)
 }
