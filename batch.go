@@ -367,7 +367,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			case isReply(e):
 				n = &failure{outcome: refused, err: e, was: e}
 				cmd.SetErr(n)
-			case isUnrouted(e), errors.Is(e, redis.ErrClosed) && !c.link.closing():
+			case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
 				n = &failure{outcome: notSent, err: e}
 			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
 				// It ended a pause of go-redis's between two rounds, and is on all

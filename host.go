@@ -109,7 +109,11 @@ func isReply(err error) bool {
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
-	if _, ours := err.(*connError); ours || isReply(err) { // which have their text from elsewhere
+	switch err.(type) {
+	case *connError, *sealedError: // which have their text from elsewhere
+		return false
+	}
+	if isReply(err) {
 		return false
 	}
 	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"slices"
 	"time"
 
@@ -42,22 +43,68 @@ type marked interface {
 	forSetup() bool // that one was sent to set up a connection
 }
 
+// marks yields the errors in err that say what became of a command: of ours, and of our
+// connections. It does not look into them: what broke a connection may hold errors of
+// another client, say, which tell of a command of that client's. There is more than one
+// when somebody has joined errors.
+func marks(err error) iter.Seq[error] {
+	return func(yield func(error) bool) { eachMark(err, yield) }
+}
+
+func eachMark(err error, yield func(error) bool) (more bool) {
+	switch e := err.(type) {
+	case nil:
+		return true
+	case marked, *connError, *sealedError:
+		return yield(err)
+	case interface{ Unwrap() error }:
+		return eachMark(e.Unwrap(), yield)
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !eachMark(err, yield) })
+	}
+	var mark marked
+	switch ce := connErrorOf(err); { // something hides what it holds
+	case errors.As(err, &mark) && (ce == nil || ce == connErrorOf(mark)):
+		return yield(mark)
+	case ce != nil:
+		return yield(ce)
+	}
+	return true
+}
+
+// isOfCommand reports whether err is what a command has failed with, and not a part of it.
+func isOfCommand(err error) (yes bool) {
+	for mark := range marks(err) {
+		m, ok := mark.(marked)
+		if !ok || m.forSetup() {
+			return false
+		}
+		yes = true
+	}
+	return yes
+}
+
 // outcomeOf is what an error says by itself, of one command or of a batch.
 func outcomeOf(err error) outcome {
-	var mark marked
-	failed := connErrorOf(err)
 	switch {
 	case err == nil || err == redis.Nil:
 		return answered
 	case isHeld(err): // it repeats the error that broke it; this time nothing was sent
 		return notSentForGood
-	case errors.As(err, &mark) && (failed == nil || failed == connErrorOf(mark)): // the outermost counts
-		if mark.forSetup() {
-			return notSent // it was another command that may have run
+	}
+	said, worst := false, answered
+	for mark := range marks(err) { // the weakest claim counts
+		o := notSent
+		if m, ok := mark.(marked); !ok {
+			o = ofPhase[connErrorOf(mark).phase]
+		} else if !m.forSetup() { // else it was another command that may have run
+			o = m.known()
 		}
-		return mark.known()
-	case failed != nil:
-		return ofPhase[failed.phase]
+		said, worst = true, max(worst, o)
+	}
+	switch {
+	case said:
+		return worst
 	case isReply(err): // go-redis would take other errors for replies by their text
 		switch row, script := refusalOf(err); {
 		case row == nil || script:
@@ -118,7 +165,6 @@ type terms struct {
 func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
 	n := failureOf(err)
-	var mark marked
 	switch {
 	case f.word:
 		o = foreign
@@ -134,11 +180,11 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 		default:
 			o = answered // a script, say, may have done something before it said so
 		}
-	case from == foreignHook && n == nil && errors.As(err, &mark) && !mark.forSetup():
+	case from == foreignHook && n == nil && isOfCommand(err):
 		o = foreign // of a command that a hook of the caller ran
-	case one && from == routedCall && n == nil && isPoolTimeout(err):
+	case one && from == routedCall && n == nil && o == notSentForGood && isPoolTimeout(err):
 		o = foreign // of a hook at a node
-	case (from == routedCall || one && from == foreignHook) && isUnrouted(err):
+	case (from == routedCall || one && from == foreignHook) && o == foreign && isUnrouted(err):
 		o = notSent
 	case one && from.alone() && o == partly:
 		o = notSent // half a command cannot run, and it was alone

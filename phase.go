@@ -6,6 +6,7 @@ package redial
 import (
 	"errors"
 	"net"
+	"reflect"
 
 	"github.com/redial-go/redial/internal/sys"
 )
@@ -28,18 +29,26 @@ const (
 
 // connError is a transport error with the phase it happened in. It has no Unwrap
 // method: go-redis strips one layer off handshake errors, and the phase must
-// survive that. Is and As still reach the cause.
+// survive that. Is and As still reach the cause, but no reply in it: it was given to
+// somebody else, and what has it go-redis takes for a reply to this command.
 type connError struct {
 	phase phase
 	err   error
 	sent  int // bytes of the request that were written, when phase is phasePartial
 }
 
-func (e *connError) Error() string        { return e.err.Error() }
-func (e *connError) Is(target error) bool { return errors.Is(e.err, target) }
-func (e *connError) As(target any) bool   { return errors.As(e.err, target) }
-func (e *connError) Timeout() bool        { return sys.IsTimeout(e.err) }
-func (e *connError) Temporary() bool      { return sys.IsTemporary(e.err) }
+func (e *connError) Error() string { return e.err.Error() }
+func (e *connError) Is(target error) bool {
+	return !ofReply(reflect.TypeOf(target)) && errors.Is(e.err, target)
+}
+func (e *connError) As(target any) bool {
+	return !ofReply(reflect.TypeOf(target).Elem()) && errors.As(e.err, target)
+}
+func (e *connError) Timeout() bool   { return sys.IsTimeout(e.err) }
+func (e *connError) Temporary() bool { return sys.IsTemporary(e.err) }
+
+// ofReply reports whether a type is one of replies.
+func ofReply(t reflect.Type) bool { return t.Implements(reflect.TypeFor[interface{ RedisError() }]()) }
 
 // connErrorOf returns the connError inside err, or nil.
 func connErrorOf(err error) *connError {

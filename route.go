@@ -188,7 +188,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	case o == answered, o == refused, o == foreign:
 		l.react(err)
 		return err
-	case o == denied && !l.renews, errors.Is(err, redis.ErrClosed):
+	case o == denied && !l.renews, o == notSentForGood && errors.Is(err, redis.ErrClosed):
 		return err
 	}
 	return &failure{
@@ -353,7 +353,7 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		return p
 	}
 	switch {
-	case o == answered, o == foreign, errors.Is(why, redis.ErrClosed):
+	case o == answered, o == foreign, o == notSentForGood && errors.Is(why, redis.ErrClosed):
 		return err
 	case isReply(why): // all were answered
 		if f.word {
