@@ -84,8 +84,8 @@ func (b *batch) judge(c *call, err error) ruling {
 		return ruling{done: true} // whatever a hook of the caller has set on single commands
 	case err == nil:
 		return ruling{done: true, said: command.FirstError(b.cmds, nil)}
-	case f.from == sharedCall && c.attempts > 1: // cannot be sent again from here
-		return ruling{done: true, said: c.shared(b.rest, err)}
+	case f.from == sharedCall && c.attempts > 1, f.from == sharedCall && !f.word && !f.mayHaveRun && isOurs(f.why):
+		return ruling{done: true, said: c.shared(b.rest, err, holdsOurs)} // it cannot be sent again from here
 	}
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
 	r := ruling{why: f.why, said: err}
@@ -182,11 +182,12 @@ func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		c.label(cmds, final)
 		return final
 	}
-	return c.shared(cmds, c.attempt(func(*call) error { return next(ctx, cmds) }))
+	return c.shared(cmds, c.attempt(func(*call) error { return next(ctx, cmds) }), isUnanswered)
 }
 
-// shared returns the final error of such a pipeline.
-func (c *call) shared(cmds []redis.Cmder, err error) error {
+// shared returns the final error of such a pipeline, and puts it on the commands of which
+// lost says that they have none of their own.
+func (c *call) shared(cmds []redis.Cmder, err error, lost func(redis.Cmder) bool) error {
 	if connErrorOf(err) == nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 	}
 	final := c.fail(kind, c.withCtx(err))
 	for _, cmd := range cmds {
-		if isUnanswered(cmd) {
+		if lost(cmd) {
 			cmd.SetErr(final)
 		}
 	}
