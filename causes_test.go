@@ -220,3 +220,102 @@ func errorsOf(cmds []redis.Cmder) []error {
 		}
 	})
 }
+
+// saying is a hook that says something of its own of commands on "n", after they have run
+// or instead.
+type saying struct {
+	passHook
+	word          error
+	instead, sets bool // sets: on commands as well
+}
+
+func (h saying) said(cmds []redis.Cmder, next func() error) error {
+	if !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() == "incr" }) {
+		return next()
+	}
+	if !h.instead {
+		_ = next()
+	}
+	if h.sets {
+		for _, cmd := range cmds {
+			cmd.SetErr(h.word)
+		}
+	}
+	return h.word
+}
+
+func (h saying) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		return h.said([]redis.Cmder{cmd}, func() error { return next(ctx, cmd) })
+	}
+}
+
+func (h saying) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return h.said(cmds, func() error { return next(ctx, cmds) })
+	}
+}
+
+// A hook on a node fails commands with an Error, of a command that it has sent itself. It
+// is the hook's word, and what becomes of it is what becomes of any other: what go-redis
+// makes of it.
+func TestOutcome_HookOfANode_SaysAnError(t *testing.T) {
+	t.Parallel()
+	for name, word := range ofAnother(t) {
+		var e *redial.Error
+		if !errors.As(word, &e) {
+			continue
+		}
+		for said, word := range map[string]error{"itself": e, "wrapped": word} {
+			for _, hook := range []saying{{}, {sets: true}, {instead: true}, {instead: true, sets: true}} {
+				for _, behind := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s, %s/%+v/behind %v", name, said, []bool{hook.instead, hook.sets}, behind), func(t *testing.T) {
+						t.Parallel()
+						hook.word = word
+						run := func(newClient func(opt *redis.ClusterOptions) redis.UniversalClient, onNewNode func(redis.UniversalClient, func(*redis.Client))) (seen []string) {
+							nodes, addrs := fakeCluster(t, 1, nil)
+							c := newClient(&redis.ClusterOptions{Addrs: addrs})
+							defer c.Close()
+							onNewNode(c, func(node *redis.Client) { node.AddHook(hook) })
+							see := func(what string, err error, cmds ...redis.Cmder) {
+								seen = append(seen, fmt.Sprint(what, ": ", sameAs(err, word), ", ran ", nodes[0].Executed("incr")))
+								for _, cmd := range cmds {
+									seen = append(seen, fmt.Sprint(what, ", command: ", sameAs(cmd.Err(), word)))
+								}
+							}
+							ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+							defer cancel()
+							incr := func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil }
+							cmd := c.Incr(ctx, "n")
+							see("command", cmd.Err(), cmd)
+							cmds, err := c.Pipelined(ctx, incr)
+							see("pipeline", err, cmds...)
+							cmds, err = c.TxPipelined(ctx, incr)
+							see("transaction", err, cmds...)
+							return seen
+						}
+						bare := run(func(opt *redis.ClusterOptions) redis.UniversalClient { return redis.NewClusterClient(opt) },
+							func(c redis.UniversalClient, f func(*redis.Client)) { c.(*redis.ClusterClient).OnNewNode(f) })
+						ours := run(func(opt *redis.ClusterOptions) redis.UniversalClient { return redial.NewClusterClient(opt) },
+							func(c redis.UniversalClient, f func(*redis.Client)) {
+								if behind {
+									c.(*redial.ClusterClient).ClusterClient.OnNewNode(f)
+								} else {
+									c.(*redial.ClusterClient).OnNewNode(f)
+								}
+							})
+						assert.Equal(t, bare, ours)
+					})
+				}
+			}
+		}
+	}
+}
+
+// sameAs says whether err is word itself, or what it is.
+func sameAs(err, word error) string {
+	if err == word {
+		return "the word"
+	}
+	return fmt.Sprint(err)
+}

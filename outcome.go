@@ -180,7 +180,7 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 		default:
 			o = answered // a script, say, may have done something before it said so
 		}
-	case from == foreignHook && n == nil && isOfCommand(err):
+	case (from == foreignHook || from == routedCall) && n == nil && isOfCommand(err):
 		o = foreign // of a command that a hook of the caller ran
 	case one && from == routedCall && n == nil && o == notSentForGood && isPoolTimeout(err):
 		o = foreign // of a hook at a node
