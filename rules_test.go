@@ -46,7 +46,7 @@ var floors = []string{
 	// Several nodes, many commands, one command.
 	"route.go",
 	"nodes.go",
-	"batch.go",
+	"batch.go watch.go",
 	"call.go",
 	"attempt.go",
 	// Links and who looks after them.
