@@ -1,5 +1,13 @@
 package redial
 
+// One attempt at what a caller wants done. Our hook has two parts. The outer one, first in
+// the chain, admits commands, reads what became of them and tries again. The inner one is
+// last, next to go-redis, and finds out what became of an attempt. Hooks of the caller run
+// between the two: they see the commands as go-redis leaves them, and whatever they do to
+// commands and errors is for the caller to see.
+//
+// An attempt knows a link by its gate and nothing of calls and nodes.
+
 import (
 	"context"
 	"errors"
@@ -12,31 +20,78 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
-// One attempt at what a caller wants done. Our hook has two parts. The outer one,
-// first in the chain, admits commands, reads what became of them and tries again. The
-// inner one is last, next to go-redis, and finds out what became of an attempt. Hooks
-// of the caller run between the two: they see the commands as go-redis leaves them,
-// and whatever they do to commands and errors is for the caller to see.
+// hook is the outer part of redial's hook: it passes commands through the gate, reads
+// what became of them and retries what may be retried.
+type hook struct {
+	link   peer
+	router router
+	inners *innerParts // nil: hooks of the caller are all behind our back
+}
 
-// finding is what the inner part knows of an attempt.
-type finding struct {
-	reached bool   // go-redis was asked
-	blind   bool   // hooks that were added behind our back hide what it was asked
-	waited  bool   // the call ended while it waited for a connection, or for a node
-	from    origin // what go-redis did with it
-	err     error  // as go-redis returned it; nil: all went well
-	seen    error  // the same as hooks of the caller see it
+// router is the way from a client to its servers.
+type router interface {
+	// send and sendBatch have go-redis, which is next, make an attempt.
+	send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error
+	sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding
+	// mark returns the context for what passes the hooks of nodes without an attempt.
+	mark(ctx context.Context) context.Context
+	// use notes that a caller has made use of the way.
+	use()
+	// refresh has the way looked for again, and rerouted returns a channel that is closed
+	// when there may be another. It may be nil.
+	refresh()
+	rerouted() <-chan struct{}
 
-	// mayHaveRun says that a hook asked go-redis more than once, and that one of the times
-	// before the last may have run something.
-	mayHaveRun bool
+	several() bool                   // there is more than one server
+	redirects() bool                 // and they send commands to each other
+	spreads(cmds []redis.Cmder) bool // a batch may go to several of them
+}
 
-	// Of a batch: the commands without an answer, the errors that go-redis left on them,
-	// the same as hooks of the caller see them, and those of the commands, at the end,
-	// that cannot have been delivered.
-	rest        []redis.Cmder
-	errs, shown []error
-	undelivered []redis.Cmder
+// way is what lies between the outer part of our hook and go-redis.
+type way struct {
+	from    origin
+	through bool // hooks of the caller, with an inner part behind them
+}
+
+func (h hook) wayTo(next any) way {
+	from := h.originOf(next)
+	return way{from, from == foreignHook && h.inners.count() > 0}
+}
+
+func (h hook) originOf(next any) origin {
+	from := originOf(next)
+	if from != foreignHook && h.router.several() {
+		return routedCall
+	}
+	return from
+}
+
+// try makes an attempt at a command, which leaves the gate after it if it was admitted.
+func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, admitted bool) (finding, error) {
+	if admitted {
+		defer h.link.leave()
+	}
+	if w.through {
+		a := &attempt{Context: ctx}
+		err := next(a, cmd)
+		return a.hear(err), err
+	}
+	f := h.one(ctx, cmd, next, w.from)
+	return f, f.err
+}
+
+// tryBatch makes an attempt at a batch.
+func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, admitted bool) (finding, error) {
+	if admitted {
+		defer h.link.leave()
+	}
+	if w.through {
+		a := &attempt{Context: ctx}
+		err := next(a, cmds)
+		return a.hear(err), err
+	}
+	f := h.many(ctx, cmds, next, w.from)
+	return f, f.err
 }
 
 // found returns the finding where nothing but an error is known. Our connections label
@@ -45,41 +100,29 @@ type finding struct {
 func found(ctx context.Context, from origin, err error) finding {
 	end := err == context.DeadlineExceeded || err == context.Canceled
 	return finding{
-		reached: from != foreignHook, blind: from == foreignHook, from: from, err: err, seen: err,
-		waited: end && (from.alone() || from == routedCall && ended(ctx) != nil),
+		reached: from != foreignHook, blind: from == foreignHook, from: from, err: err, seen: err, why: err,
+		unsent: end && (from.alone() || from == routedCall && ended(ctx) != nil),
 	}
 }
 
-// isWord reports whether err, which came through hooks of the caller, is their own
-// word and not what go-redis returned.
-func (f *finding) isWord(err error) bool {
+// hear notes what hooks of the caller have made of the error: they have returned err,
+// which may be their own word and not what go-redis returned.
+func (f *finding) hear(err error) {
 	switch {
-	case f.blind:
-		return false // it may be
-	case !f.reached: // unless a hook went on with a context of its own
-		return !isOurs(err)
+	case !f.reached && (f.blind || isOurs(err)): // it may be, of a hook with a context of its own, say
+		f.why = err
+	case !f.reached, f.err == nil, !errors.Is(err, f.seen):
+		f.word, f.why = true, err
 	}
-	return f.err == nil || !errors.Is(err, f.seen)
 }
 
 // unran reports whether nothing ran of what go-redis was asked.
 func (f *finding) unran() bool {
-	if f.waited {
-		return true
-	}
 	switch outcomeOf(f.err) {
 	case refused, denied, notSent, notSentForGood:
 		return true
 	}
-	return false
-}
-
-// cause returns the error to go by for an attempt that failed with err.
-func (f *finding) cause(err error) error {
-	if !f.reached || f.isWord(err) {
-		return err
-	}
-	return f.err
+	return f.unsent
 }
 
 // unanswered returns the commands of a batch that have no answer, in the order of cmds.
@@ -164,10 +207,15 @@ func (a *attempt) note(f finding) {
 	a.found = f
 }
 
-func (a *attempt) finding() finding {
+// hear returns what was found of the attempt, which hooks have ended with err.
+func (a *attempt) hear(err error) finding {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.found
+	f := a.found
+	a.mu.Unlock()
+	if err != nil {
+		f.hear(err)
+	}
+	return f
 }
 
 // innerParts counts the inner parts that were added to one client, each behind the

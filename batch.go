@@ -20,51 +20,32 @@ import (
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		var found finding
-		var err error
 		late := ctx.Err() != nil // see ProcessHook
-		switch l := h.link; {
+		switch {
 		case len(cmds) == 0:
 			return next(ctx, cmds)
 		case !late && w.from == sharedCall:
 			return h.shared(ctx, cmds, next)
 		case !late && h.router.spreads(cmds):
 			return h.spread(ctx, cmds, next, w)
-		case !late && l.enter():
-			found, err = h.admittedBatch(ctx, cmds, next, w)
-		case late, l.csc && slices.ContainsFunc(cmds, isBarredByCache):
-			found, err = h.tryBatch(ctx, cmds, next, w)
-		default:
+		}
+		admitted := !late && h.link.enter()
+		if !admitted && !late && !(h.link.csc && slices.ContainsFunc(cmds, isBarredByCache)) {
 			return h.pipeline(ctx, cmds, next, w, finding{}, nil, 0)
 		}
-		if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) || late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
+		found, err := h.tryBatch(ctx, cmds, next, w, admitted)
+		if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) ||
+			late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
 			return err
 		}
 		return h.pipeline(ctx, cmds, next, w, found, err, 1)
 	}
 }
 
-// tryBatch makes an attempt at a batch.
-func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) (finding, error) {
-	if w.through {
-		a := &attempt{Context: ctx}
-		err := next(a, cmds)
-		return a.finding(), err
-	}
-	f := h.many(ctx, cmds, next, w.from)
-	return f, f.err
-}
-
-// admittedBatch makes the first attempt at a batch that has passed the gate.
-func (h hook) admittedBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) (finding, error) {
-	defer h.link.leave()
-	return h.tryBatch(ctx, cmds, next, w)
-}
-
 // pipeline carries on a batch for one server, or a transaction.
 func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
 	c := h.newCall(ctx, nameOfBatch(cmds), attempts, all(cmds, command.ReadOnly))
-	c.nested = all(cmds, command.IsHandshake)
+	c.nested = command.IsSetup(cmds)
 	return c.carry(&batch{hook: h, cmds: cmds, rest: cmds, next: next, way: w, found: f}, err)
 }
 
@@ -82,14 +63,15 @@ type batch struct {
 	next        redis.ProcessPipelineHook
 	way         way
 	found       finding
-	said        error         // of the last attempt
+	outcome     outcome       // of the last attempt
+	said        error         // and its error
 	cmds, rest  []redis.Cmder // all, and those that are left
 	undelivered []redis.Cmder // of one that was partly written: cannot have run
 }
 
 func (b *batch) try(c *call) (err error) {
 	command.SetErrors(b.rest, nil)
-	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way)
+	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way, false)
 	return err
 }
 
@@ -102,42 +84,38 @@ func (b *batch) judge(c *call, err error) ruling {
 		return ruling{done: true} // whatever a hook of the caller has set on single commands
 	case err == nil:
 		return ruling{done: true, said: command.FirstError(b.cmds, nil)}
-	case f.from == sharedCall && c.attempts > 1: // cannot be sent again from here
-		return ruling{done: true, said: c.shared(b.rest, err)}
+	case f.from == sharedCall && c.attempts > 1, f.from == sharedCall && !f.word && !f.mayHaveRun && isOurs(f.why):
+		return ruling{done: true, said: c.shared(b.rest, err, holdsOurs)} // it cannot be sent again from here
 	}
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
-	cause := f.cause(err)
-	r := ruling{outcome: foreign, why: cause, said: err}
+	r := ruling{why: f.why, said: err}
 	switch {
-	case f.isWord(err), f.mayHaveRun:
+	case f.word, f.mayHaveRun:
 		f.unanswered(b.rest)
 		return c.word(b.cmds, err)
 	case c.name == "transaction":
 		f.unanswered(b.cmds)
-		r.outcome, r.why = c.transaction(c.link, b.cmds, cause, f)
+		r.outcome, r.why = c.transaction(c.link, b.cmds, f)
 	default:
 		lost := f.lost(b.rest)
-		if len(lost) > 0 {
-			b.rest = lost
-			r.outcome, b.undelivered = c.tail(c.outcome(nil, cause, f), lost, f)
-		} else if isOurs(cause) { // a hook handed on other commands in their place
+		if len(lost) == 0 && isOurs(f.why) { // a hook handed on other commands in their place
 			return c.word(b.cmds, err)
-		} else if r.outcome, b.rest = c.refusedTail(b.rest, f); r.outcome != answered {
-			r.why = b.rest[0].Err()
 		}
+		r.outcome, b.rest, b.undelivered, r.why = c.tail(b.rest, lost, f.why, f)
 	}
-	if r.why != cause {
+	if r.why != f.why {
 		r.said = r.why
 	}
+	b.outcome = r.outcome
 	return r
 }
 
-func (b *batch) end(c *call, o outcome, final error) error {
-	if o == foreign || o == answered {
+func (b *batch) end(c *call, final error) error {
+	if c.attempts > 0 && (b.outcome == foreign || b.outcome == answered) {
 		return b.said // as go-redis or a hook of the caller has it
 	}
 	c.label(b.rest, final)
-	if o == partly {
+	if b.outcome == partly {
 		c.because(CauseSharedConnection)
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
 	}
@@ -204,11 +182,12 @@ func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		c.label(cmds, final)
 		return final
 	}
-	return c.shared(cmds, c.attempt(func(*call) error { return next(ctx, cmds) }))
+	return c.shared(cmds, c.attempt(func(*call) error { return next(ctx, cmds) }), isUnanswered)
 }
 
-// shared returns the final error of such a pipeline.
-func (c *call) shared(cmds []redis.Cmder, err error) error {
+// shared returns the final error of such a pipeline, and puts it on the commands of which
+// lost says that they have none of their own.
+func (c *call) shared(cmds []redis.Cmder, err error, lost func(redis.Cmder) bool) error {
 	if connErrorOf(err) == nil {
 		return err
 	}
@@ -219,7 +198,7 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 	}
 	final := c.fail(kind, c.withCtx(err))
 	for _, cmd := range cmds {
-		if isUnanswered(cmd) {
+		if lost(cmd) {
 			cmd.SetErr(final)
 		}
 	}
@@ -229,25 +208,26 @@ func (c *call) shared(cmds []redis.Cmder, err error) error {
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
-func (t *terms) transaction(at counterpart, cmds []redis.Cmder, err error, f *finding) (outcome, error) {
-	o, inner := t.outcome(nil, err, f), command.Inner(cmds)
+func (t *terms) transaction(at counterpart, cmds []redis.Cmder, f *finding) (o outcome, why error) {
+	inner, of := command.Inner(cmds), &finding{from: f.from}
+	o, why = t.outcome(nil, f.why, f), f.why
 	if f.from == routedCall && o == refused {
 		// go-redis returns what aborted the block, and sets the abort on the rest.
 		ran := false
 		for _, cmd := range inner {
 			if redis.IsExecAbortError(cmd.Err()) {
-				return refused, err
+				return o, why
 			}
-			ran = ran || t.outcome(cmd, cmd.Err(), f) != refused
+			ran = ran || t.outcome(cmd, cmd.Err(), of) != refused
 		}
 		if !ran { // nothing but refusals: EXEC ran none of them
-			return refused, err
+			return o, why
 		}
 	}
 	switch {
-	case redis.IsExecAbortError(err):
+	case redis.IsExecAbortError(why):
 		for _, cmd := range inner {
-			if e := cmd.Err(); e != nil && t.outcome(cmd, e, f) == refused {
+			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
 				at.react(e)
 				if !at.watched() {
 					return refused, e
@@ -256,50 +236,65 @@ func (t *terms) transaction(at counterpart, cmds []redis.Cmder, err error, f *fi
 		}
 	case o == refused || o == denied:
 		if at.watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
-			at.react(err)
-			return answered, err // EXEC ran, and this is what a command in it said
+			at.react(why)
+			return answered, why // EXEC ran, and this is what a command in it said
 		}
 	case o == partly:
-		o = notSent // EXEC comes last, so it was not delivered
-	default:
-		o = t.revise(o, inner...)
+		return notSent, why // EXEC comes last, so it was not delivered
 	}
-	return o, err
+	return t.revise(o, inner...), why
 }
 
-// tail says what is known of commands of a batch that were not answered, the first of
-// which failed with an error of outcome o, and which of them cannot have been delivered
-// if that is partly.
-func (t *terms) tail(o outcome, rest []redis.Cmder, f *finding) (_ outcome, undelivered []redis.Cmder) {
+// tail finds the commands of a pipeline, at its end, that were not run, or may not have
+// been, what is known of them, and the error to go by. lost are those without an answer,
+// and err is the error of the pipeline. If the outcome is partly, undelivered are those
+// that cannot have been delivered.
+func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome, rest, undelivered []redis.Cmder, why error) {
+	if rest = lost; len(rest) == 0 {
+		if o, rest = t.refusedTail(cmds, f.from); o != answered {
+			err = rest[0].Err()
+		}
+		return o, rest, nil, err
+	}
+	if t.atNode {
+		err = rest[0].Err()
+	}
+	heard := *f
+	heard.word = false // it is about the pipeline as a whole
+	o = t.outcome(nil, err, &heard)
+	if t.atNode && o == garbled {
+		return o, rest, nil, err // the outer hook knows what to do
+	}
 	if o == partly {
 		if n := len(rest) - len(f.undelivered); n >= 0 && slices.Equal(rest[n:], f.undelivered) {
 			undelivered = rest[n:]
 		}
 		if len(undelivered) == len(rest) {
-			return notSent, nil
+			o, undelivered = notSent, nil
 		}
 	}
-	return t.revise(o, rest[:len(rest)-len(undelivered)]...), undelivered
+	o = t.revise(o, rest[:len(rest)-len(undelivered)]...)
+	if t.atNode && f.mayHaveRun && o != foreign {
+		o = unknown
+	}
+	return o, rest, undelivered, err
 }
 
 // refusedTail finds in a pipeline whose commands were all answered the first one
 // that was refused and can be sent again together with all that follow it: those
 // were refused too, or do nothing but read. What they read before the refused one
 // runs is not what the caller asked for.
-func (t *terms) refusedTail(cmds []redis.Cmder, f *finding) (outcome, []redis.Cmder) {
-	first, found := len(cmds), answered
+func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, rest []redis.Cmder) {
+	rest = cmds
 	for i := len(cmds) - 1; i >= 0; i-- {
-		o := t.outcome(cmds[i], cmds[i].Err(), f)
+		o := t.outcome(cmds[i], cmds[i].Err(), &finding{from: from})
 		if (o == refused || o == denied) && (found == answered || found == o) {
-			first, found = i, o
+			found, rest = o, cmds[i:]
 		} else if !t.mayRepeat(cmds[i : i+1]) {
 			break
 		}
 	}
-	if found == answered {
-		return answered, cmds
-	}
-	return found, cmds[first:]
+	return found, rest
 }
 
 // spread carries on a batch whose commands go-redis sends to several nodes.
@@ -328,26 +323,26 @@ func (s *spread) try(c *call) (err error) {
 	if c.name == "transaction" {
 		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
 	}
-	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way)
+	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way, false)
 	return err
 }
 
 func (s *spread) judge(c *call, err error) ruling {
 	s.found.unanswered(s.rest)
 	o, why := s.sort(c)
-	word := err == nil || s.found.isWord(err) || s.found.mayHaveRun
+	word := err == nil || s.found.word || s.found.mayHaveRun
 	if len(s.rest) > 0 && !word {
 		return ruling{outcome: o, why: why, said: why}
 	}
 	if len(s.rest) > 0 { // a hook of the caller has had the last word
 		c.because(CauseHook)
 		_, shown := reveal(why)
-		s.end(c, foreign, c.newError(ErrUnavailable, shown))
+		s.end(c, c.newError(ErrUnavailable, shown))
 	}
 	if err != nil && asError(err) == nil && failureOf(err) == nil && isOurs(err) {
 		return ruling{done: true, said: command.FirstError(s.cmds, c.ownError(err))}
 	}
-	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.cause(err)) == nil {
+	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil {
 		return ruling{done: true, said: err} // as go-redis or a hook has it
 	}
 	return ruling{done: true, said: command.FirstError(s.cmds, err)}
@@ -373,7 +368,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			case isReply(e):
 				n = &failure{outcome: refused, err: e, was: e}
 				cmd.SetErr(n)
-			case isUnrouted(e), errors.Is(e, redis.ErrClosed) && !c.link.closing():
+			case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
 				n = &failure{outcome: notSent, err: e}
 			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
 				// It ended a pause of go-redis's between two rounds, and is on all
@@ -395,10 +390,10 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			}
 		}
 		switch {
-		case known == unknown, known == notSentForGood, n.final:
+		case known == unknown, known == partly, known == notSentForGood, n.final:
 			if finals[n] == nil {
 				kind := ErrUnavailable
-				if known == unknown {
+				if known == unknown || known == partly {
 					kind = ErrOutcomeUnknown
 				}
 				at, shown := reveal(n)
@@ -428,7 +423,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 }
 
 // end puts the final error on what is not sent again after all.
-func (s *spread) end(c *call, _ outcome, final error) error {
+func (s *spread) end(c *call, final error) error {
 	for _, cmd := range s.rest {
 		n := failureOf(cmd.Err())
 		if n != nil && (n.outcome == refused || n.outcome == denied) && !s.ran[cmd] {
@@ -462,8 +457,8 @@ func (s *spread) end(c *call, _ outcome, final error) error {
 // It reports success when some of them failed.
 type parts struct {
 	mu     sync.Mutex
-	ran    bool     // guarded by mu; one of them was answered, or may have run
-	failed *failure // guarded by mu; the last that was not answered; nil: there is none
+	ran    bool  // guarded by mu; one of them was answered, or may have run
+	failed error // guarded by mu; of the last that was not answered; nil: there is none
 	// The errors that others were answered, which may mean that those did not run.
 	replies []error // guarded by mu
 }
@@ -477,13 +472,11 @@ func (p *parts) note(err error) {
 		p.failed = n
 		p.ran = p.ran || n.outcome == unknown || n.outcome == repeatable || n.outcome == garbled
 	case errors.Is(err, redis.ErrClosed):
-		p.failed = &failure{outcome: notSent, err: err}
+		p.failed = err
+	case err == nil || err == redis.Nil:
+		p.ran = true
 	default:
-		if err == nil || err == redis.Nil {
-			p.ran = true
-		} else {
-			p.replies = append(p.replies, err)
-		}
+		p.replies = append(p.replies, err)
 	}
 }
 
@@ -495,11 +488,15 @@ func (p *parts) verdict(t *terms, err error) error {
 	for _, e := range replies {
 		ran = ran || !isUndone(e) && !t.taught(e)
 	}
+	n := failureOf(failed)
+	if failed != nil && n == nil {
+		n = &failure{outcome: notSent, err: failed}
+	}
 	switch {
-	case failed != nil && ran:
-		return &failure{at: failed.at, outcome: unknown, err: failed.err}
-	case failed != nil:
-		return failed
+	case n != nil && ran:
+		return &failure{at: n.at, outcome: unknown, err: n.err}
+	case n != nil:
+		return n
 	case err == nil && len(replies) > 0:
 		return &failure{outcome: unknown, err: notReply(replies[len(replies)-1])}
 	case err != nil && ran && t.outcome(nil, err, &finding{from: routedCall}) == refused:

@@ -12,41 +12,12 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
 )
-
-// hook is the outer part of redial's hook: it passes commands through the gate, reads
-// what became of them and retries what may be retried.
-type hook struct {
-	link   peer
-	router router
-	inners *innerParts // nil: hooks of the caller are all behind our back
-}
-
-// router is the way from a client to its servers.
-type router interface {
-	// send and sendBatch have go-redis, which is next, make an attempt.
-	send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error
-	sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding
-	// mark returns the context for what passes the hooks of nodes without an attempt.
-	mark(ctx context.Context) context.Context
-	// use notes that a caller has made use of the way.
-	use()
-	// refresh has the way looked for again, and rerouted returns a channel that is closed
-	// when there may be another. It may be nil.
-	refresh()
-	rerouted() <-chan struct{}
-
-	several() bool                   // there is more than one server
-	redirects() bool                 // and they send commands to each other
-	spreads(cmds []redis.Cmder) bool // a batch may go to several of them
-}
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
 func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -55,60 +26,19 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		var found finding
-		var err error
 		// Hooks see a command whose context had ended before the call, as they do in
 		// go-redis, which then does not send it.
 		late := ctx.Err() != nil
-		switch l := h.link; {
-		case !late && l.enter():
-			found, err = h.admitted(ctx, cmd, next, w)
-		case late, l.csc && isBarredByCache(cmd):
-			found, err = h.try(ctx, cmd, next, w)
-		default:
+		admitted := !late && h.link.enter()
+		if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
 			return h.process(ctx, cmd, next, w, finding{}, nil, 0)
 		}
+		found, err := h.try(ctx, cmd, next, w, admitted)
 		if err == nil || err == redis.Nil || late && !isOurs(err) {
 			return err
 		}
 		return h.process(ctx, cmd, next, w, found, err, 1)
 	}
-}
-
-// way is what lies between the outer part of our hook and go-redis.
-type way struct {
-	from    origin
-	through bool // hooks of the caller, with an inner part behind them
-}
-
-func (h hook) wayTo(next any) way {
-	from := h.originOf(next)
-	return way{from, from == foreignHook && h.inners.count() > 0}
-}
-
-func (h hook) originOf(next any) origin {
-	from := originOf(next)
-	if from != foreignHook && h.router.several() {
-		return routedCall
-	}
-	return from
-}
-
-// try makes an attempt at a command.
-func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) (finding, error) {
-	if w.through {
-		a := &attempt{Context: ctx}
-		err := next(a, cmd)
-		return a.finding(), err
-	}
-	f := h.one(ctx, cmd, next, w.from)
-	return f, f.err
-}
-
-// admitted makes the first attempt at a command that has passed the gate.
-func (h hook) admitted(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) (finding, error) {
-	defer h.link.leave()
-	return h.try(ctx, cmd, next, w)
 }
 
 // process carries a command on after its first attempt failed with err, or before
@@ -133,7 +63,7 @@ type single struct {
 }
 
 func (s *single) try(c *call) (err error) {
-	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way)
+	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way, false)
 	return err
 }
 
@@ -143,23 +73,15 @@ func (s *single) judge(c *call, err error) ruling {
 	}
 	f := &s.found
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
-	r := ruling{outcome: foreign, why: f.cause(err), said: err}
-	if !f.isWord(err) {
-		r.outcome = c.outcome(s.cmd, r.why, f)
+	o := c.outcome(s.cmd, f.why, f)
+	if o != partly && !f.mayHaveRun { // else there were others on the connection, or before
+		o = c.revise(o, s.cmd)
 	}
-	switch {
-	case f.mayHaveRun && r.outcome != foreign: // what a hook has asked for besides is not run again
-		if r.outcome = answered; !isReply(r.why) {
-			r.outcome = unknown
-		}
-	case r.outcome != partly:
-		r.outcome = c.revise(r.outcome, s.cmd)
-	}
-	return r
+	return ruling{outcome: o, why: f.why, said: err}
 }
 
-func (s *single) end(c *call, o outcome, final error) error {
-	if c.name == "shutdown" && o == unknown && errors.Is(final, io.EOF) {
+func (s *single) end(c *call, final error) error {
+	if c.name == "shutdown" && c.after == unknown && errors.Is(final, io.EOF) {
 		return io.EOF // the server's way to say yes, as go-redis knows it
 	}
 	return final
@@ -168,7 +90,7 @@ func (s *single) end(c *call, o outcome, final error) error {
 // call is what a caller wants done, across its attempts.
 type call struct {
 	terms
-	link     peer
+	link     peer // the client as a whole
 	router   router
 	name     string
 	inside   bool      // its parts wait at the gate and are counted by themselves
@@ -190,10 +112,8 @@ type call struct {
 }
 
 func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
-	return &call{
-		terms: terms{cfg: h.link.cfg, redirects: h.router.redirects(), ctx: ctx, attempts: attempts, reads: reads},
-		link:  h.link, router: h.router, name: name,
-	}
+	t := terms{cfg: h.link.cfg, ctx: ctx, redirects: h.router.redirects(), reads: reads, attempts: attempts}
+	return &call{terms: t, link: h.link, router: h.router, name: name}
 }
 
 // work is what a call is about.
@@ -202,9 +122,9 @@ type work interface {
 	try(c *call) error
 	// judge says what became of an attempt that ended with err.
 	judge(c *call, err error) ruling
-	// end returns the error of a call that ends with final, after an attempt that had the
-	// outcome o. What has no answer of its own gets its error.
-	end(c *call, o outcome, final error) error
+	// end returns the error of a call that ends with final, and gives what has no answer
+	// of its own its error.
+	end(c *call, final error) error
 }
 
 // ruling is what became of an attempt.
@@ -219,10 +139,10 @@ type ruling struct {
 // again. err is the error of the first one, if it was made already.
 func (c *call) carry(w work, err error) error {
 	for tried := c.attempts > 0; ; tried = true {
-		r := ruling{outcome: notSent}
 		var final error
 		if tried {
-			if r = w.judge(c, err); r.done {
+			r := w.judge(c, err)
+			if r.done {
 				return r.said
 			}
 			final = c.settle(r)
@@ -231,7 +151,7 @@ func (c *call) carry(w work, err error) error {
 			final = c.admit()
 		}
 		if final != nil {
-			return w.end(c, r.outcome, final)
+			return w.end(c, final)
 		}
 		err = c.attempt(w.try)
 	}
@@ -513,97 +433,6 @@ func (c *call) newError(kind, err error) *Error {
 		Cause: c.why, Reason: c.why.text(c.cfg.maxWaiting), Err: err, kind: kind, handshake: c.bypassesGate(), reads: c.reads,
 	}
 }
-
-// watch runs a Watch of go-redis's, see Client.Watch.
-func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis.Tx) error, ...string) error,
-	fn func(*redis.Tx) error, keys []string) error {
-	if end := ctx.Err(); end != nil {
-		err := watch(ctx, fn, keys...) // which runs nothing
-		if asError(err) != nil || failureOf(err) != nil {
-			return end
-		}
-		return err
-	}
-	if h.router.several() && !h.link.open.Load() && !together(keys) {
-		// A mistake is told at once, which a context that has ended shows. Hooks of nodes
-		// might see this call if it is none.
-		end, cancel := context.WithCancel(ctx)
-		cancel()
-		if err := watch(end, fn, keys...); err != nil && rejected(err) {
-			return err
-		}
-	}
-	c := h.newCall(ctx, "watch", 0, true)
-	c.inside = true
-	return c.carry(&watching{run: watch, fn: fn, keys: keys}, nil)
-}
-
-// together reports whether keys cannot but belong to one node: they have the same hash tag.
-func together(keys []string) bool {
-	if len(keys) == 0 || keys[0] == "" {
-		return false
-	}
-	tag := hashTag(keys[0])
-	return !slices.ContainsFunc(keys, func(key string) bool { return hashTag(key) != tag })
-}
-
-// hashTag returns the part of key that decides about its node.
-func hashTag(key string) string {
-	if _, after, ok := strings.Cut(key, "{"); ok {
-		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {
-			return tag
-		}
-	}
-	return key
-}
-
-// watching is the work of a Watch, which is tried again until its function was called.
-type watching struct {
-	run    func(context.Context, func(*redis.Tx) error, ...string) error
-	fn     func(*redis.Tx) error
-	keys   []string
-	called bool
-}
-
-// try runs it past the hooks of the client as a whole.
-func (w *watching) try(c *call) error {
-	err := w.run(c.router.mark(c.ctx), func(tx *redis.Tx) error {
-		w.called = true
-		return w.fn(tx)
-	}, w.keys...)
-	if err == nil && !w.called { // go-redis gives up following redirections, and says nothing
-		return errToAndFro
-	}
-	return err
-}
-
-func (w *watching) judge(c *call, err error) ruling {
-	e, why := asError(err), err
-	switch {
-	case err == nil, w.called:
-		return ruling{done: true, said: err}
-	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
-		return ruling{done: true, said: err} // of a hook that has waited
-	case e != nil:
-		why = e.Err
-		c.attempts += e.Attempts
-	case failureOf(err) != nil, c.router.several() && isUnrouted(err):
-		c.attempts++
-	case c.router.several() && c.outcome(watchCmd, err, &finding{from: routedCall}) == refused:
-		c.attempts++
-		return ruling{outcome: refused, why: err, said: err}
-	default:
-		return ruling{done: true, said: err}
-	}
-	return ruling{outcome: notSent, why: why, said: why}
-}
-
-var (
-	watchCmd    = redis.NewStatusCmd(context.Background(), "watch")
-	errToAndFro = &failure{outcome: notSent, err: errors.New("the nodes send WATCH to and fro")}
-)
-
-func (w *watching) end(_ *call, _ outcome, final error) error { return final }
 
 // ready waits at the gate.
 func (h hook) ready(ctx context.Context, name string) error {

@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +32,8 @@ var (
 
 // Error is what a command fails with when the reason is the connection and not
 // the server's answer. errors.Is tells its kind, [ErrUnavailable],
-// [ErrOutcomeUnknown] or [ErrClosed], and reaches every cause in Err.
+// [ErrOutcomeUnknown] or [ErrClosed], and reaches every cause in Err. The kind of another
+// client's Error in there, which a Dialer may use, is none of this one.
 //
 // Replies of the server, redis.Nil among them, are never wrapped. An Error holds
 // no command argument.
@@ -77,17 +79,31 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns the kind of the error and its cause.
-func (e *Error) Unwrap() []error { return []error{e.kind, e.Err} }
-
-func (e *Error) known() outcome {
-	switch {
-	case e.handshake, e.kind == ErrUnavailable:
-		return notSent
-	case e.kind == ErrOutcomeUnknown:
-		return unknown
+func (e *Error) Unwrap() []error {
+	for kind := range ofKind {
+		if kind != e.kind && errors.Is(e.Err, kind) {
+			return []error{e.kind, elsewhere{e.Err}}
+		}
 	}
-	return notSentForGood
+	return []error{e.kind, e.Err}
 }
+
+// elsewhere is a cause that holds the error of another command, of another client perhaps,
+// which the dialer uses: it does not show the kind of that, which would pass for ours.
+type elsewhere struct{ err error }
+
+func (e elsewhere) Error() string      { return e.err.Error() }
+func (e elsewhere) As(target any) bool { return errors.As(e.err, target) }
+func (e elsewhere) Is(target error) bool {
+	_, kind := ofKind[target]
+	return !kind && errors.Is(e.err, target)
+}
+
+// ofKind is what errors know of their commands.
+var ofKind = map[error]outcome{ErrUnavailable: notSent, ErrOutcomeUnknown: unknown, ErrClosed: notSentForGood}
+
+func (e *Error) known() outcome { return ofKind[e.kind] }
+func (e *Error) forSetup() bool { return e.handshake }
 
 // Timeout reports whether a timeout was the cause, as net.Error does.
 func (e *Error) Timeout() bool { return sys.IsTimeout(e.Err) }
@@ -109,11 +125,10 @@ var _ = []net.Error{(*Error)(nil), (*connError)(nil)}
 // cannot be told from a server that refuses the script. For a pipeline, ask for each
 // command: others of it may have run.
 func SafeToRetry(err error) bool {
-	var e *Error
-	if errors.As(err, &e) {
+	if e := asError(err); e != nil {
 		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
 	}
-	if rejected(err) {
+	if !isAfterWrite(err) && rejected(err) {
 		return true
 	}
 	switch outcomeOf(err) {
@@ -126,12 +141,14 @@ func SafeToRetry(err error) bool {
 	return false
 }
 
-// mayHaveRun reports whether err holds an Error of a command that may have run and
+// mayHaveRun reports whether err holds the error of a command that may have run and
 // changed something. Several may have been joined into one error.
 func mayHaveRun(err error) bool {
 	switch e := err.(type) {
 	case *Error:
 		return !e.reads && e.kind == ErrOutcomeUnknown
+	case *connError:
+		return isAfterWrite(e)
 	case interface{ Unwrap() error }:
 		return mayHaveRun(e.Unwrap())
 	case interface{ Unwrap() []error }:
@@ -163,9 +180,15 @@ func IsConnectionError(err error) bool {
 	return errors.As(err, &ce) || sys.IsConnectionError(err)
 }
 
-// asError returns the Error inside err, or nil.
-func asError(err error) *Error {
-	var e *Error
-	errors.As(err, &e)
+// asError returns the Error that err is, nil when it is none, or says besides what one of
+// our connections does.
+func asError(err error) (e *Error) {
+	for mark := range marks(err) {
+		one, ok := mark.(*Error)
+		if !ok {
+			return nil
+		}
+		e = cmp.Or(e, one)
+	}
 	return e
 }

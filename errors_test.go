@@ -55,6 +55,8 @@ func TestIsConnectionError(t *testing.T) {
 }
 
 func TestOutcomeOf(t *testing.T) {
+	another := error(&Error{kind: ErrUnavailable, Err: &connError{phase: phaseDial, err: errRefused}})
+	anotherUnknown := error(&Error{kind: ErrOutcomeUnknown, Err: &connError{phase: phaseRead, err: io.EOF}})
 	for _, tc := range []struct {
 		name string
 		err  error
@@ -87,7 +89,18 @@ func TestOutcomeOf(t *testing.T) {
 		{"foreign, like aborted", errors.New("EXECABORT is what somebody's hook says"), foreign, false},
 		{"broken, for a reply like aborted", &connError{phase: phaseRead, err: redisError("EXECABORT x")}, unknown, false},
 		{"broken, for what is like sticky", &connError{phase: phaseRead, err: errors.New("redis: Conn is in a bad state")}, unknown, false},
+		{"sealed, for what is like sticky", &sealedError{inner: &connError{phase: phaseRead, err: errors.New("redis: Conn is in a bad state")}}, unknown, false},
 		{"reply, like sticky", redisError("redis: Conn is in a bad state"), answered, false},
+		{"broken, for another client", &connError{phase: phaseRead, err: another}, unknown, false},
+		{"broken in the middle, for another client", &connError{phase: phasePartial, err: fmt.Errorf("x: %w", another)}, partly, false},
+		{"not written, for another client", &connError{phase: phaseWrite, err: anotherUnknown}, notSent, true},
+		{"of a node, for another client", &failure{outcome: unknown, err: another}, unknown, false},
+		{"ours, for another client", &Error{kind: ErrOutcomeUnknown, Err: &connError{phase: phaseRead, err: another}}, unknown, false},
+		{"ours, not sent, for another client", &Error{kind: ErrUnavailable, Err: &connError{phase: phaseDial, err: anotherUnknown}}, notSent, true},
+		{"joined with another client's", errors.Join(another, &connError{phase: phaseRead, err: io.EOF}), unknown, false},
+		{"of a node, joined with another client's", errors.Join(another, &failure{outcome: unknown, err: io.EOF}), unknown, false},
+		{"not sent, joined with another client's", fmt.Errorf("%w, %w", &connError{phase: phaseDial, err: io.EOF}, anotherUnknown), unknown, false},
+		{"broken, for a rejection of another client", &connError{phase: phaseRead, err: redis.TxFailedErr}, unknown, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			assert.Equal(t, tc.want, outcomeOf(tc.err))
@@ -117,6 +130,26 @@ func TestError(t *testing.T) {
 	assert.ErrorAs(t, err, &timeout)
 	assert.True(t, timeout.Timeout())
 	assert.ErrorIs(t, ErrClosed, redis.ErrClosed)
+}
+
+// A dialer of the caller may use a client of its own. What that says of its commands is a
+// cause like any other, and nothing that is said of ours.
+func TestError_CauseOfAnotherClient(t *testing.T) {
+	for _, ours := range []error{ErrUnavailable, ErrOutcomeUnknown, ErrClosed} {
+		for _, theirs := range []error{ErrUnavailable, ErrOutcomeUnknown, ErrClosed} {
+			cause := &net.OpError{Op: "dial", Err: &Error{kind: theirs, Err: errRefused}}
+			err := error(&Error{kind: ours, Err: &connError{phase: phaseRead, err: cause}})
+			for _, kind := range []error{ErrUnavailable, ErrOutcomeUnknown, ErrClosed} {
+				assert.Equal(t, kind == ours, errors.Is(err, kind), "%v for %v is %v", ours, theirs, kind)
+			}
+			assert.Equal(t, ours != ErrOutcomeUnknown, SafeToRetry(err))
+			assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+			assert.ErrorIs(t, err, cause)
+			var op *net.OpError
+			assert.ErrorAs(t, err, &op)
+			assert.Same(t, cause, op)
+		}
+	}
 }
 
 // Labels must be invisible to code that looks for the cause.

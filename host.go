@@ -97,10 +97,23 @@ func isRejected(err error) bool {
 	return strings.HasSuffix(err.Error(), " when client-side caching is enabled")
 }
 
+// isReply reports whether err is an answer of the server.
+func isReply(err error) bool {
+	if err == redis.Nil {
+		return true
+	}
+	var re redis.Error
+	return errors.As(err, &re)
+}
+
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
-	if _, ours := err.(*connError); ours || isReply(err) { // which have their text from elsewhere
+	switch err.(type) {
+	case *connError, *sealedError: // which have their text from elsewhere
+		return false
+	}
+	if isReply(err) {
 		return false
 	}
 	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
@@ -133,13 +146,6 @@ func isGarbled(err error) bool {
 var garbles = []string{
 	"can't parse ", "can't read ", "got ", "unexpected ", "invalid ", "expected ", "the length of ",
 	"function list unexpected ", "buffer too small", "connection unusable (reply stream",
-}
-
-// wouldRepeat reports whether go-redis sends a command again by itself when it gets
-// this reply.
-func wouldRepeat(err error) bool {
-	row, _ := refusalOf(err)
-	return row != nil && row.waits == waitsGrace || isReply(err) && redis.IsReadOnlyError(err)
 }
 
 // atMostOnce keeps go-redis from sending a pipeline again. It would do so when the

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/redial-go/redial/internal/command"
 )
 
 // nodes are the nodes of one client, and what keeps its picture of them right.
@@ -97,86 +95,6 @@ func (n *nodes) react(reply error) {
 func (n *nodes) rotate(error)   {}
 func (n *nodes) troubled() bool { return false }
 func (n *nodes) watched() bool  { return false }
-
-// hook returns the outer hook.
-func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.inners} }
-
-// send marks the context of a command and has go-redis send it to its node.
-func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
-	n.use()
-	if !n.splits(cmd) {
-		if command.Known(cmd) {
-			// go-redis wants to know this of commands that it splits, and would ask a
-			// node for the description of all commands before it sends the first.
-			cmd.SetStepCount(1)
-		}
-		return next(routedContext(ctx, false), cmd)
-	}
-	p := &parts{}
-	cmd.SetErr(nil)
-	err := next(&routed{Context: ctx, parts: p}, cmd)
-	if err == nil { // go-redis tells of some failures on the command only
-		err = cmd.Err()
-	}
-	err = p.verdict(&terms{cfg: n.cfg, redirects: n.redirects(), ctx: ctx, reads: command.ReadOnly(cmd)}, err)
-	cmd.SetErr(err)
-	return err
-}
-
-// sendBatch does the same for a batch, for which its nodes have noted what they found
-// on the commands.
-func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
-	n.use()
-	err := next(routedContext(ctx, true), cmds)
-	f := found(ctx, from, err)
-	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil && failureOf(err) != nil {
-			f.add(cmd, err)
-		}
-	}
-	return f
-}
-
-func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
-func (n *nodes) several() bool                            { return true }
-func (n *nodes) redirects() bool                          { return !n.ring }
-func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !command.IsTransaction(cmds) }
-
-// routed is the context of a command that came through the outer hook.
-type routed struct {
-	context.Context
-	parts *parts // of a command that go-redis splits; nil: it does not
-	batch bool   // of a pipeline or transaction
-}
-
-func (r *routed) Value(key any) any {
-	if key == (routedKey{}) {
-		return r
-	}
-	return r.Context.Value(key)
-}
-
-// Most commands without a context of their own are spared an allocation.
-var (
-	routedBackground      = &routed{Context: context.Background()}
-	routedBackgroundBatch = &routed{Context: context.Background(), batch: true}
-)
-
-func routedContext(ctx context.Context, batch bool) context.Context {
-	switch {
-	case ctx != context.Background():
-		return &routed{Context: ctx, batch: batch}
-	case batch:
-		return routedBackgroundBatch
-	}
-	return routedBackground
-}
-
-// routedOf returns the mark of the outer hook, nil when there is none.
-func routedOf(ctx context.Context) *routed {
-	r, _ := ctx.Value(routedKey{}).(*routed)
-	return r
-}
 
 // onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
 // of ours. A caller who adds hooks before his first command wants them on every node,

@@ -7,6 +7,8 @@ package redial
 import (
 	"context"
 	"errors"
+	"io"
+	"iter"
 	"slices"
 	"time"
 
@@ -31,35 +33,130 @@ const (
 	foreign                       // an error this package does not know
 )
 
+// ofPhase is what is known of a command whose connection failed.
+var ofPhase = [...]outcome{phaseDial: notSent, phaseWrite: notSent, phasePartial: partly, phaseRead: unknown}
+
+// marked are errors that know what became of the command that they are of.
+type marked interface {
+	error
+	known() outcome
+	forSetup() bool // that one was sent to set up a connection
+}
+
+// marks yields the errors in err that say what became of a command: of ours, and of our
+// connections. It does not look into them: what broke a connection may hold errors of
+// another client, say, which tell of a command of that client's. There is more than one
+// when somebody has joined errors.
+func marks(err error) iter.Seq[error] {
+	return func(yield func(error) bool) { eachMark(err, yield) }
+}
+
+func eachMark(err error, yield func(error) bool) (more bool) {
+	switch e := err.(type) {
+	case nil:
+		return true
+	case marked, *connError, *sealedError:
+		return yield(err)
+	case interface{ Unwrap() error }:
+		return eachMark(e.Unwrap(), yield)
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !eachMark(err, yield) })
+	}
+	var mark marked
+	switch ce := connErrorOf(err); { // something hides what it holds
+	case errors.As(err, &mark) && (ce == nil || ce == connErrorOf(mark)):
+		return yield(mark)
+	case ce != nil:
+		return yield(ce)
+	}
+	return true
+}
+
+// isOfCommand reports whether err is what a command has failed with, and not a part of it.
+func isOfCommand(err error) (yes bool) {
+	for mark := range marks(err) {
+		m, ok := mark.(marked)
+		if !ok || m.forSetup() {
+			return false
+		}
+		yes = true
+	}
+	return yes
+}
+
 // outcomeOf is what an error says by itself, of one command or of a batch.
 func outcomeOf(err error) outcome {
-	var mark marked
 	switch {
 	case err == nil || err == redis.Nil:
 		return answered
 	case isHeld(err): // it repeats the error that broke it; this time nothing was sent
 		return notSentForGood
-	case errors.As(err, &mark):
-		return mark.known()
+	}
+	said, worst := false, answered
+	for mark := range marks(err) { // the weakest claim counts
+		o := notSent
+		if m, ok := mark.(marked); !ok {
+			o = ofPhase[connErrorOf(mark).phase]
+		} else if !m.forSetup() { // else it was another command that may have run
+			o = m.known()
+		}
+		said, worst = true, max(worst, o)
+	}
+	switch {
+	case said:
+		return worst
 	case isReply(err): // go-redis would take other errors for replies by their text
-		return outcomeOfReply(err)
+		switch row, script := refusalOf(err); {
+		case row == nil || script:
+		case row.waits == waitsGrace:
+			return refused
+		case row.waits == waitsRenewed:
+			return denied
+		}
+		return answered
 	case isPoolTimeout(err), errors.Is(err, redis.ErrClosed):
 		return notSentForGood
 	}
 	return foreign
 }
 
-// terms are what a call knows besides its errors. The zero value knows of no other
-// servers and has been taught nothing.
+// finding is what the inner part of our hook knows of an attempt, see attempt.go.
+type finding struct {
+	reached bool   // go-redis was asked
+	blind   bool   // hooks that were added behind our back hide what it was asked
+	unsent  bool   // the call ended while it waited for a connection, or for a node
+	from    origin // what go-redis did with it
+	err     error  // as go-redis returned it; nil: all went well
+	seen    error  // the same as hooks of the caller see it
+
+	// What hooks of the caller have made of that: word says that the error which they
+	// returned is their own. why is the error to go by.
+	word bool
+	why  error
+
+	// mayHaveRun says that a hook asked go-redis more than once, and that one of the times
+	// before the last may have run something.
+	mayHaveRun bool
+
+	// Of a batch: the commands without an answer, the errors that go-redis left on them,
+	// the same as hooks of the caller see them, and those of the commands, at the end,
+	// that cannot have been delivered.
+	rest        []redis.Cmder
+	errs, shown []error
+	undelivered []redis.Cmder
+}
+
+// terms are what a call knows besides. The zero value knows of no other servers and has
+// been taught nothing.
 type terms struct {
-	cfg       *config // nil: see above
-	redirects bool    // servers send commands to each other
+	cfg       *config
 	ctx       context.Context
+	redirects bool // there are several servers, which send commands to each other
 	nested    bool // part of setting up a connection
 	reads     bool // running it changes nothing
 	attempts  int
 
-	apart    bool      // its outcome is judged on a goroutine of go-redis's
+	atNode   bool      // judged by the hook of a node, on a goroutine of go-redis's perhaps
 	panicked *panicked // what a function of the caller did there
 }
 
@@ -67,34 +164,42 @@ type terms struct {
 // was found of the attempt, and err is the error to go by.
 func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
-	n, e := failureOf(err), asError(err)
+	n := failureOf(err)
 	switch {
-	case f.waited:
-		return notSent
+	case f.word:
+		o = foreign
+	case f.unsent:
+		o = notSent
 	case one && n != nil && command.IsHandshake(cmd):
-		return n.outcome // it is not that of another command
+		o = n.outcome // it is not that of another command
 	case o == answered, o == refused, o == denied:
 		switch {
 		case o != answered && concludes(cmd, err):
-			return o
 		case t.astray(err) && concludes(cmd, err), t.taught(err):
-			return refused
+			o = refused
+		default:
+			o = answered // a script, say, may have done something before it said so
 		}
-		return answered // a script, say, may have done something before it said so
-	case from == foreignHook && e != nil && !e.handshake:
-		return foreign // of a command that a hook of the caller ran
-	case one && from == routedCall && n == nil && isPoolTimeout(err):
-		return foreign // of a hook at a node
-	case (from == routedCall || one && from == foreignHook) && isUnrouted(err):
-		return notSent
+	case (from == foreignHook || from == routedCall) && n == nil && isOfCommand(err):
+		o = foreign // of a command that a hook of the caller ran
+	case one && from == routedCall && n == nil && o == notSentForGood && isPoolTimeout(err):
+		o = foreign // of a hook at a node
+	case (from == routedCall || one && from == foreignHook) && o == foreign && isUnrouted(err):
+		o = notSent
 	case one && from.alone() && o == partly:
-		return notSent // half a command cannot run, and it was alone
+		o = notSent // half a command cannot run, and it was alone
 	case from.alone() && o == foreign && isGarbled(err):
-		return garbled
+		o = garbled
 	case from == sharedCall && o == notSent && isAfterDial(err):
-		return unknown // it may have been written before the one that failed
+		o = unknown // it may have been written before the one that failed
 	}
-	return o
+	switch {
+	case !one || !f.mayHaveRun || o == foreign:
+		return o
+	case isReply(err): // as it is, but not again: what a hook asked for besides has run
+		return answered
+	}
+	return unknown
 }
 
 // revise says what an outcome comes to for commands that are to be sent again, if they
@@ -139,7 +244,7 @@ func (t *terms) taught(err error) (yes bool) {
 	if reply == nil || isOutOfScript(reply.Error()) {
 		return false
 	}
-	if t.apart {
+	if t.atNode {
 		defer func() {
 			if v := recover(); v != nil {
 				t.panicked = &panicked{v}
@@ -161,6 +266,57 @@ func (t *terms) bypassesGate() bool {
 	}
 	nested, _ := t.ctx.Value(ctxNested).(bool)
 	return nested
+}
+
+// failure is what the hook of a node returns for a command that came through the outer
+// hook, see route.go. But for readers it hides everything from go-redis, which would
+// retry on its own.
+type failure struct {
+	at      place // nil: nowhere in particular
+	outcome outcome
+	err     error
+	was     error // of a command in a batch: what it was answered, if it was
+	final   bool  // the command must not be sent again, whatever the outcome
+	another bool  // go-redis may try another node
+	setup   bool  // the command was sent to set up a connection
+
+	panicked *panicked // nil: nothing has
+}
+
+// Error has words before those of the cause, by which go-redis would know some of them.
+func (e *failure) Error() string { return "redial: " + e.err.Error() }
+
+// Is has go-redis look for another node, as it does when a connection ends.
+func (e *failure) Is(target error) bool { return e.another && target == io.EOF }
+
+func (e *failure) known() outcome { return e.outcome }
+func (e *failure) forSetup() bool { return e.setup }
+
+// failureOf returns the failure inside err, or nil.
+func failureOf(err error) *failure {
+	var n *failure
+	errors.As(err, &n)
+	return n
+}
+
+// isOurs reports whether err holds what our parts tell each other, or our connections.
+func isOurs(err error) bool { return failureOf(err) != nil || connErrorOf(err) != nil }
+
+// reveal returns the place that err came from, nil when it does not say, and err as
+// users are to see it.
+func reveal(err error) (place, error) {
+	if n := failureOf(err); n != nil {
+		_, shown := reveal(n.err)
+		return n.at, shown
+	}
+	var s *sealedError
+	switch {
+	case !errors.As(err, &s):
+		return nil, err
+	case err == error(s):
+		return s.at, s.inner
+	}
+	return s.at, &unsealed{err.Error(), s.inner}
 }
 
 // sameFailure reports whether two attempts failed not alike but with the very same
@@ -185,15 +341,6 @@ func isAfterWrite(err error) bool {
 // isPoolTimeout reports whether err says that a pool had no connection to give.
 func isPoolTimeout(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
-}
-
-// isReply reports whether err is an answer of the server.
-func isReply(err error) bool {
-	if err == redis.Nil {
-		return true
-	}
-	var re redis.Error
-	return errors.As(err, &re)
 }
 
 // ended returns the error of a context that is over, or nil. A deadline counts

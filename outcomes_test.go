@@ -162,26 +162,51 @@ func TestOutcome_HookServesAPartOfThePipeline(t *testing.T) {
 	assert.Equal(t, "cached", cmds[1].(*redis.StringCmd).Val())
 }
 
+// The commands of a full-duplex pipeline share their connection with others, whatever
+// hooks there are. One that was not answered is not sent again from here, and what it
+// fails with says so.
 func TestOutcome_FullDuplexPipeline(t *testing.T) {
-	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr()})
-	ctx := t.Context()
-	ap, err := c.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
-	require.NoError(t, err)
-	require.NoError(t, ap.FDPipelined(ctx, nil))
-	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
-		if args[0] == "incr" {
-			return redialtest.ExecuteThenClose
-		}
-		return redialtest.Handle
-	})
-	answered, lost := redis.NewStatusCmd(ctx, "set", "a", "1"), redis.NewIntCmd(ctx, "incr", "b")
-	assert.ErrorIs(t, ap.FDPipelined(ctx, []redis.Cmder{answered, lost}), redial.ErrOutcomeUnknown)
-	assert.ErrorIs(t, lost.Err(), redial.ErrOutcomeUnknown)
-	if answered.Err() != nil { // its reply may have been lost with the connection
-		assert.ErrorIs(t, answered.Err(), redial.ErrOutcomeUnknown)
+	for name, hook := range map[string]func(*redial.Client){
+		"without hooks":       nil,
+		"through a hook":      func(c *redial.Client) { c.AddHook(passHook{}) },
+		"behind redial's own": func(c *redial.Client) { c.Client.AddHook(passHook{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := redialtest.NewFakeServer(t)
+			c := connect(t, &redis.Options{Addr: f.Addr()})
+			if hook != nil {
+				hook(c)
+			}
+			ctx := t.Context()
+			ap, err := c.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
+			require.NoError(t, err)
+			require.NoError(t, ap.FDPipelined(ctx, nil))
+			f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+				if args[0] == "incr" {
+					return redialtest.ExecuteThenClose
+				}
+				return redialtest.Handle
+			})
+			answered, lost, after := redis.NewStatusCmd(ctx, "set", "a", "1"), redis.NewIntCmd(ctx, "incr", "b"), redis.NewStringCmd(ctx, "get", "a")
+			err = ap.FDPipelined(ctx, []redis.Cmder{answered, lost, after})
+			for _, err := range []error{err, lost.Err(), after.Err()} {
+				var e *redial.Error
+				require.ErrorAs(t, err, &e)
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				if name != "behind redial's own" { // else nobody knows what a connection is shared with
+					assert.Equal(t, redial.CauseSharedConnection, e.Cause)
+				}
+				assert.Equal(t, "pipeline", e.Cmd)
+				assert.Equal(t, 1, e.Attempts)
+				assert.False(t, redial.SafeToRetry(err))
+			}
+			if answered.Err() != nil { // its reply may have been lost with the connection
+				assert.ErrorIs(t, answered.Err(), redial.ErrOutcomeUnknown)
+			}
+			assert.Equal(t, 1, f.Executed("incr"))
+			assert.EqualValues(t, 1, c.Stats().Unknown)
+		})
 	}
-	assert.Equal(t, 1, f.Executed("incr"))
 }
 
 // failingConn cannot write what contains a word.

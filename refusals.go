@@ -44,9 +44,6 @@ const (
 	waitsRenewed                 // once, with new credentials, if there is a provider of them
 )
 
-// Words that are looked for before there is a reply, too.
-const fullServer = "max number of clients"
-
 // refusals are the replies of Redis 6.2 to 8, Valkey, their sentinels and modules that
 // mean "not executed", and some that look alike. The first row that fits counts.
 var refusals = []refusal{
@@ -185,16 +182,11 @@ func isNotReady(err error) bool {
 	return row != nil && row.notReady
 }
 
-// outcomeOfReply reads the outcome off a reply.
-func outcomeOfReply(err error) outcome {
-	switch row, script := refusalOf(err); {
-	case row == nil || script:
-	case row.waits == waitsGrace:
-		return refused
-	case row.waits == waitsRenewed:
-		return denied
-	}
-	return answered
+// wouldRepeat reports whether go-redis sends a command again by itself when it gets
+// this reply.
+func wouldRepeat(err error) bool {
+	row, _ := refusalOf(err)
+	return row != nil && row.waits == waitsGrace || isReply(err) && redis.IsReadOnlyError(err)
 }
 
 // concludes reports whether the reply in err, if it means that a command did not run,

@@ -37,6 +37,86 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
+// routed is the context of a command that came through the outer hook.
+type routed struct {
+	context.Context
+	parts *parts // of a command that go-redis splits; nil: it does not
+	batch bool   // of a pipeline or transaction
+}
+
+func (r *routed) Value(key any) any {
+	if key == (routedKey{}) {
+		return r
+	}
+	return r.Context.Value(key)
+}
+
+// Most commands without a context of their own are spared an allocation.
+var (
+	routedBackground      = &routed{Context: context.Background()}
+	routedBackgroundBatch = &routed{Context: context.Background(), batch: true}
+)
+
+func routedContext(ctx context.Context, batch bool) context.Context {
+	switch {
+	case ctx != context.Background():
+		return &routed{Context: ctx, batch: batch}
+	case batch:
+		return routedBackgroundBatch
+	}
+	return routedBackground
+}
+
+// routedOf returns the mark of the outer hook, nil when there is none.
+func routedOf(ctx context.Context) *routed {
+	r, _ := ctx.Value(routedKey{}).(*routed)
+	return r
+}
+
+// hook returns the outer hook of a client of several nodes, which are its router.
+func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.inners} }
+
+// send marks the context of a command and has go-redis send it to its node.
+func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
+	n.use()
+	if !n.splits(cmd) {
+		if command.Known(cmd) {
+			// go-redis wants to know this of commands that it splits, and would ask a
+			// node for the description of all commands before it sends the first.
+			cmd.SetStepCount(1)
+		}
+		return next(routedContext(ctx, false), cmd)
+	}
+	p := &parts{}
+	cmd.SetErr(nil)
+	err := next(&routed{Context: ctx, parts: p}, cmd)
+	if err == nil { // go-redis tells of some failures on the command only
+		err = cmd.Err()
+	}
+	err = p.verdict(&terms{cfg: n.cfg, ctx: ctx, redirects: n.redirects(), reads: command.ReadOnly(cmd)}, err)
+	cmd.SetErr(err)
+	return err
+}
+
+// sendBatch does the same for a batch, for which its nodes have noted what they found
+// on the commands.
+func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+	n.use()
+	err := next(routedContext(ctx, true), cmds)
+	f := found(ctx, from, err)
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && failureOf(err) != nil {
+			f.add(cmd, err)
+		}
+	}
+	return f
+}
+
+func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
+func (n *nodes) several() bool                            { return true }
+func (n *nodes) redirects() bool                          { return !n.ring }
+func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !command.IsTransaction(cmds) }
+
 // nodeHook is the outermost hook of the client of one node.
 type nodeHook struct {
 	hook         // for what comes to the node directly
@@ -66,7 +146,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		switch {
 		case ctx.Err() != nil: // go-redis does not send it, and everybody sees why
-			_, err := h.try(ctx, cmd, next, w)
+			_, err := h.try(ctx, cmd, next, w, false)
 			return err
 		case command.IsAboutTopology(cmd):
 			return h.ask(ctx, cmd, next, w)
@@ -87,39 +167,25 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
 	setup := command.IsHandshake(cmd)
-	var found finding
-	var err error
-	switch {
-	case h.enter(ctx):
-		found, err = h.admitted(ctx, cmd, next, w)
-	case setup:
-		found, err = h.try(ctx, cmd, next, w)
-	default:
+	admitted := h.enter(ctx)
+	if !admitted && !setup {
 		return h.down(command.ReadOnly(cmd))
 	}
+	found, err := h.try(ctx, cmd, next, w, admitted)
 	if err == nil || err == redis.Nil {
 		return err
 	}
-	o := foreign
-	if !found.isWord(err) {
-		t := terms{} // what else there is to know the outer hook knows
-		o = t.outcome(cmd, found.cause(err), &found)
-	}
+	t := terms{atNode: true} // what else there is to know the outer hook knows
+	o := t.outcome(cmd, found.why, &found)
 	switch {
-	case !found.mayHaveRun || o == foreign:
-	case isReply(err): // as it is, but not again: what the hook asked for besides has run
-		return &failure{at: l, outcome: answered, err: err}
-	default:
-		o = unknown
-	}
-	switch {
-	case o == answered && command.IsScript(cmd) && wouldRepeat(err):
-		// It may have done something; go-redis would take it for undone.
+	case o == answered && (found.mayHaveRun || command.IsScript(cmd) && wouldRepeat(err)):
+		// It, or what a hook asked for besides, may have done something; go-redis would
+		// take it for undone.
 		return &failure{at: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
 		l.react(err)
 		return err
-	case o == denied && !l.renews, errors.Is(err, redis.ErrClosed):
+	case o == denied && !l.renews, o == notSentForGood && errors.Is(err, redis.ErrClosed):
 		return err
 	}
 	return &failure{
@@ -153,10 +219,14 @@ func (h nodeHook) down(reads bool) error {
 		return redis.ErrClosed // go-redis knows what to do
 	}
 	l.tend()
-	return &failure{
-		at: l, outcome: notSent, err: &connError{phase: phaseDial, err: l.lastCause()},
-		another: h.of.reader && reads,
-	}
+	n := h.unsent(&connError{phase: phaseDial, err: l.lastCause()})
+	n.another = h.of.reader && reads
+	return n
+}
+
+// unsent is the failure of a command that was not sent, because of err.
+func (h nodeHook) unsent(err error) *failure {
+	return &failure{at: h.at.link, outcome: new(terms).outcome(nil, err, &finding{unsent: true}), err: err}
 }
 
 // pinged passes on what may be a heartbeat of the ring, which must not wait for this
@@ -185,7 +255,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		}
 		err = l.lastCause()
 	} else if err == nil {
-		_, err = h.admitted(ctx, cmd, next, w)
+		_, err = h.try(ctx, cmd, next, w, true)
 		if cmd.Name() == "cluster" {
 			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}
@@ -196,7 +266,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) || isUnsupported(err) {
 		return err
 	}
-	return &failure{at: l, outcome: notSent, err: err}
+	return h.unsent(err)
 }
 
 // ProcessPipelineHook guards what a pipeline or transaction holds for one node.
@@ -213,135 +283,95 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		case len(cmds) == 0 || r == nil:
 			return direct(ctx, cmds)
 		case ctx.Err() != nil:
-			_, err := h.tryBatch(ctx, cmds, next, w)
+			_, err := h.tryBatch(ctx, cmds, next, w, false)
 			return err
-		case r.batch && !h.of.ring && !command.IsSetup(cmds):
-			return h.clusterBatch(ctx, cmds, next, w)
 		}
-		return h.batch(ctx, cmds, next, w)
+		return h.batch(ctx, cmds, next, w, r.batch && !h.of.ring)
 	}
 }
 
 // batch makes one attempt at commands of a pipeline, or at a transaction, and labels
-// those that were not run, or may not have been, with a failure.
-func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	l := h.at.link
-	if command.IsSetup(cmds) { // of a connection that another command waits for
-		_, err := h.tryBatch(ctx, cmds, next, w)
+// those that were not run, or may not have been, with a failure. In a cluster go-redis
+// goes by the errors of the commands and, of a transaction, by what it knows from below
+// this hook.
+func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, cluster bool) error {
+	l, setup := h.at.link, command.IsSetup(cmds) // of a connection that another command waits for
+	admitted := !setup && h.enter(ctx)
+	if !admitted && !setup && !(cluster && h.of.reader) { // which goes to another node when there is no connection
+		err := h.down(false)
+		if !cluster { // else one that was moved here has the error that said so
+			cmds = command.Inner(cmds)
+		}
+		command.SetErrors(cmds, err)
+		return err
+	}
+	found, err := h.tryBatch(ctx, cmds, next, w, admitted)
+	switch {
+	case setup:
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
 			return err
 		}
-		return &failure{at: l, outcome: notSent, setup: true, err: err}
-	}
-	if !h.enter(ctx) {
-		err := h.down(false)
-		command.SetErrors(command.Inner(cmds), err)
-		return err
-	}
-	found, err := h.admittedBatch(ctx, cmds, next, w)
-	if err == nil && found.err == nil {
-		return nil
-	}
-	t := h.terms(ctx)
-	if command.IsTransaction(cmds) {
-		if found.isWord(err) {
-			return err
-		}
-		o, err := t.transaction(l, cmds, found.cause(err), &found)
-		if p := h.panicOf(t, cmds); p != nil {
-			return p
-		}
-		if o == answered || o == foreign {
-			return err
-		}
-		n := &failure{at: l, outcome: o, err: err, was: err}
-		command.SetErrors(command.Inner(cmds), n)
+		n := h.unsent(err)
+		n.setup = true
 		return n
-	}
-	return h.label(t, cmds, err, &found)
-}
-
-// terms are those of an attempt at a batch, which is judged on a goroutine of go-redis's.
-func (h nodeHook) terms(ctx context.Context) *terms {
-	return &terms{cfg: h.link.cfg, ctx: ctx, attempts: 1, apart: true}
-}
-
-// clusterBatch is batch where go-redis goes by the errors of the commands and, of a
-// transaction, by what it knows from below this hook.
-func (h nodeHook) clusterBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	l := h.at.link
-	switch {
-	case h.enter(ctx):
-		defer l.leave()
-	case !h.of.reader:
-		err := h.down(false)
-		command.SetErrors(cmds, err) // one that was moved here has the error that said so
-		return err
-	} // else go-redis finds that there is no connection, and goes to another node
-	found, err := h.tryBatch(ctx, cmds, next, w)
-	if command.HoldsMulti(cmds) {
+	case cluster && command.HoldsMulti(cmds):
 		for _, cmd := range cmds {
-			if e := cmd.Err(); e != nil {
-				l.react(e)
-			}
+			l.react(cmd.Err())
 		}
 		return err
-	}
-	if !slices.ContainsFunc(cmds, command.IsTroubled) {
+	case cluster && !slices.ContainsFunc(cmds, command.IsTroubled), !cluster && err == nil && found.err == nil:
 		return err // nil, or the word of a hook of the caller
 	}
-	return h.label(h.terms(ctx), cmds, err, &found)
+	t := &terms{cfg: l.cfg, ctx: ctx, attempts: 1, atNode: true}
+	if cluster || !command.IsTransaction(cmds) {
+		return h.label(t, cmds, err, &found)
+	}
+	if found.word {
+		return err
+	}
+	o, why := t.transaction(l, cmds, &found)
+	switch p := h.panicOf(t, cmds); {
+	case p != nil:
+		return p
+	case o == answered, o == foreign:
+		return why
+	}
+	n := &failure{at: l, outcome: o, err: why, was: why}
+	command.SetErrors(command.Inner(cmds), n)
+	return n
 }
 
 // label puts a failure on those of cmds that are to be sent again or may not have
 // run, after an attempt that ended with err.
 func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) error {
-	l, rest := h.at.link, f.lost(cmds)
-	word := err != nil && f.isWord(err)
-	if len(rest) == 0 {
-		o, tail := t.refusedTail(cmds, f)
-		if p := h.panicOf(t, cmds); p != nil {
-			return p
-		}
-		if o == answered || word {
-			return err
-		}
-		why := tail[0].Err()
-		l.react(why)
-		for _, cmd := range tail {
-			cmd.SetErr(&failure{at: l, outcome: o, err: why, was: cmd.Err()})
-		}
-		return tail[0].Err()
-	}
-	cause := rest[0].Err()
-	if errors.Is(cause, redis.ErrClosed) {
-		return err
-	}
-	var undelivered []redis.Cmder
-	o := t.outcome(nil, cause, f)
-	if o != garbled { // else the outer hook knows what to do
-		o, undelivered = t.tail(o, rest, f)
-	}
+	l := h.at.link
+	o, rest, undelivered, why := t.tail(cmds, f.lost(cmds), err, f)
 	if p := h.panicOf(t, cmds); p != nil {
 		return p
 	}
-	if o == foreign {
+	switch {
+	case o == answered, o == foreign, o == notSentForGood && errors.Is(why, redis.ErrClosed):
 		return err
+	case isReply(why): // all were answered
+		if f.word {
+			return err
+		}
+		l.react(why)
+		for _, cmd := range rest {
+			cmd.SetErr(&failure{at: l, outcome: o, err: why, was: cmd.Err()})
+		}
+		return rest[0].Err()
+	case f.unsent:
+		why = &connError{phase: phaseDial, err: why}
 	}
-	if f.waited {
-		cause = &connError{phase: phaseDial, err: cause}
-	}
-	if f.mayHaveRun && o != garbled {
-		o = unknown
-	}
-	n := &failure{at: l, outcome: o, err: cause, final: word}
-	if o == partly {
-		n.outcome = unknown
-		command.SetErrors(undelivered, &failure{at: l, outcome: notSent, final: true, err: cause})
-		rest = rest[:len(rest)-len(undelivered)]
-	}
+	n := &failure{at: l, outcome: o, err: why, final: f.word}
 	command.SetErrors(rest, n)
-	if word || err == nil {
+	if o == partly {
+		not := h.unsent(why)
+		not.final = true
+		command.SetErrors(undelivered, not)
+	}
+	if f.word || err == nil {
 		return err
 	}
 	return n
@@ -353,7 +383,7 @@ func (h nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
 	if t.panicked == nil {
 		return nil
 	}
-	n := &failure{at: h.at.link, outcome: foreign, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
+	n := &failure{at: h.at.link, err: errors.New("a function of the caller panicked"), panicked: t.panicked}
 	command.SetErrors(command.Inner(cmds), n)
 	return n
 }
