@@ -178,10 +178,7 @@ func (d *Directory) inquire(ctx context.Context, replicas, tells bool) (answer, 
 	if d.None() {
 		return answer{}, ErrNone
 	}
-	kind := 0
-	if replicas {
-		kind = 1
-	}
+	kind := kindOf(replicas)
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -194,7 +191,7 @@ func (d *Directory) inquire(ctx context.Context, replicas, tells bool) (answer, 
 		epoch := d.epoch
 		put := func() {
 			a, err := d.ask(replicas)
-			d.settle(q, kind, epoch, a, err)
+			d.settle(q, replicas, epoch, a, err)
 		}
 		d.workers.Go(put)
 	}
@@ -210,11 +207,19 @@ func (d *Directory) inquire(ctx context.Context, replicas, tells bool) (answer, 
 	}
 }
 
+// kindOf returns the number of a kind of question.
+func kindOf(replicas bool) int {
+	if replicas {
+		return 1
+	}
+	return 0
+}
+
 // settle notes the answer to a question that was put in an epoch, and tells it.
-func (d *Directory) settle(q *question, kind, epoch int, a answer, err error) {
+func (d *Directory) settle(q *question, replicas bool, epoch int, a answer, err error) {
 	tell := func() {}
 	d.mu.Lock()
-	d.asking[kind] = nil
+	d.asking[kindOf(replicas)] = nil
 	switch {
 	case d.closed:
 		err = redis.ErrClosed
@@ -226,7 +231,7 @@ func (d *Directory) settle(q *question, kind, epoch int, a answer, err error) {
 		if news := d.learnLocked(a.master); q.tells {
 			tell = news
 		}
-		if epoch == d.epoch {
+		if epoch == d.epoch && (replicas || !d.opt.ReplicaOnly) {
 			d.target, d.doubts = a.target, ""
 		}
 	}

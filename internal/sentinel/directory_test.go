@@ -73,7 +73,7 @@ func (w *ward) add(addr, master string) *redialtest.FakeServer {
 			}
 			return redialtest.Reply(reply)
 		}
-		return redialtest.Reply("*0\r\n")
+		return redialtest.Reply("*1\r\n" + list("ip", "10.0.0.3", "port", "6379", "flags", "slave"))
 	})
 	w.set(func() { w.all[addr], w.says[addr] = srv, master })
 	return srv
@@ -281,6 +281,23 @@ func TestForget_OthersAreAsked(t *testing.T) {
 		w.all[three].CloseConns()
 		assert.Equal(t, masterA, where())
 		assert.LessOrEqual(t, time.Since(began), limits.Doubt)
+	})
+}
+
+// With ReplicaOnly a replica is dialed, whoever asks for the master meanwhile.
+func TestWhere_ReplicaOnly(t *testing.T) {
+	bubble(t, func(t *testing.T, w *ward) {
+		w.add(one, masterA)
+		d := New(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{one}, ReplicaOnly: true, DisableIdentity: true}, w.dial, limits)
+		defer d.Close()
+		d.Listen(func(string, string) {})
+		for range 5 {
+			time.Sleep(limits.Interval)
+			addr, err := d.Where(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, "10.0.0.3:6379", addr)
+			d.Forget()
+		}
 	})
 }
 
