@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sentinel"
 )
 
 // Client is a *redis.Client under supervision. Everything that takes a
@@ -58,7 +60,7 @@ func NewFailoverClient(opt *redis.FailoverOptions, opts ...Option) *Client {
 }
 
 func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, error) {
-	s, cfg, err := newSentinels(opt, opts)
+	d, cfg, err := newDirectory(opt, opts)
 	switch {
 	case err != nil:
 		return nil, err
@@ -68,19 +70,36 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 		return nil, errors.New("redial: to route commands randomly, use NewFailoverClusterClient")
 	}
 	k := newKeeper(cfg, addrOf(opt.MasterName))
-	k.release = append(k.release, s.close)
-	k.gate.despair(s.none())
-	c, err := buildClient(s.serverOptions(), k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: s})
+	k.release = append(k.release, d.Close)
+	k.gate.despair(d.None())
+	o := ledOptions(opt)
+	o.Dialer = d.Dial
+	c, err := buildClient(o, k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: d})
 	if err != nil {
 		return nil, err
 	}
-	s.listen(k.life, k.spawn, cfg.interval, func(addr string) {
+	d.Listen(func(_, to string) {
 		for _, l := range k.all() {
-			l.moved("sentinel says that the master is " + addr)
+			l.moved(saysSentinel(to))
 		}
 	})
 	return c, nil
 }
+
+// newDirectory checks the options of a client that sentinels lead and returns what asks
+// them.
+func newDirectory(opt *redis.FailoverOptions, opts []Option) (*sentinel.Directory, *config, error) {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case opt == nil:
+		return nil, nil, errors.New("redial: failover options are nil")
+	}
+	return sentinel.New(opt, plainDialer(opt.Dialer, opt.TLSConfig), cfg.sentinelLimits(opt.DialTimeout)), cfg, nil
+}
+
+func saysSentinel(master string) string { return "sentinel says that the master is " + master }
 
 // must is for constructors that panic like those of go-redis.
 func must[T any](client T, err error) T {
@@ -134,11 +153,11 @@ func (*alone) dismissed()     {}
 // led owns the link of a client whose server sentinels name.
 type led struct {
 	alone
-	by *sentinels
+	by *sentinel.Directory
 }
 
-func (o *led) lookElsewhere() { o.by.forget() }
-func (o *led) where() string  { return o.by.last() }
+func (o *led) lookElsewhere() { o.by.Forget() }
+func (o *led) where() string  { return o.by.Last() }
 
 // lonely is an alone or led.
 type lonely interface {

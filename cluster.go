@@ -86,21 +86,28 @@ func hasNoNodes(opt *redis.ClusterOptions) bool {
 }
 
 func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*ClusterClient, error) {
-	s, cfg, err := newSentinels(opt, opts)
+	d, cfg, err := newDirectory(opt, opts)
 	if err != nil {
 		return nil, err
 	}
 	n := newNodes(cfg, opt.MasterName)
-	n.release = append(n.release, s.close)
-	n.front.despair(s.none())
-	c, err := buildCluster(s.clusterOptions(), n)
+	n.release = append(n.release, d.Close)
+	n.front.despair(d.None())
+	o := shardOptions(opt)
+	o.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) { return d.Slots(ctx, lastSlot) }
+	c, err := buildCluster(o, n)
 	if err != nil {
 		return nil, err
 	}
-	s.listen(n.life, n.spawn, cfg.interval, func(addr string) {
+	n.mistrust = func(addr string) {
+		if addr == nodeAddrOf(d.Last()) {
+			d.Forget()
+		}
+	}
+	d.Listen(func(from, to string) {
 		for _, l := range n.all() {
-			if l.addr != addr && "127.0.0.1"+l.addr != addr { // go-redis leaves a loopback address out
-				l.moved("sentinel says that the master is " + addr)
+			if l.addr == nodeAddrOf(from) { // nothing has changed for those that lead to a replica
+				l.moved(saysSentinel(to))
 			}
 		}
 		n.refresh()

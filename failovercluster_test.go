@@ -3,6 +3,7 @@ package redial_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,5 +102,41 @@ func TestNewUniversalClient_Kind(t *testing.T) {
 		assert.Equal(t, want, fmt.Sprintf("%T", got), "%+v", opt)
 		assert.NoError(t, ours.Close())
 		assert.NoError(t, bare.Close())
+	}
+}
+
+// When the master is moved on purpose, the state of the client's other replica does not
+// change. That sentinels have servers hang up on clients when they give them another
+// master is for the connections alone.
+func TestFailoverCluster_MasterIsMoved_ReplicaIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	f := redialtest.StartFailover(t, 2, 3)
+	moved := make(chan redial.Event, 100)
+	c := redial.NewFailoverClusterClient(&redis.FailoverOptions{
+		MasterName: f.Name, SentinelAddrs: f.SentinelAddrs(), RouteRandomly: true,
+	}, redial.WithOnStateChange(func(e redial.Event) {
+		if e.Cause == redial.CauseMoved {
+			moved <- e
+		}
+	}))
+	defer c.Close()
+	ctx := t.Context()
+	require.NoError(t, c.Set(ctx, "key", 1, 0).Err())
+	old := f.Servers[0]
+	require.Eventually(t, func() bool { // all are in use
+		_ = c.Get(ctx, "key").Err()
+		return len(c.Stats().Nodes) == 3
+	}, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return f.Sentinels[0].Do("SENTINEL", "FAILOVER", f.Name) == "OK" }, 5*time.Second, 50*time.Millisecond)
+	elect(t, f, old)
+	require.Eventually(t, func() bool { return c.Set(ctx, "key", 2, 0).Err() == nil }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { // every sentinel has said so
+		return old != f.Primary(0) && old != f.Primary(1) && old != f.Primary(2)
+	}, 10*time.Second, 50*time.Millisecond)
+	require.NoError(t, c.Close())
+	close(moved)
+	_, port, _ := strings.Cut(old.Addr(), ":")
+	for e := range moved {
+		assert.True(t, strings.HasSuffix(e.Node, ":"+port), "%s was given up", e.Node)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"math"
 	"net"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -387,62 +386,6 @@ func saysNotRun(words string) bool {
 		}
 	}
 	return false
-}
-
-// Whatever a sentinel replies, what is taken from it is an address or an error.
-func FuzzSentinel(f *testing.F) {
-	for _, reply := range []string{
-		"*2\r\n$9\r\n127.0.0.1\r\n$4\r\n6379\r\n", "*-1\r\n", "_\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n", "*3\r\n+a\r\n+b\r\n+c\r\n", "*2\r\n$0\r\n\r\n$0\r\n\r\n",
-		"-IDONTKNOW no such master\r\n", "-NOGOODSLAVE\r\n", "+OK\r\n", ":1\r\n", "", "*2\r\n*0\r\n$-1\r\n",
-		"*1\r\n*6\r\n+ip\r\n+::1\r\n+port\r\n+1\r\n+flags\r\n+slave,s_down\r\n", "*1\r\n%3\r\n+ip\r\n+h\r\n+port\r\n+1\r\n+flags\r\n+disconnected\r\n",
-		"*2\r\n*4\r\n+ip\r\n+h\r\n+port\r\n+1\r\n*2\r\n+ip\r\n+h\r\n", "*1\r\n*3\r\n+ip\r\n+h\r\n+port\r\n", "*1\r\n*-1\r\n",
-	} {
-		f.Add([]byte(reply))
-	}
-	var reply string // guarded by rec.mu
-	rec := &wireRecorder{reply: func(string) string { return reply }}
-	s, _, err := newSentinels(&redis.FailoverOptions{
-		MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}, Dialer: rec.Dial, DisableIdentity: true,
-	}, nil)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(s.close)
-	large := regexp.MustCompile(`\d{6}`)
-	s.mu.Lock()
-	c := s.clientLocked("127.0.0.1:1")
-	s.mu.Unlock()
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if large.Match(raw) {
-			return // go-redis makes room for as many elements as a server announces
-		}
-		rec.mu.Lock()
-		reply, rec.requests = string(raw), nil
-		rec.mu.Unlock()
-		ctx := context.Background()
-		found := map[string]error{}
-		addr, err := s.askMaster(ctx, c)
-		found[addr] = err
-		list, err := s.replicas(ctx)
-		for _, addr := range list {
-			found[addr] = err
-		}
-		s.discover(ctx, c)
-		s.mu.Lock()
-		for _, addr := range s.addrs {
-			found[addr] = nil
-		}
-		s.addrs = []string{"127.0.0.1:1"}
-		s.mu.Unlock()
-		for addr, err := range found {
-			if addr == "" && err != nil {
-				continue
-			}
-			if host, port, split := net.SplitHostPort(addr); err != nil || split == nil && (host == "" || port == "") {
-				t.Fatalf("%q, %v out of %q", addr, err, raw)
-			}
-		}
-	})
 }
 
 // Errors of any shape are classified without a panic, wrapping changes nothing for the

@@ -238,6 +238,47 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	return &own
 }
 
+// ledOptions returns what opt says of the client itself, but for the Dialer.
+func ledOptions(opt *redis.FailoverOptions) *redis.Options {
+	o := &redis.Options{}
+	copyFields(o, opt)
+	o.Addr = opt.MasterName
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // as go-redis has it
+	return o
+}
+
+// shardOptions returns what opt says of a client for the master and its
+// replicas, but for ClusterSlots.
+func shardOptions(opt *redis.FailoverOptions) *redis.ClusterOptions {
+	o := &redis.ClusterOptions{}
+	copyFields(o, opt)
+	o.ReadOnly = opt.ReplicaOnly
+	o.MaxRedirects, o.MaxRetries = opt.MaxRetries, 0
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // as go-redis has it
+	if db, onConnect := opt.DB, opt.OnConnect; db != 0 {
+		o.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			if err := cn.Select(ctx, db).Err(); err != nil {
+				return err
+			}
+			if onConnect != nil {
+				return onConnect(ctx, cn)
+			}
+			return nil
+		}
+	}
+	return o
+}
+
+// nodeAddrOf returns what a cluster client makes of the address of a node that ClusterSlots
+// names: it takes a loopback address for one that means the host of whoever has named it.
+func nodeAddrOf(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || !net.ParseIP(host).IsLoopback() {
+		return addr
+	}
+	return net.JoinHostPort("", port)
+}
+
 // pool is the pool of connections that go-redis keeps for a link. It is not known before
 // go-redis has built the client, which may dial before that.
 type pool struct{ known atomic.Pointer[poolOf] }

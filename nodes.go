@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sentinel"
 )
 
 // nodes are the nodes of one client, and what keeps its picture of them right.
@@ -25,6 +27,8 @@ type nodes struct {
 	tells  bool                            // whenever the topology is told, learn is called
 	reader bool                            // go-redis may read from any node of a shard
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
+	// mistrust says that a node is not, or not any more, what it was named as.
+	mistrust func(addr string)
 
 	used   atomic.Bool // a caller has made use of the nodes
 	empty  atomic.Bool // whoever was to name the nodes has named none
@@ -53,6 +57,7 @@ func newNodes(cfg *config, addr string) *nodes {
 		byClient: make(map[*redis.Client]*member),
 		news:     make(chan struct{}),
 		splits:   func(redis.Cmder) bool { return false },
+		mistrust: func(string) {},
 	}
 	n.n.generations.Add(1)
 	n.whole = n
@@ -183,7 +188,11 @@ func (m *member) changed(to State) {
 	}
 }
 
-func (m *member) lookElsewhere()  { m.of.refresh() }
+func (m *member) lookElsewhere() {
+	m.of.mistrust(m.link.addr)
+	m.of.refresh()
+}
+
 func (m *member) lookAround()     { m.of.refresh() }
 func (m *member) where() string   { return "" }
 func (m *member) strayed(c *conn) { m.of.strayed(c) }
@@ -244,7 +253,7 @@ func (n *nodes) pointless(err error) bool {
 		return len(all) == 0
 	case n.toldSoFar() > 0:
 		return false
-	case isUnrouted(err) || err == errNoSentinels:
+	case isUnrouted(err) || err == sentinel.ErrNone:
 		return true
 	}
 	return len(all) > 0 && n.allReject()

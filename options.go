@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/sentinel"
 	"github.com/redial-go/redial/internal/sys"
 )
 
@@ -110,10 +111,24 @@ const (
 	// kept for the next one.
 	maxReading = 1024
 
-	// sentinelPatience is how long a sentinel may take to answer before the others
-	// are asked as well, sentinelPause how long to wait before listening to another.
-	sentinelPatience = 50 * time.Millisecond
-	sentinelPause    = 250 * time.Millisecond
+	// sentinelPatience is how long a sentinel may take to answer before others are asked
+	// as well, sentinelsAtOnce at a time. One that is silent is dialed anew after the
+	// age of the silence divided by eagerDivisor, at most sentinelAgain. Of those that other sentinels have named, and that have
+	// not answered when they were asked last, there are sentinelStrangers in a question.
+	sentinelPatience  = 50 * time.Millisecond
+	sentinelAgain     = 250 * time.Millisecond
+	sentinelsAtOnce   = 4
+	sentinelStrangers = 8
+	sentinelBuffer    = 4096
+	// sentinelDoubt is how long the others have to contradict one that names a server
+	// which has just been given up.
+	sentinelDoubt = 250 * time.Millisecond
+	// sentinelPause is the longest pause before one is listened to when none can be, or
+	// not for long, sentinelFirstPause the shortest. sentinelSurvey is how often the one
+	// that is listened to is asked which others there are.
+	sentinelPause      = 250 * time.Millisecond
+	sentinelFirstPause = 15 * time.Millisecond
+	sentinelSurvey     = 30 * time.Second
 	// formerMaster is for how long a sentinel that names the master before the last
 	// failover is not believed if another knows better; they tell each other every
 	// two seconds.
@@ -235,6 +250,25 @@ func (c *config) detection() time.Duration {
 func liveness(detection time.Duration) sys.Liveness {
 	idle := max(detection/keepAliveProbes, keepAliveFloor)
 	return sys.Liveness{Idle: idle, Probes: keepAliveProbes, Unacked: (1 + keepAliveProbes) * idle}
+}
+
+// sentinelLimits returns the numbers by which sentinels are asked and listened to. Setting
+// up a connection to one may take as long as dialing a server may.
+func (c *config) sentinelLimits(dialTimeout time.Duration) sentinel.Limits {
+	switch {
+	case dialTimeout == 0:
+		dialTimeout = defaultDialTimeout
+	case dialTimeout < 0:
+		dialTimeout = maxWait
+	}
+	return sentinel.Limits{
+		Timeout: c.timeout, DialTimeout: dialTimeout, Interval: max(c.interval, c.timeout),
+		Patience: sentinelPatience, Again: sentinelAgain, Share: eagerDivisor, Doubt: sentinelDoubt,
+		Pause: sentinelPause, FirstPause: sentinelFirstPause, Jitter: heartbeatJitter,
+		Survey: sentinelSurvey, Former: formerMaster,
+		AtOnce: sentinelsAtOnce, Strangers: sentinelStrangers, Buffer: sentinelBuffer,
+		Liveness: liveness(c.timeout),
+	}
 }
 
 // Option changes one setting of a client. Options are built by the With

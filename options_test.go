@@ -150,9 +150,7 @@ func TestFailoverOptions_AllReachTheClient(t *testing.T) {
 		}
 	}
 	opt.SentinelAddrs = []string{"127.0.0.1:1"}
-	s, _, err := newSentinels(opt, nil)
-	require.NoError(t, err)
-	got := reflect.ValueOf(s.serverOptions()).Elem()
+	got := reflect.ValueOf(ledOptions(opt)).Elem()
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Name
 		if slices.Contains(elsewhere, name) {
@@ -163,7 +161,35 @@ func TestFailoverOptions_AllReachTheClient(t *testing.T) {
 			assert.True(t, f.Equal(v.Field(i)), name)
 		}
 	}
-	assert.Equal(t, "x", s.serverOptions().Addr)
+	assert.Equal(t, "x", ledOptions(opt).Addr)
+}
+
+// A client for the master and its replicas gets the options that go-redis would give it.
+func TestFailoverOptions_OfClusterAreThoseOfGoRedis(t *testing.T) {
+	for name, opt := range map[string]*redis.FailoverOptions{
+		"none":         {},
+		"replica only": {ReplicaOnly: true},
+		"retries":      {MaxRetries: 7},
+		"no retries":   {MaxRetries: -1},
+		"by latency":   {RouteByLatency: true, RouteByLatencyTolerance: time.Second},
+		"randomly":     {RouteRandomly: true, DialTimeout: time.Minute, PoolSize: 3, ClientName: "c", Username: "u", Password: "p"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opt.MasterName, opt.SentinelAddrs = "m", []string{"127.0.0.1:1"}
+			bare := redis.NewFailoverClusterClient(opt)
+			defer bare.Close()
+			like := redis.NewClusterClient(shardOptions(opt))
+			defer like.Close()
+			want, got := reflect.ValueOf(bare.Options()).Elem(), reflect.ValueOf(like.Options()).Elem()
+			for i := range want.NumField() {
+				field := want.Type().Field(i)
+				if !field.IsExported() || field.Name == "ClusterSlots" || field.Type.Kind() == reflect.Func {
+					continue
+				}
+				assert.Equal(t, want.Field(i).Interface(), got.Field(i).Interface(), field.Name)
+			}
+		})
+	}
 }
 
 func TestFailoverOptions_Invalid_AreReportedByName(t *testing.T) {

@@ -71,7 +71,7 @@ var floors = []string{
 	"stats.go",
 	"cause.go",
 	// The packages below.
-	"internal/sentinel sentinel.go",
+	"internal/sentinel",
 	"internal/wire",
 	"cancel.go",
 	"conn.go",
@@ -85,12 +85,12 @@ var floors = []string{
 
 // planned are names in floors that need not exist yet.
 var planned = []string{
-	"internal/sentinel", "internal/wire",
+	"internal/wire",
 }
 
 // arrowsUp is how many pairs of files there are of which one uses the other and is not
 // above it. It only ever goes down.
-const arrowsUp = 15
+const arrowsUp = 12
 
 // numbers are those outside of options.go that are no settings, by the function, variable
 // or constant they stand in. 0, 1, 2 and -1 need no excuse.
@@ -98,7 +98,7 @@ const arrowsUp = 15
 var numbers = []struct{ where, numbers, why string }{
 	{"classesByArgs", "*", "numbers of arguments"},
 	{"lasting", "3", "the number of an argument"},
-	{"sentinels.hear", "3 4 5", "numbers of words"},
+	{"Directory.hear", "3 4 5", "numbers of words"},
 	{"connErrno", "*", "the kernel's"},
 	{"tcpUserTimeout", "0x12", "the kernel's"},
 	{"tcpiProbes", "*", "the kernel's"},
@@ -119,7 +119,6 @@ var numbers = []struct{ where, numbers, why string }{
 	{"call.pause", "16", "bounds a shift, so that it does not overflow"},
 
 	{"newPinger", "1024", moveIt},
-	{"sentinels.clientLocked", "4096", moveIt},
 	{"base.tick", "time.Millisecond", moveIt},
 	{"keeper.keep", "16", moveIt},
 	{"link.measure", "8", moveIt},
@@ -132,16 +131,20 @@ const moveIt = "a setting that belongs into options.go"
 
 // goroutines are where one is started, and who waits for it, or stops what would start it.
 var goroutines = map[string]string{
-	"cancel.go:conn.watch":        "conn.read",
-	"proof.go:conn.exchange":      "conn.exchange",
-	"dial.go:link.dialNetwork":    "link.dialNetwork",
-	"events.go:events.signal":     "events.join",
-	"gate.go:gate.wait":           "gate.wait",
-	"state.go:newOutage":          "outage.end",
-	"base.go:base.spawn":          "keeper.join",
-	"keeper.go:keeper.start":      "keeper.join",
-	"sentinel.go:sentinels.hear":  "sentinels.hear",
-	"sentinel.go:sentinels.spawn": "sentinels.close",
+	"cancel.go:conn.watch":                             "conn.read",
+	"dial.go:link.dialNetwork":                         "link.dialNetwork",
+	"events.go:events.signal":                          "events.join",
+	"gate.go:gate.wait":                                "gate.wait",
+	"state.go:newOutage":                               "outage.end",
+	"base.go:base.spawn":                               "keeper.join",
+	"keeper.go:keeper.start":                           "keeper.join",
+	"internal/sentinel/ask.go:Directory.spawn":         "Directory.Close",
+	"internal/sentinel/directory.go:Directory.inquire": "Directory.Close",
+	"internal/sentinel/client.go:client.dial":          "client.dial",
+	"internal/sentinel/client.go:client.onConnect":     "client.onConnect",
+	"internal/sentinel/client.go:leave":                "leave",
+	"internal/sentinel/listen.go:Directory.hear":       "Directory.hear",
+	"proof.go:conn.exchange":                           "conn.exchange",
 }
 
 // locks are in the order in which they may be taken: whoever holds one takes only those
@@ -150,7 +153,7 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu keeper.mu lanes.mu nodes.mu parts.mu sentinels.mu",
+	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu keeper.mu lanes.mu nodes.mu parts.mu Directory.mu",
 }
 
 // slowLocks are held while something may block, on purpose.
@@ -162,8 +165,7 @@ var slowLocks = map[string]string{
 
 // underLock are what functions do under a lock although it looks as if it might block.
 var underLock = map[string]string{
-	"cell.await: calls there, which may be anything":          "what is waited for is part of the state, or goes by it",
-	"sentinels.spawn: calls otherwise, which may be anything": "it sends on a channel that has room for it",
+	"cell.await: calls there, which may be anything": "what is waited for is part of the state, or goes by it",
 }
 
 // What is counted of the link and of outcomes, see TestRules_Counts.
