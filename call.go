@@ -101,6 +101,7 @@ type call struct {
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
+	runs     int       // attempts after which it was not known what they did
 	why      Cause     // why there is no other attempt
 
 	node     *link           // where the last attempt failed, if the client has several; nil: unknown
@@ -288,6 +289,7 @@ func (c *call) settle(r ruling) error {
 		l.react(err)
 	case repeatable:
 		c.mayHaveRun = true
+		c.runs++
 	}
 	if c.began.IsZero() {
 		c.began = time.Now()
@@ -295,6 +297,8 @@ func (c *call) settle(r ruling) error {
 	switch {
 	case same: // a full-duplex command cannot be sent again
 		c.why = CauseSharedConnection
+	case o == repeatable && c.runs >= maxRuns:
+		c.why = CauseRunsSpent
 	case c.bypassesGate():
 		c.why = CauseHandshake
 	case ended(c.ctx) != nil:

@@ -68,6 +68,9 @@ const (
 	// CauseHook: a hook of the caller has had the last word, or has sent something else
 	// besides.
 	CauseHook
+	// CauseRunsSpent: as often as it was sent its connection broke before the reply. It may
+	// be the command that breaks them.
+	CauseRunsSpent
 
 	causes // how many there are
 )
@@ -99,6 +102,7 @@ var causeTexts = [causes]struct{ name, text string }{
 	CauseSharedConnection:     {"shared_connection", "it shared a connection with other commands"},
 	CauseHandshake:            {"handshake", "it was part of setting up a connection"},
 	CauseHook:                 {"hook", "a hook of the caller has had the last word"},
+	CauseRunsSpent:            {"runs_spent", "it was sent as often as a command may be that breaks its connection"},
 }
 
 // String returns the name of the cause: lower case, words joined by underscores.

@@ -158,6 +158,31 @@ func TestCause_Errors(t *testing.T) {
 		defer cancel()
 		assert.Equal(t, CauseDeadlineNear, cause(t, c.Get(short, "k").Err()))
 	})
+	// A command that breaks every connection is sent as often as go-redis sends it.
+	for name, send := range map[string]func(c *Client) error{
+		"single": func(c *Client) error { return c.Get(context.Background(), "k").Err() },
+		"pipeline": func(c *Client) error {
+			_, err := c.Pipelined(context.Background(), func(p redis.Pipeliner) error { p.Get(context.Background(), "k"); return nil })
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				f := inject(n)
+				c := NewClient(opt)
+				defer c.Close()
+				ready(t, c)
+				f.times("get", 100, hangUp)
+				err := send(c)
+				assert.Equal(t, CauseRunsSpent, cause(t, err))
+				assert.ErrorIs(t, err, ErrOutcomeUnknown)
+				var e *Error
+				require.ErrorAs(t, err, &e)
+				assert.Equal(t, maxRuns, e.Attempts)
+				assert.EqualValues(t, maxRuns-1, c.Stats().RetriesRepeated)
+			})
+		})
+	}
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)
 		defer c.Close()

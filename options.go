@@ -93,6 +93,9 @@ const (
 	retryPauseCap = 100 * time.Millisecond
 	// Attempts at commands that reached the server before, which a client may make
 	// at once and, from then on, per second; see budget.
+	// maxRuns is how often a command is sent that may have run each time: as often as
+	// go-redis does by default.
+	maxRuns    = 4
 	retryBurst = 500
 	retryRate  = 100
 
