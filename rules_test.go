@@ -53,6 +53,7 @@ var floors = []string{
 	"keeper.go",
 	"reconnect.go",
 	"heartbeat.go",
+	"inquiry.go",
 	"dial.go",
 	"link.go",
 	"gate.go",
@@ -101,6 +102,12 @@ var numbers = []struct{ where, numbers, why string }{
 	{"tcpUserTimeout", "0x12", "the kernel's"},
 	{"PeerClosed", "4", "the kernel's: the size of an int"},
 	{"Head", "10 16", "the base, and no name that matters is longer"},
+	{"Blocks", "16", "of head"},
+	{"blockWithin", "*", "it is among the first words"},
+	{"maxLine", "*", "longer than any number is as text"},
+	{"maxText", "*", "longer than a line of CLIENT LIST"},
+	{"maxBody", "*", "longer than any text that Redis allows"},
+	{"inquiry.whoIs", "time.Second", "the unit of uptime_in_seconds"},
 	{"conn.observe", "16", "of head"},
 	{"conn.exchange", "7", "the length of +PONG and a line end"},
 	{"textSize", "64", "longer than any number is as text"},
@@ -123,6 +130,7 @@ const moveIt = "a setting that belongs into options.go"
 
 // goroutines are where one is started, and who waits for it, or stops what would start it.
 var goroutines = map[string]string{
+	"cancel.go:conn.await":        "conn.await",
 	"cancel.go:conn.watch":        "conn.read",
 	"dial.go:link.dialNetwork":    "link.dialNetwork",
 	"events.go:events.signal":     "events.join",
@@ -140,7 +148,7 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu keeper.mu lanes.mu nodes.mu parts.mu sentinels.mu",
+	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu inquiry.mu keeper.mu lanes.mu nodes.mu parts.mu sentinels.mu",
 }
 
 // slowLocks are held while something may block, on purpose.
