@@ -207,7 +207,7 @@ func (q *inquiry) ask(batch []*conn) {
 	for i, c := range batch {
 		ids[i] = c.id.Load()
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout)
+	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout/2) // so that a heartbeat that waits for it has its own
 	defer cancel()
 	var by *instance
 	var listed map[int64]command.Peer

@@ -99,8 +99,14 @@ func TestUnblock_LosesNothing(t *testing.T) {
 // A command that waited in vain ends with the error of its context, in time, and its
 // connection goes back to the pool.
 func TestUnblock_EndsInTime(t *testing.T) {
-	s := redialtest.StartServer(t)
-	c := NewClient(&redis.Options{Addr: s.Addr(), PoolSize: 1})
+	for _, start := range []func(testing.TB, ...string) *redialtest.Server{redialtest.StartServer, redialtest.StartTLSServer} {
+		s := start(t)
+		unblockedInTime(t, &redis.Options{Addr: s.Addr(), PoolSize: 1, TLSConfig: s.TLSConfig()})
+	}
+}
+
+func unblockedInTime(t *testing.T, opt *redis.Options) {
+	c := NewClient(opt)
 	defer c.Close()
 	require.NoError(t, c.Ping(t.Context()).Err())
 	dials := c.Stats().Dials
