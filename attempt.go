@@ -327,9 +327,20 @@ func (s oneServer) begin(ctx context.Context, from origin) *callContext {
 func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	if x := s.begin(ctx, from); x != nil {
 		defer x.release()
-		ctx = x
+		return x.told(cmd, next(x, cmd))
 	}
 	return next(ctx, cmd)
+}
+
+// told is the error of a command whose call has ended, so that the server was told to end
+// it: that it has found nothing is no news then.
+func (x *callContext) told(cmd redis.Cmder, err error) error {
+	if err != redis.Nil || !x.freed.Load() {
+		return err
+	}
+	err = x.conn.Load().link.seal(&connError{phase: phaseRead, err: ended(x.Context)})
+	cmd.SetErr(err)
+	return err
 }
 
 func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {

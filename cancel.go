@@ -23,6 +23,7 @@ type callContext struct {
 	writeTimeout    time.Duration // of the client that makes the attempt
 
 	conn  atomic.Pointer[conn] // serves the attempt; nil before the first byte
+	freed atomic.Bool          // the server was told to end it, and did
 	token int64                // guarded by calls.mu; key in calls.waiting, 0: none
 	over  bool                 // guarded by calls.mu
 }
@@ -165,7 +166,7 @@ func (c *conn) sever(x *callContext) {
 // but only after a moment, before which most replies have come.
 func (c *conn) read(p []byte) (int, error) {
 	x := c.serving.Load()
-	if x == nil {
+	if x == nil || c.late {
 		return c.Conn.Read(p)
 	}
 	if c.early {
@@ -178,8 +179,66 @@ func (c *conn) read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if c.releasable() && x != severed {
+		return c.await(x, p)
+	}
 	defer c.watch(x)()
 	return c.Conn.Read(p)
+}
+
+// releasable reports whether the server can be told to end what the connection waits for:
+// it is one command, and it is known who the connection is.
+func (c *conn) releasable() bool {
+	return c.waits.Load() && c.alone.Load() && c.owes.Load() != 0 && c.self.Load() != nil
+}
+
+// await waits for the reply to a command that the server lets wait. When x ends it has the
+// server end the wait, and takes the reply that comes then: an element that was handed out
+// in the same moment is in it, and the connection can be used again. Where that cannot be
+// had in time it severs the connection.
+func (c *conn) await(x *callContext, p []byte) (int, error) {
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(x.Context, func() {
+		defer close(interrupted)
+		_ = c.Conn.SetReadDeadline(longAgo)
+	})
+	n, err := c.Conn.Read(p)
+	if !stop() {
+		<-interrupted
+	}
+	over := x.isOver()
+	if n > 0 && over {
+		c.finish()
+	}
+	if n > 0 || !sys.IsTimeout(err) || !over {
+		return n, err
+	}
+	patience, settled, freed := c.unblock()
+	look := lastLook
+	if settled {
+		look = patience
+	}
+	_ = c.Conn.SetReadDeadline(time.Now().Add(look))
+	if n, _ = c.Conn.Read(p); n > 0 {
+		x.freed.Store(freed)
+		if !settled { // what it would wait for next might be ended instead
+			c.serving.CompareAndSwap(x, severed)
+		}
+		c.finish()
+		return n, nil
+	}
+	if x.Err() != nil {
+		c.sever(x)
+	}
+	return 0, err
+}
+
+var longAgo = time.Unix(1, 0)
+
+// isOver reports whether the call has ended. A deadline counts from the moment it passes.
+func (x *callContext) isOver() bool {
+	deadline, ok := x.Context.Deadline()
+	return x.Context.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // write sends bytes. It watches the context of the call when there are so many that

@@ -51,6 +51,11 @@ type conn struct {
 	// serving is the call that the connection serves, if that can be canceled.
 	serving atomic.Pointer[callContext]
 
+	id    atomic.Int64                 // the server's, 0: unknown
+	self  atomic.Pointer[command.Peer] // as the server sees the connection; nil: unknown
+	aside atomic.Pointer[aside]        // what is done with the bytes that are read; nil, almost always: nothing
+	alone atomic.Bool                  // the request that waits is one command
+
 	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
 	broken atomic.Pointer[connError]    // the first failure to read
 
@@ -62,6 +67,7 @@ type conn struct {
 	// holds the claim. early says that the one set for reading is sooner.
 	readDeadline, writeDeadline time.Time
 	early                       bool
+	late                        bool // the call has ended, and the reply is being read
 }
 
 // roles of a connection, known by what go-redis writes on it.
@@ -105,6 +111,9 @@ func (c *conn) Write(p []byte) (int, error) {
 			now = c.link.read()
 		}
 		c.observe(p)
+		if err := c.introduce(p, now); err != nil {
+			return 0, c.unwritten(0, true, c.blame(err))
+		}
 		c.sent = 0
 		c.owes.Store(now)
 	}
@@ -139,7 +148,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.leave()
 		return n, nil
 	}
-	n, err := c.read(p)
+	n, err := c.listen(p)
 	c.leave()
 	if n > 0 {
 		if c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
@@ -260,7 +269,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.enter()
 	defer c.leave()
-	c.readDeadline, c.early = t, false
+	c.readDeadline, c.early, c.late = t, false, false
 	if c.serving.Load() != nil && !t.IsZero() {
 		if soon := time.Now().Add(unwatched); soon.Before(t) {
 			t, c.early = soon, true
@@ -328,13 +337,19 @@ func (c *conn) blame(err error) error {
 
 // observe notes from the head of a request what kind of connection this is.
 func (c *conn) observe(p []byte) {
+	if a := c.aside.Load(); a != nil && a.greeting {
+		c.aside.Store(nil) // HELLO was refused, or has no id
+	}
 	var buf [16]byte
 	name := command.Head(p, &buf)
 	if waits := command.MayWait(name); waits != c.waits.Load() {
 		c.waits.Store(waits)
 	}
 	switch string(name) {
-	case "hello", "auth", "select", "readonly":
+	case "hello":
+		c.aside.Store(&aside{greeting: true})
+		return
+	case "auth", "select", "readonly":
 		return // handshake
 	case "client":
 		if bytes.Contains(bytes.ToLower(p), []byte("\r\nreply\r\n")) {

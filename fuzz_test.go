@@ -118,11 +118,12 @@ func FuzzIdleCheck(f *testing.F) {
 // its first kilobyte.
 func withoutReply(b []byte) (rest []byte, ok bool) {
 	for at := 0; ; {
-		n, push, err := command.Frame(b[at:])
-		if n == 0 || err != nil || at+n > maxAnswer {
+		var f command.Frame
+		n, whole, ok := f.Feed(b[at:])
+		if !ok || !whole || at+n > maxAnswer {
 			return nil, false
 		}
-		if !push {
+		if f.Kind != '>' {
 			return slices.Concat(b[:at], b[at+n:]), true
 		}
 		at += n

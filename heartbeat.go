@@ -47,7 +47,19 @@ func (c *probeConn) Read(p []byte) (int, error) {
 // pinging returns what makes the prober of the link to a server. opt holds the caller's
 // options, quick says that dialing is one round trip.
 func pinging(opt *redis.Options, quick bool) func(*link) prober {
-	return func(l *link) prober { return newPinger(l, opt, quick) }
+	return func(l *link) prober {
+		p := newPinger(l, opt, quick)
+		l.inquirer = newInquiry(l, p.ask)
+		return p
+	}
+}
+
+// ask has f ask the server something, on the connection of the heartbeat.
+func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
+	if p.link.ctx.Err() != nil {
+		return p.link.ctx.Err()
+	}
+	return f(p.client)
 }
 
 func newPinger(l *link, opt *redis.Options, quick bool) *pinger {

@@ -115,6 +115,7 @@ func (k *keeper) keep() {
 			if g.lookAt.Before(next) {
 				next = g.lookAt
 			}
+			g.inquirer.wonder()
 		}
 		k.sweep()
 		least := time.Duration(0)
@@ -249,10 +250,29 @@ func build[C any](k *keeper, pause time.Duration, f func() (C, error)) (c C, err
 }
 
 // drain shuts the gate of the client for good and waits until every command that it has
-// admitted has returned, or ctx ends.
+// admitted has returned, or ctx ends. Then it has the servers end what still waits for
+// them, so that nothing is lost that they hand out in that moment.
 func (k *keeper) drain(ctx context.Context) error {
 	k.refuse()
-	return k.gate.drain(ctx)
+	err := k.gate.drain(ctx)
+	if err != nil {
+		for _, l := range k.all() {
+			k.spawn(l.part)
+		}
+		short, cancel := context.WithTimeout(k.life, k.patience())
+		defer cancel()
+		_ = k.gate.drain(short)
+	}
+	return err
+}
+
+// patience is how long the slowest server may take to end what waits for it.
+func (k *keeper) patience() time.Duration {
+	d := time.Duration(unblockFloor)
+	for _, l := range k.all() {
+		d = max(d, l.unblockTimeout())
+	}
+	return d + unblockFloor
 }
 
 // closeConns closes what go-redis has not closed.

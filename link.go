@@ -16,8 +16,9 @@ type link struct {
 	endpoint
 	*gate
 	fleet
-	owner  owner
-	prober prober
+	owner    owner
+	prober   prober
+	inquirer inquirer
 
 	shaken atomic.Bool  // go-redis has closed a connection since the keeper looked
 	cold   atomic.Bool  // the pool wants warming up
@@ -94,6 +95,31 @@ type prober interface {
 	close()
 }
 
+// inquirer finds out what the server knows of connections.
+type inquirer interface {
+	// willing reports whether a connection may ask how the server sees it, mute says that
+	// it has not answered that, and met that it has.
+	willing(now int64) bool
+	mute()
+	met(c *conn)
+	// wonder has the server asked about connections that owe a reply for long.
+	wonder()
+	// unblock has the server end what connections wait for, within d. It reports for each
+	// whether the server has said anything of it, and whether it was that which ended it.
+	unblock(d time.Duration, conns ...*conn) (settled, freed []bool)
+}
+
+// incurious asks nothing.
+type incurious struct{}
+
+func (incurious) willing(int64) bool { return false }
+func (incurious) mute()              {}
+func (incurious) met(*conn)          {}
+func (incurious) wonder()            {}
+func (incurious) unblock(_ time.Duration, conns ...*conn) (settled, freed []bool) {
+	return make([]bool, len(conns)), make([]bool, len(conns))
+}
+
 // newLink builds a link. Nothing is dialed, and nobody tends it yet.
 func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 	l := &link{
@@ -101,6 +127,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 		gate:     g,
 		fleet:    fleet{conns: make(map[*conn]struct{})},
 		owner:    o,
+		inquirer: incurious{},
 	}
 	if l.cfg.idleCheck > 0 {
 		l.idleAge = int64(l.cfg.idleCheck)
@@ -324,4 +351,23 @@ func (l *link) eachConn(f func(*conn)) {
 func (l *link) proofTimeout() time.Duration {
 	d := proofRoundTrips * time.Duration(l.rtt.Load())
 	return min(max(d, proofFloor), max(l.cfg.timeout, time.Millisecond))
+}
+
+// unblockTimeout is how long the server may take to end what a connection waits for.
+func (l *link) unblockTimeout() time.Duration {
+	return max(unblockRoundTrips*time.Duration(l.rtt.Load()), unblockFloor)
+}
+
+// part has the server end what connections wait for, before they are closed. They end with
+// what it has handed out, or as they do when they are closed.
+func (l *link) part() {
+	var waiting []*conn
+	l.eachConn(func(c *conn) {
+		if c.releasable() && c.aside.CompareAndSwap(nil, &aside{parting: ErrClosed}) {
+			waiting = append(waiting, c)
+		}
+	})
+	if len(waiting) > 0 {
+		l.inquirer.unblock(l.unblockTimeout(), waiting...)
+	}
 }

@@ -73,6 +73,32 @@ const (
 	sweepAge    = 15 * time.Second
 	sweepJitter = 0.25
 
+	// What the server knows of a connection that owes a reply for askAfter is asked every
+	// askSpacing, or after askAgain once it did not know one, about askMost connections at
+	// a time; new ones are asked about askPause after others. It must not know one twice,
+	// certainAfter apart: a reply may be on its way. Who is told that this is not to be
+	// asked does not ask for askMute.
+	askAfter     = 3 * time.Second
+	askSpacing   = 3 * time.Second
+	askAgain     = time.Second
+	askPause     = 50 * time.Millisecond
+	askMost      = 256
+	certainAfter = 500 * time.Millisecond
+	askMute      = time.Minute
+	// barrenAnswers is how often a server may not know a connection that it never knew
+	// before it is not asked about that one for askMute, manyServers how many servers
+	// behind one address are remembered.
+	barrenAnswers = 3
+	manyServers   = 16
+	// maxGreeting is the length within which the reply to HELLO says which client this is.
+	maxGreeting = 1024
+
+	// What a connection waits for is ended within so many round trips or, at least,
+	// unblockFloor. When it is not known whether it was, its reply may take lastLook.
+	unblockRoundTrips = 4
+	unblockFloor      = 50 * time.Millisecond
+	lastLook          = time.Millisecond
+
 	// subscriberWait is how long the dial of a subscription waits for the link.
 	// Closing that subscription has to wait for it, too.
 	subscriberWait = 250 * time.Millisecond

@@ -123,27 +123,34 @@ var errNoAnswer = errors.New("no answer to a PING in time")
 
 // answer reads until there is a complete reply, and keeps what else there was.
 func (c *conn) answer() error {
-	var buf []byte
 	var room [maxAnswer]byte
-	for at := 0; ; { // where the first thing begins that is no push
-		n, push, err := command.Frame(buf[at:])
-		switch {
-		case err != nil:
-			return err
-		case n > 0 && push:
-			at += n
-			continue
-		case n > 0:
-			return c.keep(append(buf[:at:at], buf[at+n:]...))
-		case len(buf) == len(room):
-			return errors.New("the answer to a PING is too long")
-		}
-		n, err = c.Conn.Read(room[len(buf):])
+	var rest []byte // that is no part of it
+	var f command.Frame
+	for got := 0; got < len(room); {
+		n, err := c.Conn.Read(room[got:])
 		if n == 0 && err != nil {
 			return err
 		}
-		buf = room[:len(buf)+n]
+		p := room[got : got+n]
+		got += n
+		for len(p) > 0 {
+			k, whole, ok := f.Feed(p)
+			push := f.Kind == '>'
+			switch {
+			case !ok:
+				return errNoReply
+			case whole && !push:
+				return c.keep(append(rest, p[k:]...))
+			case push:
+				rest = append(rest, p[:k]...)
+			}
+			if whole {
+				f = command.Frame{}
+			}
+			p = p[k:]
+		}
 	}
+	return errors.New("the answer to a PING is too long")
 }
 
 // kept is what was read before go-redis has asked for it.

@@ -53,6 +53,7 @@ var floors = []string{
 	"keeper.go",
 	"reconnect.go",
 	"heartbeat.go",
+	"inquiry.go",
 	"dial.go",
 	"evidence.go",
 	"link.go",
@@ -75,6 +76,7 @@ var floors = []string{
 	"internal/wire",
 	"cancel.go",
 	"conn.go",
+	"aside.go",
 	"proof.go",
 	"standin.go",
 	"lanes.go",
@@ -108,9 +110,14 @@ var numbers = []struct{ where, numbers, why string }{
 	{"tcpiSegsIn", "*", "the kernel's"},
 	{"tcpiSize", "*", "the kernel's"},
 	{"DeliveryOf", "time.Millisecond", "a unit"},
-	{"deepest", "16", "no answer to a PING is nested that deep"},
 	{"PeerClosed", "4", "the kernel's: the size of an int"},
 	{"Head", "10 16", "the base, and no name that matters is longer"},
+	{"Blocks", "16", "of head"},
+	{"blockWithin", "*", "it is among the first words"},
+	{"maxLine", "*", "longer than any number is as text"},
+	{"maxText", "*", "longer than a line of CLIENT LIST"},
+	{"maxBody", "*", "longer than any text that Redis allows"},
+	{"inquiry.whoIs", "time.Second", "the unit of uptime_in_seconds"},
 	{"conn.observe", "16", "of head"},
 	{"textSize", "64", "longer than any number is as text"},
 	{"Innermost", "8", "nobody wraps a connection that often"},
@@ -131,6 +138,7 @@ const moveIt = "a setting that belongs into options.go"
 
 // goroutines are where one is started, and who waits for it, or stops what would start it.
 var goroutines = map[string]string{
+	"cancel.go:conn.await":                             "conn.await",
 	"cancel.go:conn.watch":                             "conn.read",
 	"dial.go:link.dialNetwork":                         "link.dialNetwork",
 	"events.go:events.signal":                          "events.join",
@@ -153,7 +161,7 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu keeper.mu lanes.mu nodes.mu parts.mu Directory.mu",
+	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu inquiry.mu keeper.mu lanes.mu nodes.mu parts.mu Directory.mu",
 }
 
 // slowLocks are held while something may block, on purpose.

@@ -122,8 +122,9 @@ type Stats struct {
 	// IdleChecks counts the PINGs sent on idle connections, before a command or
 	// by the background sweep, IdleDropped the connections that failed one,
 	// SilentCut the connections cut because they owed an answer that they
-	// could no longer give: subscriptions whose PING went unanswered, and requests
-	// left unanswered while the server answered on a new connection.
+	// could no longer give: subscriptions whose PING went unanswered, requests
+	// left unanswered while the server answered on a new connection, and connections
+	// that the server did not know any more.
 	IdleChecks  uint64 `json:"idle_checks"`
 	IdleDropped uint64 `json:"idle_dropped"`
 	SilentCut   uint64 `json:"silent_cut"`

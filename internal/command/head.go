@@ -38,3 +38,18 @@ func MayWait(name []byte) bool {
 	}
 	return classes[string(name)] == Takes
 }
+
+// Blocks reports whether the server may let p, a request, wait for others: its first
+// command may wait and, if it is XREAD or its like, says among its first words that it does.
+func Blocks(p []byte) bool {
+	var buf [16]byte
+	name := Head(p, &buf)
+	switch string(name) {
+	case "xread", "xreadgroup":
+		return bytes.Contains(bytes.ToLower(p[:min(len(p), blockWithin)]), []byte("\r\nblock\r\n"))
+	}
+	return MayWait(name)
+}
+
+// blockWithin is where BLOCK is found, which comes before what is read.
+const blockWithin = 512

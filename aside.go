@@ -1,0 +1,145 @@
+package redial
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"github.com/redial-go/redial/internal/command"
+)
+
+// What a connection says and hears besides what is go-redis's: which client the server
+// takes it for, by HELLO's answer and by a question ahead of a request that may wait; and
+// how it parts from a call that has ended. This uses connections and what is below them.
+
+// aside is what is done with bytes that are read before go-redis has them.
+type aside struct {
+	greeting bool          // they answer HELLO, and say which client this is
+	answer   bool          // they begin with the answer to a question of our own
+	parting  error         // why nothing is worth less than the end of the connection
+	text     []byte        // of a greeting, so far
+	frame    command.Frame // of an answer, or of a push before it
+}
+
+// whoAmI asks the server how it sees the connection.
+var whoAmI = []byte("*2\r\n$6\r\nclient\r\n$4\r\ninfo\r\n")
+
+// introduce asks that ahead of p, the first request since the connection was handed out,
+// if the server may let it wait, or it begins a subscription. The answer, which comes
+// first, is not for go-redis to see. It takes no round trip.
+func (c *conn) introduce(p []byte, now int64) error {
+	waits := c.waits.Load()
+	if waits {
+		c.alone.Store(command.IsOne(p))
+	} else if c.role.Load() != roleSubscriber {
+		return nil
+	}
+	if c.id.Load() == 0 || c.self.Load() != nil || c.uses.Load() > 1 || c.role.Load() == roleHeld ||
+		c.users.Load() > 1 || c.aside.Load() != nil || !c.link.inquirer.willing(now) {
+		return nil
+	}
+	if waits && !command.Blocks(p) {
+		return nil
+	}
+	c.aside.Store(&aside{answer: true})
+	_, err := c.Conn.Write(whoAmI)
+	return err
+}
+
+// listen reads what is for go-redis.
+func (c *conn) listen(p []byte) (int, error) {
+	n, err := c.read(p)
+	if a := c.aside.Load(); a != nil && n > 0 {
+		return c.overhear(a, p, n, err)
+	}
+	return n, err
+}
+
+// overhear does what is to be done with the first n bytes of p, which were read, and
+// returns how many of them are for go-redis. When it is none it reads on.
+func (c *conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
+	switch {
+	case a.greeting:
+		a.text = append(a.text, p[:n]...)
+		id := command.HelloID(a.text)
+		if id == 0 && len(a.text) < maxGreeting {
+			return n, err
+		}
+		if c.id.Swap(id) != id {
+			c.self.Store(nil)
+		}
+		c.aside.CompareAndSwap(a, nil)
+		return n, err
+	case a.parting != nil:
+		if command.IsNil(p[:n]) {
+			c.retire(a.parting)
+			return 0, net.ErrClosed
+		}
+		return n, err
+	}
+	kept, ok := c.answered(a, p[:n])
+	switch {
+	case !ok:
+		c.retire(errNoReply)
+		return 0, net.ErrClosed
+	case kept > 0, err != nil:
+		return kept, err
+	}
+	return c.listen(p)
+}
+
+// answered takes the answer to an introduction out of p, and leaves pushes before it. It
+// returns how many bytes are left, or false when this is no reply at all.
+func (c *conn) answered(a *aside, p []byte) (kept int, ok bool) {
+	for kept < len(p) {
+		n, whole, ok := a.frame.Feed(p[kept:])
+		push := a.frame.Kind == '>'
+		switch {
+		case !ok:
+			return 0, false
+		case push:
+			kept += n
+		default:
+			p = append(p[:kept], p[kept+n:]...)
+		}
+		switch {
+		case whole && push:
+			a.frame = command.Frame{}
+		case whole:
+			c.aside.CompareAndSwap(a, nil)
+			c.introduced(a.frame.Text)
+			return len(p), true
+		}
+	}
+	return kept, true
+}
+
+// introduced takes the answer to an introduction.
+func (c *conn) introduced(text []byte) {
+	self, ok := command.ParsePeer(string(text))
+	if !ok || self.ID != c.id.Load() {
+		c.link.inquirer.mute()
+		return
+	}
+	c.self.Store(&self)
+	c.heard.Store(c.link.clock.Load())
+	c.link.heard.Store(true)
+	c.link.inquirer.met(c)
+}
+
+// unblock has the server end what the connection waits for, and says how long that may
+// take, whether anything is known of it and whether it was that which ended it.
+func (c *conn) unblock() (patience time.Duration, settled, freed bool) {
+	patience = c.link.unblockTimeout()
+	s, f := c.link.inquirer.unblock(patience, c)
+	return patience, s[0], f[0]
+}
+
+// finish gives the rest of a reply that has begun, although its call has ended, the time
+// that a heartbeat has.
+func (c *conn) finish() {
+	c.late = true
+	_ = c.Conn.SetReadDeadline(time.Now().Add(c.link.cfg.timeout))
+}
+
+var errNoReply = errors.New("what the server says is no reply")
