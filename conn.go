@@ -142,9 +142,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		// An answer comes after its request, however far the keeper's clock lags.
 		c.heard.Store(max(c.link.clock.Load(), c.owes.Swap(0)))
-		if !c.link.heard.Load() {
-			c.link.heard.Store(true)
-		}
+		c.link.hear()
 		if !c.greeted.Load() {
 			c.greeted.Store(true)
 			if bytes.HasPrefix(p[:n], maxClients) {
@@ -424,7 +422,7 @@ func (c *conn) ping(deadline time.Time) error {
 	}
 	c.link.measure(time.Since(began))
 	c.heard.Store(c.link.clock.Load())
-	c.link.heard.Store(true)
+	c.link.hear()
 	return nil
 }
 

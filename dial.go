@@ -141,15 +141,14 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialF
 	return nc, err
 }
 
-// mayDial lets a dial go ahead, or says why there is no point. While the server is
-// under suspicion it waits for the verdict, while the link is Connecting for a
-// moment. So do the dials of subscriptions while it is Reconnecting: their caller
-// has no gate to wait at.
+// mayDial lets a dial go ahead, or says why there is no point. While the link is
+// Connecting it waits for a moment. So do the dials of subscriptions while it is
+// Reconnecting: their caller has no gate to wait at.
 func (l *link) mayDial(ctx context.Context) error {
 	patient := l.subscription(ctx)
 	state, _ := l.current()
 	if l.hopeless() {
-		return nil // the dialer says why
+		return l.said() // if not the server, the dialer says why
 	}
 	if state != StateConnected {
 		l.tend()
@@ -169,7 +168,7 @@ func (l *link) mayDial(ctx context.Context) error {
 			err = redis.ErrClosed
 		case l.state == StateReconnecting && !patient:
 			err = l.causeLocked()
-		case l.state != StateConnected || l.suspected:
+		case l.state != StateConnected:
 			return false
 		}
 		return true
@@ -177,6 +176,13 @@ func (l *link) mayDial(ctx context.Context) error {
 		return l.lastCause()
 	}
 	return err
+}
+
+// said returns the words of a server that will serve nobody.
+func (l *link) said() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.words
 }
 
 // subscription reports whether a dial with ctx is for a subscription: those carry

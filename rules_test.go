@@ -53,8 +53,10 @@ var floors = []string{
 	"keeper.go",
 	"reconnect.go",
 	"heartbeat.go",
+	"probe.go",
 	"dial.go",
 	"link.go",
+	"verdict.go",
 	"gate.go",
 	"state.go",
 	"base.go",
@@ -88,7 +90,7 @@ var planned = []string{
 
 // arrowsUp is how many pairs of files there are of which one uses the other and is not
 // above it. It only ever goes down.
-const arrowsUp = 27
+const arrowsUp = 25
 
 // numbers are those outside of options.go that are no settings, by the function, variable
 // or constant they stand in. 0, 1, 2 and -1 need no excuse.
@@ -130,6 +132,8 @@ var goroutines = map[string]string{
 	"state.go:newOutage":          "outage.end",
 	"base.go:base.spawn":          "keeper.join",
 	"keeper.go:keeper.start":      "keeper.join",
+	"probe.go:pinger.ask":         "pinger.ask",
+	"probe.go:pinger.begin":       "pinger.finish",
 	"sentinel.go:sentinels.hear":  "sentinels.hear",
 	"sentinel.go:sentinels.spawn": "sentinels.close",
 }
@@ -140,7 +144,8 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu keeper.mu lanes.mu nodes.mu parts.mu sentinels.mu",
+	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu keeper.mu lanes.mu nodes.mu parts.mu pinger.mu sentinels.mu",
+	"crew.mu",
 }
 
 // slowLocks are held while something may block, on purpose.
