@@ -74,6 +74,22 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return l.dialBy(ctx, network, addr, l.dialer)
 }
 
+// spare takes the connection on which the server was found to answer, so that none is set
+// up beside those of the pools.
+func (l *link) spare() *conn {
+	gen := l.gen.Load()
+	nc, at := l.prober.pass()
+	if nc == nil {
+		return nil
+	}
+	c := newConn(nc, l, gen)
+	c.greeted.Store(true)
+	c.heard.Store(max(int64(at.Sub(l.began)), 1)) // it may have been a while
+	return c
+}
+
+// dialBy does so with base, through which the connections go that are made for a client
+// of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
 	c, err := l.connect(ctx, network, addr, base)
 	if err == nil {
@@ -97,23 +113,30 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 	if err := l.mayDial(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.lanes.enter(ctx); err != nil {
-		return nil, err
+	c := (*conn)(nil)
+	if !l.sealed {
+		c = l.spare()
 	}
-	gen := l.gen.Load()
-	ok := false
-	defer func() { l.lanes.leave(ok) }()
-	nc, err := l.dialNetwork(ctx, network, addr, base)
-	ok = err == nil
-	if err != nil {
-		if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
-			l.suspect(err)
+	if c == nil {
+		if err := l.lanes.enter(ctx); err != nil {
+			return nil, err
 		}
-		return nil, err
+		gen := l.gen.Load()
+		ok := false
+		defer func() { l.lanes.leave(ok) }()
+		nc, err := l.dialNetwork(ctx, network, addr, base)
+		ok = err == nil
+		if err != nil {
+			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
+				l.lanes.failed(err)
+				l.suspect(err)
+			}
+			return nil, err
+		}
+		c = newConn(nc, l, gen)
 	}
-	c := newConn(nc, l, gen)
 	l.mu.Lock()
-	stale := l.state == StateClosed || gen != l.gen.Load()
+	stale := l.state == StateClosed || c.gen != l.gen.Load()
 	if !stale {
 		l.conns[c] = struct{}{}
 	}
@@ -182,7 +205,7 @@ func (l *link) mayDial(ctx context.Context) error {
 func (l *link) said() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.words
+	return notReply(l.words)
 }
 
 // subscription reports whether a dial with ctx is for a subscription: those carry

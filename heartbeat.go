@@ -32,7 +32,7 @@ func (g *guard) check() (failed bool) {
 	if why != CauseNone {
 		g.transition(StateReconnecting, why, wordsOf(cause), cause, 0)
 		g.owner.lookElsewhere()
-		return why != CauseNotReady
+		return true
 	}
 	g.acquit()
 	if suspected {
@@ -286,7 +286,7 @@ func (g *guard) askIdle(most int) (asked int) {
 		if !g.spawn(func() {
 			defer g.stir()
 			defer g.asking.Add(-1)
-			c.sweep(0)
+			c.beat()
 		}) {
 			g.asking.Add(-1)
 			break
@@ -294,6 +294,31 @@ func (g *guard) askIdle(most int) (asked int) {
 		asked++
 	}
 	return asked
+}
+
+// beat asks on a connection that lies idle in the pool whether the server lives.
+func (c *conn) beat() {
+	if !c.claim.TryLock() {
+		return
+	}
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(0, claimed) {
+		return
+	}
+	defer c.users.Add(-claimed)
+	if !c.sweepable(0) || c.unread() {
+		return
+	}
+	began := time.Now()
+	if err := c.exchange(began.Add(c.link.proofTimeout())); err != nil {
+		c.link.n.idleDropped.Add(1)
+		c.retire(err)
+		c.link.suspect(err)
+		return
+	}
+	c.link.measure(time.Since(began))
+	c.heard.Store(c.link.clock.Load())
+	c.link.hear()
 }
 
 // mayAnswer reports whether there is an established connection on which an answer may

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -95,6 +96,9 @@ type prober interface {
 	unreachable() time.Duration
 	// ask calls f with a client on whose connection the server has answered.
 	ask(ctx context.Context, f func(*redis.Client) error) error
+	// pass hands over the connection on which the server answered last, and the time when
+	// it did; nil when there is none to spare.
+	pass() (net.Conn, time.Time)
 	// drop ends what is under way; what is asked next is asked afresh.
 	drop()
 	// close does so for good.
@@ -223,6 +227,7 @@ func (l *link) rotate(why error) {
 	l.cause = why
 	old := l.nextGenerationLocked()
 	l.mu.Unlock()
+	l.prober.drop()
 	l.owner.lookElsewhere()
 	l.retireIdle(old, why)
 }

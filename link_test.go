@@ -36,8 +36,9 @@ func (nowhere) unreachable() time.Duration         { return 0 }
 func (nowhere) ask(context.Context, func(*redis.Client) error) error {
 	return errTest
 }
-func (nowhere) drop()  {}
-func (nowhere) close() {}
+func (nowhere) pass() (net.Conn, time.Time) { return nil, time.Time{} }
+func (nowhere) drop()                       {}
+func (nowhere) close()                      {}
 
 // down returns a client whose server has just been found dead.
 func down(t *testing.T, n *memNet, opt *redis.Options, opts ...Option) *Client {

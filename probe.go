@@ -65,6 +65,7 @@ type probe struct {
 	heard  atomic.Bool            // a byte came back since the last PING
 	words  atomic.Pointer[string] // an error is all that the server has said
 	reads  atomic.Int32
+	passed atomic.Bool // the connection belongs to somebody else now
 
 	// These are guarded by mu of the pinger.
 	stage  stage
@@ -457,6 +458,26 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 	}
 }
 
+// pass hands over the connection on which the server answered last, and the time when it
+// did; nil when there is none that is at rest. It is set up, and may be so again.
+func (p *pinger) pass() (net.Conn, time.Time) {
+	p.mu.Lock()
+	a := p.held
+	if a == nil || a.stage != resting {
+		p.mu.Unlock()
+		return nil, time.Time{}
+	}
+	p.held = nil
+	a.stage = over
+	nc, client, at := a.conn, a.client, a.asked
+	a.conn = nil
+	a.passed.Store(true)
+	p.mu.Unlock()
+	a.cancel()
+	_ = client.Close()
+	return nc, at
+}
+
 // drop ends what is under way and gives up the connection that is held.
 func (p *pinger) drop() {
 	p.mu.Lock()
@@ -516,6 +537,13 @@ func nextDelay(policy backoff.BackOff) time.Duration {
 type probeConn struct {
 	net.Conn
 	probe *probe
+}
+
+func (c *probeConn) Close() error {
+	if c.probe.passed.Load() {
+		return nil
+	}
+	return c.Conn.Close()
 }
 
 func (c *probeConn) Read(b []byte) (int, error) {

@@ -1,7 +1,6 @@
 package redial
 
 import (
-	"math/rand/v2"
 	"time"
 )
 
@@ -130,13 +129,6 @@ func (l *loop) heed(v verdict, err error, attempt int) bool {
 	}
 	l.of.unreached(v, err)
 	return false
-}
-
-// eager is the delay between attempts while commands wait, in an outage of the
-// given age.
-func eager(age time.Duration) time.Duration {
-	d := float64(max(age/eagerDivisor, eagerDelay))
-	return time.Duration(d * (1 - eagerJitter + 2*eagerJitter*rand.Float64()))
 }
 
 // sleep waits for d, or less when commands are waiting or come to wait, and more while an
