@@ -23,12 +23,19 @@ type link struct {
 	owner  owner
 	prober prober
 
-	shaken atomic.Bool  // go-redis has closed a connection since the keeper looked
-	cold   atomic.Bool  // the pool wants warming up
-	lost   atomic.Int32 // connections that the last outage has cost
+	shaken atomic.Bool                 // go-redis has closed a connection since the keeper looked
+	cold   atomic.Bool                 // the pool wants warming up
+	lost   atomic.Int32                // connections that the last outage has cost
+	lent   atomic.Pointer[credentials] // of a connection that was handed over to the pool
 
 	suspected bool      // guarded by mu; a connection failed, and what that says of the server is to be found out
 	rotated   time.Time // guarded by mu; last retirement by rotate
+}
+
+// credentials are what the caller has said when he was asked.
+type credentials struct {
+	username, password string
+	at                 time.Time
 }
 
 // endpoint is what is known of a server before it is dialed. It is only read.

@@ -73,6 +73,7 @@ type probe struct {
 	asked  time.Time // when the PING was sent
 	conn   net.Conn  // nil: there is none yet
 	client *redis.Client
+	told   *credentials // that the caller gave for it; nil: none
 }
 
 // pingerOf returns what makes the prober of the link to a server. opt holds the caller's
@@ -224,16 +225,56 @@ func (a *probe) newClient(nc net.Conn) *redis.Client {
 	if f := o.CredentialsProviderContext; f != nil {
 		o.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
 			defer a.fetches()()
-			return f(ctx)
+			username, password, err := f(ctx)
+			if err == nil {
+				a.tells(username, password)
+			}
+			return username, password, err
 		}
 	}
 	if f := o.CredentialsProvider; f != nil {
 		o.CredentialsProvider = func() (string, string) {
 			defer a.fetches()()
-			return f()
+			username, password := f()
+			a.tells(username, password)
+			return username, password
 		}
 	}
 	return redis.NewClient(&o)
+}
+
+func (a *probe) tells(username, password string) {
+	a.of.mu.Lock()
+	a.told = &credentials{username, password, time.Now()}
+	a.of.mu.Unlock()
+}
+
+// lend has the caller not asked again for the credentials of a connection that was set up
+// when it was handed over: the pool sets it up once more. own are the options of the pool.
+func (l *link) lend(own *redis.Options) *redis.Options {
+	lent := func() *credentials {
+		if c := l.lent.Swap(nil); c != nil && time.Since(c.at) < l.cfg.interval+l.cfg.timeout {
+			return c
+		}
+		return nil
+	}
+	if f := own.CredentialsProviderContext; f != nil {
+		own.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
+			if c := lent(); c != nil {
+				return c.username, c.password, nil
+			}
+			return f(ctx)
+		}
+	}
+	if f := own.CredentialsProvider; f != nil {
+		own.CredentialsProvider = func() (string, string) {
+			if c := lent(); c != nil {
+				return c.username, c.password
+			}
+			return f()
+		}
+	}
+	return own
 }
 
 // fetches notes that the caller is asked for credentials, until the returned function is
@@ -470,6 +511,7 @@ func (p *pinger) pass() (net.Conn, time.Time) {
 	p.held = nil
 	a.stage = over
 	nc, client, at := a.conn, a.client, a.asked
+	p.link.lent.Store(a.told)
 	a.conn = nil
 	a.passed.Store(true)
 	p.mu.Unlock()
