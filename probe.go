@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,8 +98,11 @@ func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	o.DisableIdentity = true
 	o.Addr = addrOf(o.Addr)
-	if o.Network == "" {
+	if o.Network == "" { // as go-redis has it
 		o.Network = "tcp"
+		if strings.HasPrefix(o.Addr, "/") {
+			o.Network = "unix"
+		}
 	}
 	p := &pinger{link: l, opt: &o, quick: quick, changed: make(chan struct{})}
 	p.dials = allowed(opt.DialTimeout, defaultDialTimeout)
