@@ -177,10 +177,10 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
 		release := make(chan struct{})
 		var stuck atomic.Bool
-		var late sync.WaitGroup
+		var dialing atomic.Int32
 		c := redial.NewClient(&redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			late.Add(1)
-			defer late.Done()
+			dialing.Add(1)
+			defer dialing.Add(-1)
 			if stuck.Load() {
 				<-release
 			}
@@ -197,7 +197,7 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 		t.Logf("closed after %v", time.Since(began))
 		assert.Less(t, time.Since(began), 150*time.Millisecond)
 		close(release)
-		late.Wait()
+		assert.Eventually(t, func() bool { return dialing.Load() == 0 }, 5*time.Second, 10*time.Millisecond)
 	})
 }
 

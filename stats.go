@@ -121,9 +121,8 @@ type Stats struct {
 
 	// IdleChecks counts the PINGs sent on idle connections, before a command or
 	// by the background sweep, IdleDropped the connections that failed one,
-	// SilentCut the connections cut because they owed an answer that they
-	// could no longer give: subscriptions whose PING went unanswered, and requests
-	// left unanswered while the server answered on a new connection.
+	// SilentCut the subscriptions cut because their PING went unanswered while the
+	// server answered elsewhere.
 	IdleChecks  uint64 `json:"idle_checks"`
 	IdleDropped uint64 `json:"idle_dropped"`
 	SilentCut   uint64 `json:"silent_cut"`
