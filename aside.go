@@ -123,7 +123,7 @@ func (c *conn) introduced(text []byte) {
 	}
 	c.self.Store(&self)
 	c.heard.Store(c.link.clock.Load())
-	c.link.heard.Store(true)
+	c.link.hear()
 	c.link.inquirer.met(c)
 }
 

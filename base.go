@@ -2,7 +2,9 @@ package redial
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +21,7 @@ import (
 //
 //	nodes.attaching -> nodes.mu, keeper.mu
 //	conn.claim -> cell.mu -> events.mu, lanes.mu
+//	base.ends -> crew.mu
 //
 // Every other mutex is taken last. None is held while there is I/O, a sleep or code of
 // the caller; go-redis holds locks of its own when it has nodes adopted.
@@ -37,12 +40,14 @@ type base struct {
 	refusing chan struct{} // closed when the client as a whole admits no command any more
 	knock    chan struct{} // capacity 1: there is something for the keeper to look at
 
+	mishap sync.Once // a panic in code of others is told
+
 	release []func()           // called when supervision ends; read-only once it has begun
 	end     context.CancelFunc // ends life
 	ends    sync.Mutex
-	refused bool           // guarded by ends; refusing is closed
-	ended   bool           // guarded by ends; nothing is spawned any more
-	workers sync.WaitGroup // goroutines that come and go; Add only under ends, while not ended
+	refused bool // guarded by ends; refusing is closed
+	ended   bool // guarded by ends; nothing is spawned any more
+	workers crew // goroutines that come and go
 }
 
 func newBase(cfg *config, addr string) *base {
@@ -108,12 +113,77 @@ func (b *base) spawn(f func()) bool {
 	if b.ended {
 		return false
 	}
-	b.workers.Add(1)
+	b.workers.moves(1, 0)
 	go func() {
-		defer b.workers.Done()
+		defer b.workers.moves(-1, 0)
 		f()
 	}()
 	return true
+}
+
+// abroad runs f, which is code of the caller or leads to some, on a goroutine that spawn
+// has begun. If it does not return when supervision has ended, perhaps because it is what
+// ends it, it is left behind. A panic in f ends here, and is returned.
+func (b *base) abroad(f func()) (err error) {
+	b.workers.moves(-1, 1)
+	defer b.workers.moves(1, -1)
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{v}
+			b.mishap.Do(func() { b.events.mishap(v, debug.Stack()) })
+		}
+	}()
+	f()
+	return nil
+}
+
+// panicError is what a panic in code of others comes to.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprint("panic: ", e.value) }
+
+// crew counts goroutines.
+type crew struct {
+	mu   sync.Mutex
+	home int           // guarded by mu; those that run code of ours
+	away int           // guarded by mu; those that run code of others
+	left chan struct{} // guarded by mu; closed when there are fewer of them; nil: nobody waits
+}
+
+// moves changes how many there are.
+func (w *crew) moves(home, away int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.home += home
+	w.away += away
+	if w.left != nil {
+		close(w.left)
+		w.left = nil
+	}
+}
+
+// join waits until all have returned. For code of others it waits foreignPatience.
+func (w *crew) join() {
+	timer := time.NewTimer(foreignPatience)
+	defer timer.Stop()
+	late := false
+	for {
+		w.mu.Lock()
+		if w.home == 0 && (w.away == 0 || late) {
+			w.mu.Unlock()
+			return
+		}
+		if w.left == nil {
+			w.left = make(chan struct{})
+		}
+		left := w.left
+		w.mu.Unlock()
+		select {
+		case <-left:
+		case <-timer.C:
+			late = true
+		}
+	}
 }
 
 // refuse says that the client as a whole admits no command any more.

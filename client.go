@@ -168,10 +168,10 @@ type lonely interface {
 // buildClient builds a client for one server.
 func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, error) {
 	return build(k, 0, func() (*Client, error) {
-		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false), o, pinging(opt, quick)))
+		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false), o, pingerOf(opt, quick)))
 		k.whole = g.link
 		k.add(g)
-		rdb := redis.NewClient(ownOptions(opt, g.dial))
+		rdb := redis.NewClient(g.lend(ownOptions(opt, g.dial)))
 		outer, err := k.cfg.surround(rdb)
 		if err != nil {
 			k.shut(notBuilt)

@@ -470,28 +470,30 @@ func TestClient_ServerFrozen(t *testing.T) {
 	})
 }
 
-// Everything goes silent, nothing is closed.
+// Everything goes silent, nothing is closed, and somebody acknowledges what is sent: the
+// gate is shut, and what is in flight keeps its own time.
 func TestClient_BlackHole(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()})
+		c := connect(t, &redis.Options{Addr: p.Addr(), ReadTimeout: 3 * time.Second})
 		require.NoError(t, c.Ping(t.Context()).Err()) // a connection for BLPOP
-		var blocked sync.WaitGroup
-		blocked.Go(func() {
-			err := c.BLPop(t.Context(), 0, "queue").Err()
-			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
-		})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		blocked := make(chan error, 1)
+		go func() { blocked <- c.BLPop(ctx, 0, "queue").Err() }()
 		time.Sleep(100 * time.Millisecond)
 		l := startLoad(t, c, 10)
 		l.flows(t, time.Second)
 		began := time.Now()
 		p.Hang()
 		state(t, c, redial.StateReconnecting, 5*time.Second)
-		blocked.Wait()
-		t.Logf("noticed and released after %v", time.Since(began))
+		t.Logf("noticed after %v", time.Since(began))
 		p.Restore()
-		l.flows(t, 3*time.Second)
+		l.flows(t, 6*time.Second)
 		l.check(t, b.addr)
+		assert.Empty(t, blocked, "the server may yet answer")
+		cancel()
+		assert.ErrorIs(t, <-blocked, redial.ErrOutcomeUnknown)
 	})
 }
 

@@ -156,15 +156,16 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		// An answer comes after its request, however far the keeper's clock lags.
 		c.heard.Store(max(c.link.clock.Load(), c.owes.Swap(0)))
-		if !c.link.heard.Load() {
-			c.link.heard.Store(true)
-		}
+		c.link.hear()
 		if !c.greeted.Load() {
 			c.greeted.Store(true)
-			if bytes.HasPrefix(p[:n], maxClients) {
+			if words := turnsAway(p[:n]); words != nil {
 				_ = c.raw.Close()
-				return 0, c.broke(errMaxClients)
+				c.link.lanes.failed(words)
+				c.link.suspect(words)
+				return 0, c.broke(words)
 			}
+			c.link.lanes.served()
 		}
 	}
 	if err != nil {
@@ -208,10 +209,23 @@ func (c *conn) broke(err error) error {
 	return c.link.seal(failure)
 }
 
-// The reply of a server that is full. It closes the connection after it, and
-// go-redis would take it for a server too old for HELLO.
+// turnsAway returns what a server says, if p is that, which serves nobody on this
+// connection: it closes it after that, and go-redis would take it for a server too old
+// for HELLO.
+func turnsAway(p []byte) error {
+	switch {
+	case bytes.HasPrefix(p, maxClients):
+		return errMaxClients
+	case bytes.HasPrefix(p, protected):
+		line, _, _ := bytes.Cut(p[1:], []byte("\r\n"))
+		return errors.New(string(line))
+	}
+	return nil
+}
+
 var (
 	maxClients    = []byte("-ERR " + fullServer)
+	protected     = []byte("-DENIED ")
 	errMaxClients = errors.New("ERR max number of clients reached")
 )
 

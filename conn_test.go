@@ -178,9 +178,9 @@ func fill(t *testing.T, c *Client, k int) {
 	}
 }
 
-// The same while requests are under way: the heartbeat's connection was dropped
-// with them, and the server answers on a new one. Whoever waits in BLPOP may.
-func TestDroppedConnections_InFlight_AreCut(t *testing.T) {
+// The same while requests are under way, where nobody can be asked whether the server
+// has got them: they keep their own time, though it answers on a new connection.
+func TestDroppedConnections_InFlight_KeepTheirTime(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)
 		defer c.Close()
@@ -199,12 +199,13 @@ func TestDroppedConnections_InFlight_AreCut(t *testing.T) {
 				} else {
 					assert.ErrorIs(t, c.Get(t.Context(), "nothing").Err(), redis.Nil)
 				}
-				assert.LessOrEqual(t, time.Since(began), 3*time.Second)
+				assert.GreaterOrEqual(t, time.Since(began), defaultReadTimeout)
+				assert.LessOrEqual(t, time.Since(began), defaultReadTimeout+time.Second)
 			})
 		}
 		wg.Wait()
 		assert.Zero(t, c.Stats().Outages)
-		assert.EqualValues(t, 10, c.Stats().SilentCut)
+		assert.Zero(t, c.Stats().SilentCut)
 		assert.Empty(t, waiting)
 	})
 }
@@ -234,7 +235,7 @@ func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
 		assert.Zero(t, c.Stats().IdleChecks)
 		time.Sleep(5 * time.Second)
 		require.NoError(t, c.Incr(t.Context(), "n").Err())
-		assert.EqualValues(t, 1, c.Stats().IdleChecks)
+		assert.LessOrEqual(t, c.Stats().IdleChecks, uint64(1), "the heartbeat has asked on it")
 	})
 }
 

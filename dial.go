@@ -74,6 +74,22 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return l.dialBy(ctx, network, addr, l.dialer)
 }
 
+// spare takes the connection on which the server was found to answer, so that none is set
+// up beside those of the pools.
+func (l *link) spare() *conn {
+	gen := l.gen.Load()
+	nc, at := l.prober.pass()
+	if nc == nil {
+		return nil
+	}
+	c := newConn(nc, l, gen)
+	c.greeted.Store(true)
+	c.heard.Store(max(int64(at.Sub(l.began)), 1)) // it may have been a while
+	return c
+}
+
+// dialBy does so with base, through which the connections go that are made for a client
+// of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
 	c, err := l.connect(ctx, network, addr, base)
 	if err == nil {
@@ -97,23 +113,30 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 	if err := l.mayDial(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.lanes.enter(ctx); err != nil {
-		return nil, err
+	c := (*conn)(nil)
+	if !l.sealed {
+		c = l.spare()
 	}
-	gen := l.gen.Load()
-	ok := false
-	defer func() { l.lanes.leave(ok) }()
-	nc, err := l.dialNetwork(ctx, network, addr, base)
-	ok = err == nil
-	if err != nil {
-		if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
-			l.suspect(err)
+	if c == nil {
+		if err := l.lanes.enter(ctx); err != nil {
+			return nil, err
 		}
-		return nil, err
+		gen := l.gen.Load()
+		ok := false
+		defer func() { l.lanes.leave(ok) }()
+		nc, err := l.dialNetwork(ctx, network, addr, base)
+		ok = err == nil
+		if err != nil {
+			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
+				l.lanes.failed(err)
+				l.suspect(err)
+			}
+			return nil, err
+		}
+		c = newConn(nc, l, gen)
 	}
-	c := newConn(nc, l, gen)
 	l.mu.Lock()
-	stale := l.state == StateClosed || gen != l.gen.Load()
+	stale := l.state == StateClosed || c.gen != l.gen.Load()
 	if !stale {
 		l.conns[c] = struct{}{}
 	}
@@ -141,15 +164,14 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialF
 	return nc, err
 }
 
-// mayDial lets a dial go ahead, or says why there is no point. While the server is
-// under suspicion it waits for the verdict, while the link is Connecting for a
-// moment. So do the dials of subscriptions while it is Reconnecting: their caller
-// has no gate to wait at.
+// mayDial lets a dial go ahead, or says why there is no point. While the link is
+// Connecting it waits for a moment. So do the dials of subscriptions while it is
+// Reconnecting: their caller has no gate to wait at.
 func (l *link) mayDial(ctx context.Context) error {
 	patient := l.subscription(ctx)
 	state, _ := l.current()
 	if l.hopeless() {
-		return nil // the dialer says why
+		return l.said() // if not the server, the dialer says why
 	}
 	if state != StateConnected {
 		l.tend()
@@ -169,7 +191,7 @@ func (l *link) mayDial(ctx context.Context) error {
 			err = redis.ErrClosed
 		case l.state == StateReconnecting && !patient:
 			err = l.causeLocked()
-		case l.state != StateConnected || l.suspected:
+		case l.state != StateConnected:
 			return false
 		}
 		return true
@@ -177,6 +199,13 @@ func (l *link) mayDial(ctx context.Context) error {
 		return l.lastCause()
 	}
 	return err
+}
+
+// said returns the words of a server that will serve nobody.
+func (l *link) said() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return notReply(l.words)
 }
 
 // subscription reports whether a dial with ctx is for a subscription: those carry

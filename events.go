@@ -116,6 +116,14 @@ func (e *events) log(ev Event) {
 	e.logger.LogAttrs(context.Background(), level, "redis "+ev.To.String(), attrs...)
 }
 
+// mishap tells of a panic in code of others, of the caller's or go-redis's, on a goroutine
+// of ours.
+func (e *events) mishap(v any, stack []byte) {
+	if e.logger != nil {
+		e.logger.Error("redial: panic while the server was asked", "panic", fmt.Sprint(v), "stack", string(stack))
+	}
+}
+
 // join waits until what is queued has been delivered. A callback that does not
 // return, perhaps because it is the one that closes the client, is waited for
 // callbackPatience; it is delivered the rest once it returns.

@@ -1,204 +1,12 @@
 package redial
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"sync/atomic"
+	"slices"
 	"time"
-
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
-
-	"github.com/redial-go/redial/internal/sys"
 )
-
-// pinger PINGs the server on a connection of its own, which takes no part in the
-// pools: they may be exhausted without the server being dead, and heartbeats
-// must not show up in the caller's hooks.
-type pinger struct {
-	client *redis.Client
-	link   *link
-	cur    atomic.Pointer[probeConn] // the connection in use, nil before the first
-	dialed atomic.Pointer[probeConn] // made by ping for the client, not yet handed over
-	heard  atomic.Bool               // a byte came back since the probe began
-	hasty  atomic.Bool               // a connection must be made quickly or not at all
-	spoilt atomic.Bool               // the client's pool holds a connection that drop has closed
-	flush  atomic.Bool               // ping has the pool find it; nothing is to be dialed
-	quick  bool                      // dialing is one round trip, so it can be quick
-}
-
-// probeConn notes that bytes arrive.
-type probeConn struct {
-	net.Conn
-	heard *atomic.Bool
-}
-
-func (c *probeConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.heard.Store(true)
-	}
-	return n, err
-}
-
-// pinging returns what makes the prober of the link to a server. opt holds the caller's
-// options, quick says that dialing is one round trip.
-func pinging(opt *redis.Options, quick bool) func(*link) prober {
-	return func(l *link) prober {
-		p := newPinger(l, opt, quick)
-		l.inquirer = newInquiry(l, p.ask)
-		return p
-	}
-}
-
-// ask has f ask the server something, on the connection of the heartbeat.
-func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
-	if p.link.ctx.Err() != nil {
-		return p.link.ctx.Err()
-	}
-	return f(p.client)
-}
-
-func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
-	p := &pinger{link: l, quick: quick}
-	o := *opt
-	o.Dialer = p.dial
-	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
-	o.MaxRetries, o.DialerRetries = -1, 1
-	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = l.cfg.timeout, l.cfg.timeout, l.cfg.timeout
-	o.DialTimeout = l.cfg.timeout
-	o.ContextTimeoutEnabled = true
-	o.ConnMaxLifetime, o.ConnMaxIdleTime = 0, -1
-	o.ReadBufferSize, o.WriteBufferSize = 1024, 1024
-	o.OnConnect, o.Limiter, o.AutoPipelineOptions = nil, nil, nil
-	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
-	o.PushNotificationProcessor = nil
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	o.DisableIdentity = true
-	p.client = redis.NewClient(&o)
-	return p
-}
-
-// connect dials. What it returns is closed by drop.
-func (p *pinger) connect(ctx context.Context, network, addr string) (*probeConn, error) {
-	if rtt := p.link.rtt.Load(); p.quick && rtt > 0 && p.hasty.Load() {
-		// While packets are dropped, waiting for the kernel to send its second
-		// SYN, a second later, would be time lost once they are not.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, max(quickDial, proofRoundTrips*time.Duration(rtt)))
-		defer cancel()
-	}
-	nc, err := p.link.dialNetwork(ctx, network, addr, p.link.dialer)
-	if err != nil {
-		return nil, err
-	}
-	c := &probeConn{nc, &p.heard}
-	p.cur.Store(c)
-	if p.link.ctx.Err() != nil {
-		_ = c.Close()
-	}
-	return c, nil
-}
-
-// dial is the Dialer of the client. It hands over what ping has dialed.
-func (p *pinger) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	if p.flush.Load() {
-		return &standin{err: net.ErrClosed}, nil
-	}
-	c := p.dialed.Swap(nil)
-	if c == nil {
-		var err error
-		if c, err = p.connect(ctx, network, addr); err != nil {
-			return &standin{err: err}, nil
-		}
-	}
-	return c, nil
-}
-
-func (p *pinger) hurry(on bool) { p.hasty.Store(on) }
-
-// close ends a probe that is under way and frees the connection. A TLS farewell
-// could block, so the transport is closed first.
-func (p *pinger) close() {
-	p.drop()
-	_ = p.client.Close()
-}
-
-// drop closes the connection, so that the next probe dials afresh.
-func (p *pinger) drop() {
-	p.dialed.Store(nil)
-	if c := p.cur.Swap(nil); c != nil {
-		p.spoilt.Store(true)
-		_ = sys.Innermost(c.Conn).Close()
-	}
-}
-
-// ping sends one PING and says what came of it. A fresh probe dials, and so
-// tests whether the server accepts connections; otherwise the last one serves.
-func (p *pinger) ping(fresh bool) (verdict, error) {
-	l := p.link
-	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout)
-	defer cancel()
-	if fresh {
-		p.drop()
-	}
-	had := p.cur.Load() != nil
-	if p.spoilt.Swap(false) && !had {
-		p.flush.Store(true)
-		_ = p.client.Ping(ctx).Err()
-		p.flush.Store(false)
-	}
-	p.heard.Store(false)
-	began := time.Now()
-	err := p.exchange(ctx)
-	if err == nil && had {
-		l.measure(time.Since(began))
-	}
-	if err != nil && !isReply(err) {
-		p.drop()
-	}
-	v := judge(err, p.heard.Load())
-	if v != alive && l.ctx.Err() != nil {
-		v = unsure
-	}
-	return v, err
-}
-
-// exchange makes sure of a connection and has the client send a PING on it. In a
-// long outage most dials fail, and need not trouble the client.
-func (p *pinger) exchange(ctx context.Context) error {
-	if p.cur.Load() == nil {
-		opt := p.client.Options()
-		c, err := p.connect(ctx, opt.Network, opt.Addr)
-		if err != nil {
-			return &connError{phase: phaseDial, err: err}
-		}
-		p.dialed.Store(c)
-	}
-	return p.client.Ping(ctx).Err()
-}
-
-// judge reads a verdict off the error of a PING; heard says whether any byte
-// came back.
-func judge(err error, heard bool) verdict {
-	switch {
-	case err == nil:
-		return alive
-	case isNotReady(err):
-		return notReady
-	case isReply(err), heard:
-		return alive // whatever it said, it speaks
-	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, context.Canceled),
-		errors.Is(err, redis.ErrClosed):
-		return unsure
-	case sys.IsTimeout(err):
-		return missed
-	}
-	return dead
-}
 
 // guard looks after a link: it reaches the server and, while the link is Connected, finds
 // out whether it lives.
@@ -206,7 +14,9 @@ type guard struct {
 	*link
 	beatAt    time.Time // guarded by mu; when the next heartbeat is due
 	beatIsDue bool      // guarded by mu; it is, and there was no traffic
+	retiredIn *outage   // guarded by mu; the last outage in which the server was found gone
 	lookAt    time.Time // when the keeper, which alone uses it, looks next
+	lookedAt  int64     // the clock when it looked last
 }
 
 // dueLocked reports whether the server is to be asked: it is under suspicion, or a
@@ -220,9 +30,9 @@ func (g *guard) check() (failed bool) {
 	g.mu.Unlock()
 	why, cause := g.verify(suspected)
 	if why != CauseNone {
-		g.transition(StateReconnecting, why, "", cause, 0)
+		g.transition(StateReconnecting, why, wordsOf(cause), cause, 0)
 		g.owner.lookElsewhere()
-		return cause != nil
+		return true
 	}
 	g.acquit()
 	if suspected {
@@ -231,9 +41,20 @@ func (g *guard) check() (failed bool) {
 	return false
 }
 
+// wordsOf returns what the server has said in place of what it was asked, "" when that is
+// not what err is.
+func wordsOf(err error) string {
+	var said saidInstead
+	if errors.As(err, &said) {
+		return said.Error()
+	}
+	return ""
+}
+
 // acquit is the verdict that the server lives, of which its answer is a sign.
 func (g *guard) acquit() {
-	g.heard.Store(true)
+	g.hear()
+	g.heardAt.Store(g.read())
 	g.answeredAt.Store(g.read())
 	g.mu.Lock()
 	if g.suspected {
@@ -245,32 +66,89 @@ func (g *guard) acquit() {
 	g.mu.Unlock()
 }
 
-func (g *guard) hurry(on bool) { g.prober.hurry(on) }
+// attempt tries to reach the server. When it has not answered yet others may follow.
+func (g *guard) attempt(first bool) (verdict, error) {
+	if first {
+		g.prober.take() // what came of the questions before
+	}
+	if !g.prober.again() {
+		g.prober.begin()
+	}
+	return awaited, nil
+}
 
-// attempt tries to reach the server.
-func (g *guard) attempt(fresh bool) (verdict, error) {
-	g.heard.Store(false)
-	return g.prober.ping(fresh)
+func (g *guard) news() (probes, others <-chan struct{}) { return g.prober.news(), g.stirred }
+
+func (g *guard) pace(d time.Duration) time.Duration { return g.prober.pace(d) }
+
+// answer returns what the attempts have come to since it was called last.
+func (g *guard) answer() (v verdict, err error) {
+	g.mu.Lock()
+	silent := g.why == CauseHeartbeatMissed && g.state == StateReconnecting
+	g.mu.Unlock()
+	if silent && g.heard.Load() { // on a connection that was not given up
+		return alive, nil
+	}
+	v = awaited
+	for _, r := range g.prober.take() {
+		if r.verdict == alive {
+			return alive, nil
+		}
+		if r.verdict != unsure {
+			v, err = r.verdict, r.err
+		}
+	}
+	if v == awaited && g.prober.unreachable() >= g.cfg.detection() {
+		return dead, g.lastCause()
+	}
+	return v, err
 }
 
 // reached is called when it was. It returns words for that, where it may be one of several.
 func (g *guard) reached() string {
 	g.acquit()
 	g.cold.Store(true)
+	if g.hopeless() {
+		g.bar(nil)
+	}
 	if addr := g.owner.where(); addr != "" {
 		return "server " + addr + " answers"
 	}
 	return ""
 }
 
-// unreached is called when it was not; lost says that this cannot be chance.
-func (g *guard) unreached(lost bool, err error) {
-	// After a Reconnect by hand, commands may still be in flight on old connections.
-	if lost && !g.heard.Load() {
-		g.eachConn(func(c *conn) { c.retire(notReply(err)) })
+// unreached is called when it was not, of which v is what is known.
+func (g *guard) unreached(v verdict, err error) {
+	switch v {
+	case barring:
+		g.bar(err)
+	case dead:
+		g.mu.Lock()
+		old := []*conn(nil)
+		if g.state == StateReconnecting && spares(g.why) && g.retiredIn != g.outage {
+			old = g.nextGenerationLocked()
+			g.lost.Store(int32(len(old)))
+			g.retiredIn = g.outage
+		}
+		g.mu.Unlock()
+		g.retireIdle(old, notReply(err))
+		if g.prober.unreachable() >= g.cfg.detection() {
+			g.giveUpLost(err)
+		}
 	}
 	g.noteCause(err)
 	g.owner.lookElsewhere()
+}
+
+// giveUpLost gives up those connections that are left from before an outage and owe a
+// reply, unless the kernel knows that the peer got what was sent.
+func (l *link) giveUpLost(why error) {
+	gen := l.gen.Load()
+	l.eachConn(func(c *conn) {
+		if c.gen != gen && c.owes.Load() != 0 && c.evidence() != acknowledged {
+			c.retire(notReply(why))
+		}
+	})
 }
 
 // look is what the keeper does with the link every now and then. It returns when
@@ -288,6 +166,8 @@ func (g *guard) look(now time.Time) time.Time {
 // lookForTraffic has the server asked for a sign of life when it has given none since the
 // last look.
 func (g *guard) lookForTraffic(now time.Time) time.Time {
+	lookedAt := g.lookedAt
+	g.lookedAt = g.clock.Load()
 	g.mu.Lock()
 	if g.state != StateConnected || now.Before(g.beatAt) {
 		defer g.mu.Unlock()
@@ -304,95 +184,187 @@ func (g *guard) lookForTraffic(now time.Time) time.Time {
 	if due {
 		g.tend()
 	} else {
+		g.heardAt.Store(lookedAt)
 		g.n.skipped.Add(1)
 	}
 	return next
 }
 
-// verify finds out whether the server lives. A cause means that it does not: a
-// dial was refused, two new connections in a row broke, or as many probes as
-// allowed went unanswered, while no connection of the pools received a byte.
-func (g *guard) verify(fresh bool) (why Cause, cause error) {
-	began := g.advance()
-	broke := false
-	for misses := 0; ; {
-		g.heard.Store(false)
-		g.n.beats.Add(1)
-		v, err := g.prober.ping(fresh)
-		g.advance() // it may have taken a while
-		if v != alive && g.heard.Load() {
-			return CauseNone, nil // a byte on any connection overrules the probe
+// verify finds out whether the server lives. A cause means that it must be given up, see
+// verdict.go. First is asked who is there; a new connection is tried when nobody answers.
+func (g *guard) verify(suspected bool) (why Cause, cause error) {
+	g.advance()
+	defer g.advance() // it may have taken a while
+	g.heard.Store(false)
+	g.prober.take()
+	g.n.beats.Add(1)
+	q := inquest{misses: g.cfg.misses}
+	began := time.Now()
+	beginAt := began // another attempt
+	asksIdle := false
+	switch {
+	case g.prober.again() && suspected: // it may be what is broken
+		beginAt = began.Add(g.proofTimeout())
+	case g.prober.asking():
+		beginAt = began.Add(g.cfg.timeout)
+	case !suspected && g.askIdle(1) > 0:
+		asksIdle = true
+		beginAt = began.Add(g.cfg.timeout)
+	}
+	patience := time.Time{} // for established connections that were asked
+	policy := g.cfg.schedule(g.base)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		probes := g.prober.news()
+		for _, r := range g.prober.take() {
+			if r.verdict == alive {
+				return CauseNone, nil
+			}
+			if why, cause = q.hears(r); why != CauseNone {
+				break
+			}
+			if r.verdict == dead && (!r.fresh || q.fails() == nil) { // only a new connection can tell
+				beginAt = time.Now()
+			}
+		}
+		now := time.Now()
+		if asksIdle && g.asking.Load() == 0 {
+			asksIdle, beginAt = false, now
+		}
+		if why != CauseNone && wordsOf(cause) == "" {
+			return why, cause
+		}
+		if (q.fails() != nil || why != CauseNone) && !q.asked {
+			q.asked = true
+			patience = now.Add(g.cfg.timeout)
+			g.askIdle(mostAsked)
+			beginAt = now.Add(maxWait)
+		}
+		q.answers = q.asked && now.Before(patience) && g.mayAnswer()
+		for q.missed < q.misses && now.Sub(began) >= time.Duration(q.missed+1)*g.cfg.timeout {
+			q.missed++
+			g.n.missed.Add(1)
+		}
+		if g.heard.Load() && (why == CauseNone || g.serves()) {
+			return CauseNone, nil // a byte on any connection overrules
 		}
 		if g.now() != StateConnected {
 			return CauseNone, nil // it was asked for another server meanwhile
 		}
-		switch v {
-		case alive:
-			if misses > 0 {
-				g.cutSilent(began)
-			}
-			return CauseNone, nil
-		case unsure:
-			return CauseNone, nil
-		case notReady:
-			return CauseNotReady, err
-		case dead:
-			var ce *connError
-			if fresh && (broke || errors.As(err, &ce) && ce.phase == phaseDial) {
-				return CauseConnectionLost, err
-			}
-			broke = fresh // what broke the others may have met this one too
-		case missed:
-			g.n.missed.Add(1)
-			if misses++; misses >= g.cfg.misses {
-				return CauseHeartbeatMissed, fmt.Errorf("%d heartbeats in a row without an answer: %w", misses, err)
-			}
+		switch {
+		case why != CauseNone && !q.answers:
+			return why, cause
+		case why != CauseNone:
+		case q.concludes() == CauseConnectionLost:
+			return CauseConnectionLost, q.fails()
+		case q.concludes() == CauseHeartbeatMissed:
+			return CauseHeartbeatMissed, &slowError{fmt.Sprintf("%d heartbeats in a row without an answer: no byte", q.missed), now.Sub(began)}
 		}
-		fresh = true // only a new connection can tell the server from the connection
+		if !now.Before(beginAt) {
+			g.prober.begin()
+			beginAt = now.Add(g.prober.pace(policy()))
+		}
+		next := beginAt
+		if miss := began.Add(time.Duration(q.missed+1) * g.cfg.timeout); miss.Before(next) {
+			next = miss
+		}
+		if q.answers && patience.Before(next) {
+			next = patience
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-probes:
+		case <-g.stirred:
+		case <-timer.C:
+		case <-g.ctx.Done():
+			return CauseNone, nil
+		}
 	}
 }
 
-// measure smooths the round trip, as TCP does.
-func (l *link) measure(rtt time.Duration) {
-	old := l.rtt.Load()
-	if old == 0 {
-		l.rtt.Store(int64(rtt))
-		return
-	}
-	l.rtt.Store(old + (int64(rtt)-old)/8)
-}
-
-// cutSilent is called when the server answers on a new connection after the old
-// one of the heartbeat went silent: whatever swallows its bytes, a flushed NAT
-// table perhaps, may swallow those of the pools. Redis runs one command after the
-// other, so a request that was sent before the heartbeat began and is still
-// unanswered, once replies have had time to arrive, never will be; unless it is
-// one that waits.
-func (l *link) cutSilent(began int64) {
-	l.pause(l.cfg.timeout / 2)
-	l.suspectAt.Store(began)
-	l.advance()
-	l.eachConn(func(c *conn) {
-		if owes := c.owes.Load(); owes != 0 && owes < began && c.role.Load() == roleRegular && !c.waits.Load() {
-			l.n.cut.Add(1)
-			c.retire(errSilent)
+// askIdle PINGs on up to most connections that lie idle, those first that were heard last.
+// Their answers are heard as any byte is. It returns how many are being asked.
+func (g *guard) askIdle(most int) (asked int) {
+	var idle []*conn
+	g.eachConn(func(c *conn) {
+		if c.sweepable(0) {
+			idle = append(idle, c)
 		}
 	})
+	slices.SortFunc(idle, func(a, b *conn) int { return int(min(max(b.heard.Load()-a.heard.Load(), -1), 1)) })
+	for _, c := range idle[:min(most, len(idle))] {
+		g.asking.Add(1)
+		if !g.spawn(func() {
+			defer g.stir()
+			defer g.asking.Add(-1)
+			c.beat()
+		}) {
+			g.asking.Add(-1)
+			break
+		}
+		asked++
+	}
+	return asked
 }
 
-var errSilent = errors.New("no reply, although the server answers on a new connection")
+// beat asks on a connection that lies idle in the pool whether the server lives.
+func (c *conn) beat() {
+	if !c.claim.TryLock() {
+		return
+	}
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(0, claimed) {
+		return
+	}
+	defer c.users.Add(-claimed)
+	if !c.sweepable(0) || c.unread() {
+		return
+	}
+	began := time.Now()
+	if err := c.exchange(began.Add(c.link.proofTimeout())); err != nil {
+		c.link.n.idleDropped.Add(1)
+		c.retire(err)
+		c.link.suspect(err)
+		return
+	}
+	c.link.measure(time.Since(began))
+	c.heard.Store(c.link.clock.Load())
+	c.link.hear()
+}
 
-// cutSilentSubscribers closes the subscriptions that have owed an answer for
-// longer than heartbeats may: go-redis PINGs them and does not wait for the
-// PONG. They subscribe anew on their own.
+// mayAnswer reports whether there is an established connection on which an answer may
+// still come: one is being asked, or somebody waits for a reply.
+func (l *link) mayAnswer() bool {
+	if l.asking.Load() > 0 {
+		return true
+	}
+	waits := false
+	l.eachConn(func(c *conn) { waits = waits || c.owes.Load() != 0 && c.retirement() == nil })
+	return waits
+}
+
+// serves reports whether a connection of the pools is left.
+func (l *link) serves() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) > 0
+}
+
+// cutSilentSubscribers closes the subscriptions whose PING is unanswered for longer than
+// heartbeats may be, while the server answers elsewhere: go-redis sends it and does not
+// wait for the PONG. They subscribe anew on their own. Where nobody is reading the answer
+// may have come: that one is slow, not dead.
 func (l *link) cutSilentSubscribers() {
 	limit := int64(time.Duration(l.cfg.misses) * l.cfg.timeout)
 	now := l.read()
 	l.eachConn(func(c *conn) {
-		if owes := c.owes.Load(); owes != 0 && now-owes > limit && c.role.Load() == roleSubscriber {
-			l.n.cut.Add(1)
-			c.retire(errors.New("subscriber's PING went unanswered"))
+		owes := c.owes.Load()
+		if owes == 0 || now-owes <= limit || c.role.Load() != roleSubscriber || c.users.Load() <= 0 || l.heardAt.Load() < owes {
+			return
 		}
+		l.n.cut.Add(1)
+		c.retire(errors.New("subscriber's PING went unanswered"))
 	})
 }
 

@@ -34,23 +34,6 @@ func TestHeartbeat_SilentServer_NoticedWithinBudget(t *testing.T) {
 	}
 }
 
-// The same while a command is being waited for: it is let go when the link goes
-// down, long before its own timeout.
-func TestHeartbeat_SilentServer_ReleasesBlockedCommand(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		c := NewClient(opt)
-		defer c.Close()
-		ready(t, c)
-		require.NoError(t, c.Ping(t.Context()).Err()) // so that a connection is at hand
-		n.Silence(true)
-		began := time.Now()
-		err := c.BLPop(t.Context(), time.Minute, "queue").Err()
-		assert.ErrorIs(t, err, ErrOutcomeUnknown)
-		assert.LessOrEqual(t, time.Since(began), 3*time.Second)
-		assert.Equal(t, StateReconnecting, c.State())
-	})
-}
-
 // A server that merely pauses for less than the misses allow must not be taken
 // for dead, and no command may fail.
 func TestHeartbeat_ServerPauses_StaysConnected(t *testing.T) {

@@ -105,7 +105,7 @@ func herdSettings() string {
 		{"delay while commands wait, at least", eagerDelay},
 		{"delay while commands wait, as a part of the outage's age", fmt.Sprintf("1/%d", eagerDivisor)},
 		{"randomized by", percent(eagerJitter)},
-		{"longest dial of a server that was lost", quickDial},
+		{"attempts at the same time, at most", mostAttempts},
 	} {
 		fmt.Fprintf(&b, "| %v | %v |\n", row[0], row[1])
 	}
@@ -134,7 +134,7 @@ func herdText(results []herdResult) (string, error) {
 		"results": herdTable(results, false), "others": herdTable(results, true),
 		"clients": idle.clients, "outage": time.Minute,
 		"within": herdBack, "peak": percent(herdPeak), "window": herdWindow,
-		"lanes": firstLanes, "quickDial": quickDial,
+		"lanes": firstLanes, "attempts": mostAttempts, "lasting": lastingAttempts,
 		"cap": backoffCap, "jitter": percent(backoffJitter), "longest": longest(),
 		"onAverage": onAverage(backoffCap), "steps": steps, "ramp": round(ramp),
 		"idle99": round(idle.backAfter(0.99)), "idlePeak": percent(idle.peakShare()), "idleDials": fmt.Sprintf("%.0f", idle.attempts),

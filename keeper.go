@@ -178,7 +178,7 @@ func (k *keeper) sweep() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
 			if l.cold.CompareAndSwap(true, false) {
-				l.owner.warm(l.ctx, int(l.lost.Load()))
+				_ = k.abroad(func() { l.owner.warm(l.ctx, int(l.lost.Load())) })
 			}
 			if l.idleAge > 0 {
 				l.sweep()
@@ -208,7 +208,7 @@ const closedByCaller = "closed by the caller"
 // never started has no keeper.
 func (k *keeper) join() {
 	<-k.kept
-	k.workers.Wait()
+	k.workers.join()
 	k.events.join()
 }
 

@@ -2,24 +2,56 @@ package redial
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
+	"time"
 )
 
 // lanes bounds how many dials run at once after the link came up. The limit
 // starts low and grows by one with every success, so it doubles with every
 // round: a pool warms up fast, yet a server that has just come back is not
 // stormed.
+//
+// It also keeps dials calm that fail while the link is up, because connections from
+// before still serve: then there is one every now and then, as in an outage, and whoever
+// wants another meanwhile has its error.
 type lanes struct {
 	mu    sync.Mutex
 	limit int             // guarded by mu
 	busy  int             // guarded by mu
 	queue []chan struct{} // guarded by mu; one is closed for each lane that frees
+
+	failures int       // guarded by mu; in a row
+	failure  error     // guarded by mu; the last of them
+	since    time.Time // guarded by mu; of the first
+	next     time.Time // guarded by mu; when another dial may be tried
 }
 
 // reset starts over with few lanes.
 func (l *lanes) reset() {
 	l.mu.Lock()
 	l.limit = firstLanes
+	l.failures = 0
+	l.mu.Unlock()
+}
+
+// failed notes that a new connection could not be made, or was turned away by the server.
+func (l *lanes) failed(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.failures == 0 {
+		l.since = now
+	}
+	l.failures++
+	l.failure = err
+	l.next = now.Add(eager(now.Sub(l.since)))
+}
+
+// served notes that the server talks on a new connection.
+func (l *lanes) served() {
+	l.mu.Lock()
+	l.failures = 0
 	l.mu.Unlock()
 }
 
@@ -27,6 +59,13 @@ func (l *lanes) reset() {
 func (l *lanes) enter(ctx context.Context) error {
 	for {
 		l.mu.Lock()
+		if now := time.Now(); l.failures >= firstLanes {
+			if now.Before(l.next) {
+				defer l.mu.Unlock()
+				return l.failure
+			}
+			l.next = now.Add(eager(now.Sub(l.since)))
+		}
 		if l.busy < l.limit {
 			l.busy++
 			l.mu.Unlock()
@@ -77,4 +116,11 @@ func (l *lanes) wake(n int) {
 		close(l.queue[0])
 		l.queue = l.queue[1:]
 	}
+}
+
+// eager is the delay between attempts while commands wait, in an outage of the
+// given age.
+func eager(age time.Duration) time.Duration {
+	d := float64(max(age/eagerDivisor, eagerDelay))
+	return time.Duration(d * (1 - eagerJitter + 2*eagerJitter*rand.Float64()))
 }

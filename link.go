@@ -1,10 +1,14 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // One server, as a client sees it: what is known of it, its state, its gate and the
@@ -20,12 +24,19 @@ type link struct {
 	prober   prober
 	inquirer inquirer
 
-	shaken atomic.Bool  // go-redis has closed a connection since the keeper looked
-	cold   atomic.Bool  // the pool wants warming up
-	lost   atomic.Int32 // connections that the last outage has cost
+	shaken atomic.Bool                 // go-redis has closed a connection since the keeper looked
+	cold   atomic.Bool                 // the pool wants warming up
+	lost   atomic.Int32                // connections that the last outage has cost
+	lent   atomic.Pointer[credentials] // of a connection that was handed over to the pool
 
 	suspected bool      // guarded by mu; a connection failed, and what that says of the server is to be found out
 	rotated   time.Time // guarded by mu; last retirement by rotate
+}
+
+// credentials are what the caller has said when he was asked.
+type credentials struct {
+	username, password string
+	at                 time.Time
 }
 
 // endpoint is what is known of a server before it is dialed. It is only read.
@@ -41,12 +52,15 @@ type endpoint struct {
 type fleet struct {
 	idleAge    int64 // of the clock, 0: connections need not prove themselves; read-only
 	gen        atomic.Uint64
-	heard      atomic.Bool  // a byte was received since the last look
-	suspectAt  atomic.Int64 // connections not heard since must prove themselves
-	answeredAt atomic.Int64 // the clock when the server last answered a PING of ours
-	record     record       // used by inspect alone
-	rtt        atomic.Int64 // smoothed round trip in nanoseconds, 0: unknown
-	watches    atomic.Bool  // a WATCH was sent, ever
+	heard      atomic.Bool   // a byte was received since the last look
+	heardAt    atomic.Int64  // the clock when one had been, at the latest look
+	asking     atomic.Int32  // idle connections that are being asked whether the server lives
+	stirred    chan struct{} // capacity 1: there is news of the server from connections of the pools
+	suspectAt  atomic.Int64  // connections not heard since must prove themselves
+	answeredAt atomic.Int64  // the clock when the server last answered a PING of ours
+	record     record        // used by inspect alone
+	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
+	watches    atomic.Bool   // a WATCH was sent, ever
 	lanes      lanes
 	conns      map[*conn]struct{} // guarded by mu of the link
 }
@@ -72,24 +86,30 @@ type owner interface {
 	warm(ctx context.Context, lost int)
 }
 
-// verdict is what one probe says about the server.
-type verdict uint8
-
-const (
-	alive    verdict = iota // it answered
-	dead                    // it cannot be reached: refused, reset, closed, no route
-	missed                  // it said nothing in time
-	notReady                // it answered that it cannot serve yet
-	unsure                  // the probe itself was cut short
-)
-
-// prober finds out whether what a link leads to can be reached.
+// prober finds out whether what a link leads to can be reached. Its methods do not block,
+// but for ask.
 type prober interface {
-	// ping says what it found out; fresh asks for a new connection.
-	ping(fresh bool) (verdict, error)
-	// hurry says that an attempt must succeed quickly or not at all.
-	hurry(on bool)
-	// drop ends what is under way; the next ping begins afresh.
+	// again asks on the connection on which the server answered last, and reports whether
+	// it does; asking reports whether a question is under way there. begin makes an attempt
+	// on a new one.
+	again() bool
+	asking() bool
+	begin()
+	// pace says how long after the last attempt another may begin, of which the schedule
+	// says d.
+	pace(d time.Duration) time.Duration
+	// news returns a channel that is closed when there is any, and take what has come of
+	// questions and attempts since it was called last.
+	news() <-chan struct{}
+	take() []result
+	// unreachable returns for how long dials have led to no connection.
+	unreachable() time.Duration
+	// ask calls f with a client on whose connection the server has answered.
+	ask(ctx context.Context, f func(*redis.Client) error) error
+	// pass hands over the connection on which the server answered last, and the time when
+	// it did; nil when there is none to spare.
+	pass() (net.Conn, time.Time)
+	// drop ends what is under way; what is asked next is asked afresh.
 	drop()
 	// close does so for good.
 	close()
@@ -125,7 +145,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 	l := &link{
 		endpoint: e,
 		gate:     g,
-		fleet:    fleet{conns: make(map[*conn]struct{})},
+		fleet:    fleet{conns: make(map[*conn]struct{}), stirred: make(chan struct{}, 1)},
 		owner:    o,
 		inquirer: incurious{},
 	}
@@ -140,21 +160,28 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 	return l
 }
 
-// followLocked goes by the state: what is Reconnecting has lost its connections.
+// followLocked goes by the state: what is Reconnecting has lost its connections, unless
+// the server may be as it was. A cause means that it must not be talked to any more.
 func (l *link) followLocked(to State, cause error) func() {
 	l.suspected = false
+	why := l.why
 	var retired []*conn
-	switch to {
-	case StateConnected:
+	switch {
+	case to == StateConnected:
 		l.lanes.reset()
-	case StateReconnecting:
+	case to == StateReconnecting && spares(why):
+		l.suspectAt.Store(l.advance())
+		l.advance()
+		l.heard.Store(false)
+		l.lost.Store(0)
+	case to == StateReconnecting:
 		retired = l.nextGenerationLocked()
 		l.lost.Store(int32(len(retired)))
 	}
 	reason := l.reason
 	return func() {
-		if cause == nil {
-			l.retireIdle(retired, errors.New(reason))
+		if cause == nil || why != CauseMoved {
+			l.retireIdle(retired, cmp.Or(cause, errors.New(reason)))
 		} else {
 			for _, c := range retired {
 				c.retire(cause)
@@ -167,9 +194,20 @@ func (l *link) followLocked(to State, cause error) func() {
 	}
 }
 
+// hear notes that a byte was received.
+func (l *link) hear() {
+	if !l.heard.Load() {
+		l.heard.Store(true)
+		l.stir()
+	}
+}
+
+// stir has whoever finds out about the server look again.
+func (l *link) stir() { nudge(l.stirred) }
+
 // suspect notes that a connection failed with err. It does not shut the gate: it
 // asks for a verdict and makes every connection that was not heard
-// since prove itself before its next use. New dials wait for the verdict.
+// since prove itself before its next use.
 func (l *link) suspect(err error) {
 	l.mu.Lock()
 	if l.state != StateConnected {
@@ -182,6 +220,17 @@ func (l *link) suspect(err error) {
 	l.advance()
 	l.mu.Unlock()
 	l.tend()
+	l.stir()
+}
+
+// bar notes that the server will serve nobody, in its own words, or, without any, that it
+// may. There is no point in waiting for the link meanwhile.
+func (l *link) bar(words error) {
+	l.mu.Lock()
+	l.words = words
+	l.tellLocked()
+	l.mu.Unlock()
+	l.despair(words != nil)
 }
 
 // troubled reports whether there was a suspicion within the time that it takes to
@@ -214,6 +263,7 @@ func (l *link) rotate(why error) {
 	l.cause = why
 	old := l.nextGenerationLocked()
 	l.mu.Unlock()
+	l.prober.drop()
 	l.owner.lookElsewhere()
 	l.retireIdle(old, why)
 }
@@ -332,6 +382,7 @@ func (l *link) forget(c *conn) {
 	l.mu.Lock()
 	delete(l.conns, c)
 	l.mu.Unlock()
+	l.stir()
 }
 
 // eachConn calls f for every registered connection, without the lock.
@@ -345,6 +396,16 @@ func (l *link) eachConn(f func(*conn)) {
 	for _, c := range all {
 		f(c)
 	}
+}
+
+// measure smooths the round trip, as TCP does.
+func (l *link) measure(rtt time.Duration) {
+	old := l.rtt.Load()
+	if old == 0 {
+		l.rtt.Store(int64(rtt))
+		return
+	}
+	l.rtt.Store(old + (int64(rtt)-old)/8)
 }
 
 // proofTimeout is how long an idle connection may take to answer a PING.

@@ -26,10 +26,19 @@ func deadEnd(b *base) *link {
 
 type nowhere struct{}
 
-func (nowhere) ping(bool) (verdict, error) { return unsure, nil }
-func (nowhere) hurry(bool)                 {}
-func (nowhere) drop()                      {}
-func (nowhere) close()                     {}
+func (nowhere) again() bool                        { return false }
+func (nowhere) asking() bool                       { return false }
+func (nowhere) begin()                             {}
+func (nowhere) pace(d time.Duration) time.Duration { return d }
+func (nowhere) news() <-chan struct{}              { return nil }
+func (nowhere) take() []result                     { return nil }
+func (nowhere) unreachable() time.Duration         { return 0 }
+func (nowhere) ask(context.Context, func(*redis.Client) error) error {
+	return errTest
+}
+func (nowhere) pass() (net.Conn, time.Time) { return nil, time.Time{} }
+func (nowhere) drop()                       {}
+func (nowhere) close()                      {}
 
 // down returns a client whose server has just been found dead.
 func down(t *testing.T, n *memNet, opt *redis.Options, opts ...Option) *Client {

@@ -167,6 +167,11 @@ func (n *memNet) each(f func(*relay)) {
 // Kill refuses dials and closes every connection.
 func (n *memNet) Kill() { n.set(func() { n.refuse = true }); n.each(n.cut) }
 
+// Refuse refuses dials and leaves connections alone, Vanish has them go silent besides, as
+// when a host is gone.
+func (n *memNet) Refuse() { n.set(func() { n.refuse = true }) }
+func (n *memNet) Vanish() { n.Refuse(); n.Drop() }
+
 // Start ends Kill.
 func (n *memNet) Start() { n.set(func() { n.refuse = false }) }
 

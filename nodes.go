@@ -151,7 +151,7 @@ type member struct {
 func (n *nodes) newMember(opt *redis.Options, quick bool) *member {
 	m := &member{of: n}
 	addr := addrOf(opt.Addr)
-	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true), m, pinging(opt, quick))
+	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true), m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
 	return m
 }
@@ -234,11 +234,10 @@ func (s scout) attempt(bool) (verdict, error) {
 	return alive, nil
 }
 
-func (scout) dueLocked() bool               { return false } // the nodes say when none is up any more
-func (scout) check() bool                   { return false }
-func (scout) hurry(bool)                    {}
-func (scout) reached() string               { return "" }
-func (s scout) unreached(_ bool, err error) { s.front.noteCause(err) }
+func (scout) dueLocked() bool                  { return false } // the nodes say when none is up any more
+func (scout) check() bool                      { return false }
+func (scout) reached() string                  { return "" }
+func (s scout) unreached(_ verdict, err error) { s.front.noteCause(err) }
 
 // pointless reports whether err, why the topology is not known, is a mistake that waiting
 // cannot cure. Of a cluster that there has been once it is none.

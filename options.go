@@ -66,8 +66,21 @@ const (
 	// round trip, within bounds. A false alarm costs one dial.
 	proofRoundTrips = 8
 	proofFloor      = 50 * time.Millisecond
-	// quickDial bounds the dial of an attempt to reach a server that was lost.
-	quickDial = 250 * time.Millisecond
+	// Attempts to reach the server run at the same time, this many at most. The first of
+	// them keep the whole of their time, the others are replaced by new ones.
+	mostAttempts    = 4
+	lastingAttempts = 2
+	// firstPatience is how long the first attempts of all may be silent once there is a
+	// connection, or a dialer of the caller's at work, before another is begun: it is not
+	// known how long a connection takes here.
+	firstPatience = 2 * time.Second
+	// setUpSmoothing is the part of a longer time to set up a connection that is believed
+	// at once.
+	setUpSmoothing = 4
+	// mostSetUp bounds the set-up of a connection that the caller has not bounded.
+	mostSetUp = time.Minute
+	// mostAsked is how many idle connections are asked whether the server lives.
+	mostAsked = 4
 	// sweepAge is the age at which an idle connection is proved in the
 	// background; NAT and firewall entries live at least twice as long.
 	sweepAge    = 15 * time.Second
@@ -214,8 +227,13 @@ const (
 	noLosses      = 6
 	lossRatio     = 200
 
-	// defaultDialTimeout is go-redis's.
+	// foreignPatience is how long Close waits for other code of the caller, such as a
+	// Dialer that does not heed its context.
+	foreignPatience = 30 * time.Millisecond
+
+	// defaultDialTimeout and defaultReadTimeout are go-redis's.
 	defaultDialTimeout = 5 * time.Second
+	defaultReadTimeout = 5 * time.Second
 
 	maxHeartbeat = time.Hour
 	maxMisses    = 100

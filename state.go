@@ -32,6 +32,7 @@ type cell struct {
 	why     Cause         // guarded by mu
 	reason  string        // guarded by mu; why, in words
 	cause   error         // guarded by mu; last transport error, nil: none yet
+	words   error         // guarded by mu; of a server that will serve nobody, see link.bar; nil: there are none
 	changed chan struct{} // guarded by mu; closed when there is news for await
 	outage  *outage       // guarded by mu; nil while Connected
 	down    time.Duration // guarded by mu; length of past outages
@@ -41,7 +42,7 @@ type cell struct {
 // follower is what changes together with a state.
 type follower interface {
 	// followLocked is called for every transition, with mu held. What it returns, if not
-	// nil, is called once mu is free. A cause means that the server is dead.
+	// nil, is called once mu is free.
 	followLocked(to State, cause error) func()
 }
 
@@ -90,10 +91,8 @@ func (o *outage) end() {
 
 // transition is the only writer of the state. It reports false when there is
 // nothing to change: StateClosed is terminal, no state follows itself, and only
-// what was Connected can be Reconnecting. On the way down, a cause means that the
-// server is dead, so that whatever is in flight is aborted; without one, idle
-// connections are retired and the rest may finish. reason may be "" where why says it
-// all.
+// what was Connected can be Reconnecting. What becomes of connections on the way down
+// is up to the link. reason may be "" where why says it all.
 func (c *cell) transition(to State, why Cause, reason string, cause error, attempts int) bool {
 	cause = notReply(cause)
 	reason = cmp.Or(reason, why.text(c.cfg.maxWaiting))
@@ -183,11 +182,14 @@ func (c *cell) await(ctx context.Context, there func() bool) error {
 // waitState waits until the state is want or Closed, or ctx ends.
 func (c *cell) waitState(ctx context.Context, want State) error {
 	var state State
+	var words error
 	err := c.await(ctx, func() bool {
-		state = c.state
-		return state == want || state == StateClosed
+		state, words = c.state, c.words
+		return state == want || state == StateClosed || words != nil && want == StateConnected
 	})
 	switch {
+	case err == nil && state != want && state != StateClosed:
+		return fmt.Errorf("redial: %s is %s, not %s: %w", c.addr, state, want, words)
 	case err != nil:
 		err = &cutShort{ctx: err, cause: c.lastCause()}
 		return fmt.Errorf("redial: %s is %s, not %s: %w", c.addr, state, want, err)

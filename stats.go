@@ -121,10 +121,10 @@ type Stats struct {
 
 	// IdleChecks counts the PINGs sent on idle connections, before a command or
 	// by the background sweep, IdleDropped the connections that failed one,
-	// SilentCut the connections cut because they owed an answer that they
-	// could no longer give: subscriptions whose PING went unanswered, requests
-	// left unanswered while the server answered on a new connection, and connections
-	// that the server did not know any more.
+	// SilentCut the connections cut because it was proved that they were dead although
+	// nothing had broken them: subscriptions whose PING went unanswered while the server
+	// answered elsewhere, connections that acknowledged nothing while others did, and
+	// those that the server did not know any more.
 	IdleChecks  uint64 `json:"idle_checks"`
 	IdleDropped uint64 `json:"idle_dropped"`
 	SilentCut   uint64 `json:"silent_cut"`

@@ -105,7 +105,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	k := newKeeper(cfg, addrOf(opt.Addr))
 	return build(k, 0, func() (*Supervisor, error) {
 		o := new(alone)
-		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true), o, pinging(opt, false)))
+		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true), o, pingerOf(opt, false)))
 		o.is(rdb, &g.inflight, cfg.timeout)
 		k.whole = g.link
 		k.add(g)
