@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"time"
@@ -48,11 +49,45 @@ func (c *conn) introduce(p []byte, now int64) error {
 
 // listen reads what is for go-redis.
 func (c *conn) listen(p []byte) (int, error) {
-	n, err := c.read(p)
+	n, err := c.next(p)
 	if a := c.aside.Load(); a != nil && n > 0 {
 		return c.overhear(a, p, n, err)
 	}
 	return n, err
+}
+
+// next returns what was kept, and then what comes.
+func (c *conn) next(p []byte) (int, error) {
+	if c.kept.some.Load() {
+		return c.kept.take(p), nil
+	}
+	return c.read(p)
+}
+
+// greeting is the first request on a connection, if that was HELLO, and the answer. A
+// connection that was set up by a probe comes to a pool, which greets the server once more
+// in the same words: it has the same answer, and the server is not troubled.
+type greeting struct {
+	requests       int
+	request, reply []byte
+}
+
+func (g *greeting) said(p []byte) {
+	var buf [16]byte
+	if g.requests++; g.requests == 1 && string(command.Head(p, &buf)) == "hello" {
+		g.request = append(g.request, p...)
+	}
+}
+
+func (g *greeting) heard(p []byte) {
+	if g.requests == 1 {
+		g.reply = append(g.reply, p...)
+	}
+}
+
+// answers reports whether there is an answer to a request.
+func (g *greeting) answers(p []byte) bool {
+	return g != nil && len(g.reply) > 0 && bytes.Equal(g.request, p)
 }
 
 // overhear does what is to be done with the first n bytes of p, which were read, and

@@ -59,6 +59,7 @@ type conn struct {
 	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
 	broken atomic.Pointer[connError]    // the first failure to read
 
+	greets  *greeting   // what was said on it before a pool had it; nil: nothing. Used by its writer
 	kept    kept        // bytes that came with the answer to a PING of our own
 	trail   trail       // used by inspect alone
 	greeted atomic.Bool // a first byte was read
@@ -111,6 +112,13 @@ func (c *conn) Write(p []byte) (int, error) {
 			now = c.link.read()
 		}
 		c.observe(p)
+		if c.greets.answers(p) {
+			c.sent = len(p)
+			c.owes.Store(now)
+			c.keep(c.greets.reply)
+			c.greets = nil
+			return len(p), nil
+		}
 		if err := c.introduce(p, now); err != nil {
 			return 0, c.unwritten(0, true, c.blame(err))
 		}
@@ -143,11 +151,6 @@ func (c *conn) unwritten(n int, fresh bool, err error) error {
 // Read receives a reply, or a part of one.
 func (c *conn) Read(p []byte) (int, error) {
 	c.enter()
-	if c.kept.some.Load() {
-		n := c.kept.take(p)
-		c.leave()
-		return n, nil
-	}
 	n, err := c.listen(p)
 	c.leave()
 	if n > 0 {

@@ -239,7 +239,7 @@ func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
 	})
 }
 
-// The answer must be PONG and nothing else: whatever else waits there belongs to
+// The answer must be one reply and nothing else: whatever else waits there belongs to
 // another request.
 func TestIdleCheck_WrongAnswer_DropsTheConnection(t *testing.T) {
 	l := still(1)

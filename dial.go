@@ -78,12 +78,13 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 // up beside those of the pools.
 func (l *link) spare() *conn {
 	gen := l.gen.Load()
-	nc, at := l.prober.pass()
+	nc, greets, at := l.prober.pass()
 	if nc == nil {
 		return nil
 	}
 	c := newConn(nc, l, gen)
 	c.greeted.Store(true)
+	c.greets = greets
 	c.heard.Store(max(int64(at.Sub(l.began)), 1)) // it may have been a while
 	return c
 }

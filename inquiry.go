@@ -299,8 +299,8 @@ func (q *inquiry) judge(batch []*conn, by *instance, listed map[int64]command.Pe
 		switch {
 		case ours[i]:
 			st.vouched, st.missed, st.barren = by, 0, 0
-		case there[i], st.vouched == nil, !st.vouched.is(by) && !q.succeededLocked(st.vouched, by):
-			st.missed = 0 // that is another server
+		case st.vouched == nil, !q.succeededLocked(st.vouched, by) && (there[i] || !st.vouched.is(by)):
+			st.missed = 0 // that is another server, or another client of it
 			if st.barren++; st.barren >= barrenAnswers {
 				st.barren, st.mute = 0, now+int64(askMute)
 			}

@@ -255,15 +255,31 @@ func build[C any](k *keeper, pause time.Duration, f func() (C, error)) (c C, err
 func (k *keeper) drain(ctx context.Context) error {
 	k.refuse()
 	err := k.gate.drain(ctx)
-	if err != nil {
-		for _, l := range k.all() {
-			k.spawn(l.part)
-		}
+	if err != nil && k.part() {
 		short, cancel := context.WithTimeout(k.life, k.patience())
 		defer cancel()
 		_ = k.gate.drain(short)
 	}
 	return err
+}
+
+// part has servers end what connections wait for, and reports whether any has.
+func (k *keeper) part() bool {
+	var any atomic.Bool
+	var asked sync.WaitGroup
+	for _, l := range k.all() {
+		asked.Add(1)
+		if !k.spawn(func() {
+			defer asked.Done()
+			if l.part() {
+				any.Store(true)
+			}
+		}) {
+			asked.Done()
+		}
+	}
+	asked.Wait()
+	return any.Load()
 }
 
 // patience is how long the slowest server may take to end what waits for it.

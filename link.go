@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -108,7 +109,7 @@ type prober interface {
 	ask(ctx context.Context, f func(*redis.Client) error) error
 	// pass hands over the connection on which the server answered last, and the time when
 	// it did; nil when there is none to spare.
-	pass() (net.Conn, time.Time)
+	pass() (net.Conn, *greeting, time.Time)
 	// drop ends what is under way; what is asked next is asked afresh.
 	drop()
 	// close does so for good.
@@ -420,15 +421,17 @@ func (l *link) unblockTimeout() time.Duration {
 }
 
 // part has the server end what connections wait for, before they are closed. They end with
-// what it has handed out, or as they do when they are closed.
-func (l *link) part() {
+// what it has handed out, or as they do when they are closed. It reports whether any does.
+func (l *link) part() bool {
 	var waiting []*conn
 	l.eachConn(func(c *conn) {
 		if c.releasable() && c.aside.CompareAndSwap(nil, &aside{parting: ErrClosed}) {
 			waiting = append(waiting, c)
 		}
 	})
-	if len(waiting) > 0 {
-		l.inquirer.unblock(l.unblockTimeout(), waiting...)
+	if len(waiting) == 0 {
+		return false
 	}
+	settled, _ := l.inquirer.unblock(l.unblockTimeout(), waiting...)
+	return slices.Contains(settled, true)
 }

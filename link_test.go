@@ -36,7 +36,7 @@ func (nowhere) unreachable() time.Duration         { return 0 }
 func (nowhere) ask(context.Context, func(*redis.Client) error) error {
 	return errTest
 }
-func (nowhere) pass() (net.Conn, time.Time) { return nil, time.Time{} }
+func (nowhere) pass() (net.Conn, *greeting, time.Time) { return nil, nil, time.Time{} }
 func (nowhere) drop()                       {}
 func (nowhere) close()                      {}
 

@@ -67,6 +67,7 @@ type probe struct {
 	words  atomic.Pointer[string] // an error is all that the server has said
 	reads  atomic.Int32
 	passed atomic.Bool // the connection belongs to somebody else now
+	greets greeting    // used by whoever sets it up, and then by pass
 
 	// These are guarded by mu of the pinger.
 	stage  stage
@@ -508,13 +509,14 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 }
 
 // pass hands over the connection on which the server answered last, and the time when it
-// did; nil when there is none that is at rest. It is set up, and may be so again.
-func (p *pinger) pass() (net.Conn, time.Time) {
+// did, with what was said on it first; nil when there is none that is at rest. It is set
+// up, and may be so again.
+func (p *pinger) pass() (net.Conn, *greeting, time.Time) {
 	p.mu.Lock()
 	a := p.held
 	if a == nil || a.stage != resting {
 		p.mu.Unlock()
-		return nil, time.Time{}
+		return nil, nil, time.Time{}
 	}
 	p.held = nil
 	a.stage = over
@@ -525,7 +527,7 @@ func (p *pinger) pass() (net.Conn, time.Time) {
 	p.mu.Unlock()
 	a.cancel()
 	_ = client.Close()
-	return nc, at
+	return nc, &a.greets, at
 }
 
 // drop ends what is under way and gives up the connection that is held.
@@ -596,9 +598,15 @@ func (c *probeConn) Close() error {
 	return c.Conn.Close()
 }
 
+func (c *probeConn) Write(b []byte) (int, error) {
+	c.probe.greets.said(b)
+	return c.Conn.Write(b)
+}
+
 func (c *probeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
+		c.probe.greets.heard(b[:n])
 		c.probe.hears(b[:n])
 	}
 	return n, err

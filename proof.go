@@ -121,11 +121,13 @@ func (c *conn) exchange(deadline time.Time) error {
 
 var errNoAnswer = errors.New("no answer to a PING in time")
 
-// answer reads until there is a complete reply, and keeps what else there was.
+// answer reads until there is a complete reply, and keeps what else there was, which can
+// only be pushes: any other would be the reply to something else.
 func (c *conn) answer() error {
 	var room [maxAnswer]byte
-	var rest []byte // that is no part of it
+	var pushes []byte
 	var f command.Frame
+	answered := false
 	for got := 0; got < len(room); {
 		n, err := c.Conn.Read(room[got:])
 		if n == 0 && err != nil {
@@ -137,17 +139,23 @@ func (c *conn) answer() error {
 			k, whole, ok := f.Feed(p)
 			push := f.Kind == '>'
 			switch {
-			case !ok:
+			case !ok, answered && !push:
 				return errNoReply
-			case whole && !push:
-				return c.keep(append(rest, p[k:]...))
 			case push:
-				rest = append(rest, p[:k]...)
+				pushes = append(pushes, p[:k]...)
 			}
 			if whole {
+				answered = answered || !push
 				f = command.Frame{}
 			}
 			p = p[k:]
+		}
+		if answered { // a push that is not complete yet goes on where the next read begins
+			if len(pushes) > 0 && c.link.csc {
+				return errNewsForCache
+			}
+			c.keep(pushes)
+			return nil
 		}
 	}
 	return errors.New("the answer to a PING is too long")
@@ -159,18 +167,16 @@ type kept struct {
 	bytes []byte // used by whoever reads, or holds the claim
 }
 
-// keep has the next Read return b first. A client-side cache looks for pushes in the
-// socket of an idle connection, where these are not any more: it has to do without.
-func (c *conn) keep(b []byte) error {
-	if len(b) == 0 {
-		return nil
+// A client-side cache looks for pushes in the socket of an idle connection, where they are
+// not any more: it has to do without the connection.
+var errNewsForCache = errors.New("news for a client-side cache came with the answer to a PING")
+
+// keep has the next Read return b first.
+func (c *conn) keep(b []byte) {
+	if len(b) > 0 {
+		c.kept.bytes = append([]byte(nil), b...)
+		c.kept.some.Store(true)
 	}
-	if c.link.csc {
-		return errors.New("news for a client-side cache came with the answer to a PING")
-	}
-	c.kept.bytes = append([]byte(nil), b...)
-	c.kept.some.Store(true)
-	return nil
 }
 
 // take copies what was kept to p.

@@ -109,6 +109,9 @@ func unblockedInTime(t *testing.T, opt *redis.Options) {
 	c := NewClient(opt)
 	defer c.Close()
 	require.NoError(t, c.Ping(t.Context()).Err())
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	_ = c.BLPop(soon, 0, "list").Err() // there is a connection for such questions from now on
+	cancel()
 	dials := c.Stats().Dials
 	for name, run := range map[string]func(context.Context) error{
 		"blpop":    func(ctx context.Context) error { return c.BLPop(ctx, 0, "list").Err() },
@@ -207,14 +210,17 @@ func TestUnblock_NotAllowed_Closes(t *testing.T) {
 // under the same one.
 func TestUnblock_AnotherServer_NobodyElseIsUnblocked(t *testing.T) {
 	here, there := redialtest.StartServer(t), redialtest.StartServer(t)
-	board := newSwitchboard(t, always(there))
-	c := NewClient(&redis.Options{Addr: board.Addr()})
-	defer c.Close()
-	require.NoError(t, c.WaitReady(t.Context())) // the other connection leads there
-	board.lead(always(here))
 	for range 20 { // the ids there are behind
 		here.Do("PING")
 	}
+	board := newSwitchboard(t, always(here))
+	c := NewClient(&redis.Options{Addr: board.Addr()})
+	defer c.Close()
+	require.NoError(t, c.Ping(t.Context()).Err())
+	board.lead(always(there))
+	require.NoError(t, linkOf(c).prober.(*pinger).ask(t.Context(), func(rdb *redis.Client) error { // its connection leads there
+		return rdb.Ping(t.Context()).Err()
+	}))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.BLPop(ctx, 0, "list").Err() }()
