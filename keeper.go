@@ -107,6 +107,9 @@ func (k *keeper) keep() {
 			k.reap()
 		}
 		next := now.Add(pause)
+		if reap := k.reapedAt.Add(min(k.beat(), lookout)); reap.Before(next) {
+			next = reap
+		}
 		all := k.guards()
 		for _, g := range all {
 			if !now.Before(g.lookAt) {
@@ -215,7 +218,11 @@ func (k *keeper) join() {
 // close ends supervision, closes the client with f, and waits until nothing is left.
 func (k *keeper) close(f func() error) error {
 	k.shut(closedByCaller)
+	// go-redis may have commands to flush, but may also wait for one that sets up a
+	// connection, with a lock held.
+	timer := time.AfterFunc(foreignPatience, k.closeConns)
 	err := f()
+	timer.Stop()
 	k.closeConns()
 	k.join()
 	return err

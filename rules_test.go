@@ -149,6 +149,7 @@ var goroutines = map[string]string{
 	"gate.go:gate.wait":                                "gate.wait",
 	"state.go:newOutage":                               "outage.end",
 	"base.go:base.spawn":                               "keeper.join",
+	"keeper.go:keeper.close":                           "keeper.close",
 	"keeper.go:keeper.start":                           "keeper.join",
 	"internal/sentinel/ask.go:Directory.spawn":         "Directory.Close",
 	"internal/sentinel/directory.go:Directory.inquire": "Directory.Close",
