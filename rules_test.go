@@ -121,6 +121,7 @@ var numbers = []struct{ where, numbers, why string }{
 	{"maxBody", "*", "longer than any text that Redis allows"},
 	{"inquiry.whoIs", "time.Second", "the unit of uptime_in_seconds"},
 	{"conn.observe", "16", "of head"},
+	{"greeting.said", "16", "of head"},
 	{"textSize", "64", "longer than any number is as text"},
 	{"Innermost", "8", "nobody wraps a connection that often"},
 	{"chain.ours", "3 8", "frames of the stack"},

@@ -73,6 +73,7 @@ func lossOf(t *testing.T, s *redialtest.Server, rdb redis.UniversalClient, total
 // When the context of a BLPOP ends, the element that the server hands out in that moment
 // is delivered or stays in the list.
 func TestUnblock_LosesNothing(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []int{2, 3} {
 		for _, canceled := range []bool{false, true} {
 			s := redialtest.StartServer(t)

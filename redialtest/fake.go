@@ -107,16 +107,35 @@ func StartFakeServer() (*FakeServer, error) {
 func NewFakeServerPipe(tb testing.TB) *FakeServer {
 	f := newFakeServer("127.0.0.1:6379")
 	f.pipe = true
-	drop := func() {}
-	if inBubble() {
-		drop = dropShared
+	first := inBubble() && !cleaned.swap(tb)
+	if first {
+		dropShared()
 	}
-	drop()
 	tb.Cleanup(func() {
 		_ = f.Close()
-		drop()
+		if first { // and so the last to be closed
+			cleaned.swap(nil)
+			dropShared()
+		}
 	})
 	return f
+}
+
+// cleaned is the test that has dropped what is shared last: it needs to once.
+var cleaned latest
+
+type latest struct {
+	mu sync.Mutex
+	tb testing.TB
+}
+
+// swap reports whether tb is the latest already, and makes it so.
+func (l *latest) swap(tb testing.TB) (was bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was = tb != nil && l.tb == tb
+	l.tb = tb
+	return was
 }
 
 // inBubble reports whether the goroutine is in a testing/synctest bubble, whose clock
