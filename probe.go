@@ -473,9 +473,10 @@ func (p *pinger) unreachable() time.Duration {
 }
 
 // ask calls f with a client that has a connection on which the server has answered, and
-// makes one if there is none. Nobody else uses it meanwhile. When ctx ends it is closed.
+// makes one attempt at one if there is none. Nobody else uses it meanwhile. When ctx ends
+// it is closed.
 func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
-	for {
+	for tried := false; ; {
 		p.mu.Lock()
 		a, changed := p.held, p.changed
 		idle := a != nil && a.stage == resting
@@ -495,7 +496,11 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 			p.finish(a, err)
 			return err
 		}
-		if begin {
+		switch {
+		case begin && tried: // when to try again is for others to say
+			return p.link.lastCause()
+		case begin:
+			tried = true
 			p.begin()
 		}
 		select {
