@@ -26,8 +26,9 @@ type aside struct {
 var whoAmI = []byte("*2\r\n$6\r\nclient\r\n$4\r\ninfo\r\n")
 
 // introduce asks that ahead of p, the first request since the connection was handed out,
-// if the server may let it wait, or it begins a subscription. The answer, which comes
-// first, is not for go-redis to see. It takes no round trip.
+// if the server may let it wait, or it begins a subscription, unless it is known that
+// nothing is in between. The answer, which comes first, is not for go-redis to see. It
+// takes no round trip.
 func (c *conn) introduce(p []byte, now int64) error {
 	waits := c.waits.Load()
 	if waits {
@@ -40,6 +41,10 @@ func (c *conn) introduce(p []byte, now int64) error {
 		return nil
 	}
 	if waits && !command.Blocks(p) {
+		return nil
+	}
+	if c.link.direct.Load() { // the server knows it by the address that it has here
+		c.link.inquirer.met(c)
 		return nil
 	}
 	c.aside.Store(&aside{answer: true})
@@ -157,9 +162,18 @@ func (c *conn) introduced(text []byte) {
 		return
 	}
 	c.self.Store(&self)
+	c.link.direct.Store(c.comesFrom(self))
 	c.heard.Store(c.link.clock.Load())
 	c.link.hear()
 	c.link.inquirer.met(c)
+}
+
+// comesFrom reports whether what a server says of a client is about this connection, with
+// nothing in between: it names the address that the connection has here. No other can have
+// that.
+func (c *conn) comesFrom(peer command.Peer) bool {
+	local, ok := c.Conn.LocalAddr().(*net.TCPAddr)
+	return ok && local.String() == peer.Addr
 }
 
 // unblock has the server end what the connection waits for, and says how long that may

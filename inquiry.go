@@ -298,6 +298,9 @@ func (q *inquiry) judge(batch []*conn, by *instance, listed map[int64]command.Pe
 		st.asked = now
 		switch {
 		case ours[i]:
+			if peer := listed[c.id.Load()]; c.self.Load() == nil {
+				c.self.Store(&peer)
+			}
 			st.vouched, st.missed, st.barren = by, 0, 0
 		case st.vouched == nil, !q.succeededLocked(st.vouched, by) && (there[i] || !st.vouched.is(by)):
 			st.missed = 0 // that is another server, or another client of it
@@ -326,8 +329,7 @@ func isOf(c *conn, peer command.Peer) bool {
 	if self := c.self.Load(); self != nil {
 		return self.Is(peer)
 	}
-	local, ok := c.Conn.LocalAddr().(*net.TCPAddr)
-	return ok && local.String() == peer.Addr
+	return c.comesFrom(peer)
 }
 
 // succeededLocked reports whether a server has taken the place of the one that vouched: it

@@ -61,6 +61,7 @@ type fleet struct {
 	answeredAt atomic.Int64  // the clock when the server last answered a PING of ours
 	record     record        // used by inspect alone
 	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
+	direct     atomic.Bool   // servers see connections come from the addresses that they have here
 	watches    atomic.Bool   // a WATCH was sent, ever
 	lanes      lanes
 	conns      map[*conn]struct{} // guarded by mu of the link
