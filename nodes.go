@@ -286,7 +286,10 @@ func isNoCluster(err error) bool {
 func (n *nodes) reload() error {
 	ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
 	defer cancel()
-	err := n.load(ctx)
+	var err error
+	if failure := n.abroad(func() { err = n.load(ctx) }); failure != nil { // of go-redis, on what a server says
+		err = failure
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loadedAt = time.Now()

@@ -333,6 +333,24 @@ func TestRows_ReplyOfImpossibleLength(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(log.String(), "redial: panic"), log.String())
 }
 
+// The same of a topology.
+func TestRows_TopologyOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	f := redialtest.NewFakeServer(t)
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "cluster" {
+			return redialtest.Reply("*" + strconv.FormatInt(math.MaxInt64, 10) + "\r\n")
+		}
+		return redialtest.Handle
+	})
+	var log syncBuffer
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{f.Addr()}}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
+		redial.WithHeartbeat(50*time.Millisecond, 50*time.Millisecond))
+	time.Sleep(500 * time.Millisecond)
+	require.NoError(t, c.Close())
+	assert.Equal(t, 1, strings.Count(log.String(), "redial: panic"), log.String())
+}
+
 type syncBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
