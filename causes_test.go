@@ -271,6 +271,7 @@ func TestOutcome_HookOfANode_SaysAnError(t *testing.T) {
 				for _, behind := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%s, %s/%+v/behind %v", name, said, []bool{hook.instead, hook.sets}, behind), func(t *testing.T) {
 						t.Parallel()
+						hook := hook
 						hook.word = word
 						run := func(newClient func(opt *redis.ClusterOptions) redis.UniversalClient, onNewNode func(redis.UniversalClient, func(*redis.Client))) (seen []string) {
 							nodes, addrs := fakeCluster(t, 1, nil)

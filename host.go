@@ -294,10 +294,13 @@ func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Durati
 	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout), gone: closedCheck(rdb)})
 }
 
-func (p *pool) warm(ctx context.Context, lost int) {
-	if known := p.known.Load(); known != nil {
+// warm reports whether the client is known.
+func (p *pool) warm(ctx context.Context, lost int) bool {
+	known := p.known.Load()
+	if known != nil {
 		known.warm(ctx, lost)
 	}
+	return known != nil
 }
 
 func (p *pool) gone() bool {

@@ -181,7 +181,11 @@ func (k *keeper) sweep() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
 			if l.cold.CompareAndSwap(true, false) {
-				_ = k.abroad(func() { l.owner.warm(l.ctx, int(l.lost.Load())) })
+				_ = k.abroad(func() {
+					if !l.owner.warm(l.ctx, int(l.lost.Load())) {
+						l.cold.Store(true)
+					}
+				})
 			}
 			if l.idleAge > 0 {
 				l.sweep()

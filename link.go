@@ -84,8 +84,9 @@ type owner interface {
 	// that the link was given up for that reason.
 	gone() bool
 	dismissed()
-	// warm has the pool replace some of the connections that it has lost.
-	warm(ctx context.Context, lost int)
+	// warm has the pool replace some of the connections that it has lost. It reports false
+	// when there is no pool yet.
+	warm(ctx context.Context, lost int) bool
 }
 
 // prober finds out whether what a link leads to can be reached. Its methods do not block,

@@ -145,6 +145,18 @@ type member struct {
 	guard   *guard      // of the link
 	hook    hook        // ours, on its client
 	rejects atomic.Bool // it will not tell a topology, see isNoCluster
+	built   atomic.Bool // go-redis has finished the client: it has sent something
+}
+
+func (m *member) isBuilt() {
+	if !m.built.Load() {
+		m.built.Store(true)
+	}
+}
+
+// warm waits for that: before, go-redis writes to the client.
+func (m *member) warm(ctx context.Context, lost int) bool {
+	return m.built.Load() && m.pool.warm(ctx, lost)
 }
 
 // newMember builds the link to a node. The client of the node is yet to come, see enlist.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -33,12 +34,16 @@ func TestPipeline_PartlyWritten(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := redialtest.NewFakeServerPipe(t)
-				var broken *breakAfter
+				var mu sync.Mutex
+				var conns []*breakAfter // guarded by mu
 				c := NewClient(&redis.Options{Addr: "127.0.0.1:1", Protocol: 2, DisableIdentity: true, PoolSize: 50,
 					Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 						nc, err := server.Dial(ctx, network, addr)
-						broken = &breakAfter{Conn: nc, left: math.MaxInt}
-						return broken, err
+						cn := &breakAfter{Conn: nc, left: math.MaxInt}
+						mu.Lock()
+						conns = append(conns, cn)
+						mu.Unlock()
+						return cn, err
 					}}, WithGrace(0))
 				defer c.Close()
 				ready(t, c)
@@ -56,7 +61,12 @@ func TestPipeline_PartlyWritten(t *testing.T) {
 						size += n / 2
 					}
 				}
-				broken.left = size
+				synctest.Wait()
+				mu.Lock()
+				for _, cn := range conns { // whichever carries it
+					cn.left = size
+				}
+				mu.Unlock()
 				cmds, err := pipe.Exec(ctx)
 				if tc.unknown == 0 { // nothing ran, so it was sent again
 					require.NoError(t, err)

@@ -167,6 +167,9 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
 	setup := command.IsHandshake(cmd)
+	if !setup {
+		h.at.isBuilt()
+	}
 	admitted := h.enter(ctx)
 	if !admitted && !setup {
 		return h.down(command.ReadOnly(cmd))
@@ -232,6 +235,7 @@ func (h nodeHook) unsent(err error) *failure {
 // pinged passes on what may be a heartbeat of the ring, which must not wait for this
 // shard. The ring may move keys after it, so commands that wait for one look again.
 func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.ProcessHook) error {
+	h.at.isBuilt()
 	err := direct(FailFast(ctx), cmd)
 	if err != nil {
 		h.of.proceed()
@@ -245,6 +249,7 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // does so before the command for which go-redis asks is sent.
 func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
+	h.at.isBuilt()
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
 	err := l.firstContact(ctx)
@@ -296,6 +301,9 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // this hook.
 func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, cluster bool) error {
 	l, setup := h.at.link, command.IsSetup(cmds) // of a connection that another command waits for
+	if !setup {
+		h.at.isBuilt()
+	}
 	admitted := !setup && h.enter(ctx)
 	if !admitted && !setup && !(cluster && h.of.reader) { // which goes to another node when there is no connection
 		err := h.down(false)
