@@ -147,18 +147,18 @@ func TestOutcome_LostReply_CauseOfAnotherClient(t *testing.T) {
 			}}
 		},
 	}
-	works := map[string]func(ctx context.Context, c redial.UniversalClient) (error, []redis.Cmder){
-		"command": func(ctx context.Context, c redial.UniversalClient) (error, []redis.Cmder) {
+	works := map[string]func(ctx context.Context, c redial.UniversalClient) ([]redis.Cmder, error){
+		"command": func(ctx context.Context, c redial.UniversalClient) ([]redis.Cmder, error) {
 			cmd := c.Incr(ctx, "{n}")
-			return cmd.Err(), []redis.Cmder{cmd}
+			return []redis.Cmder{cmd}, cmd.Err()
 		},
-		"pipeline": func(ctx context.Context, c redial.UniversalClient) (error, []redis.Cmder) {
+		"pipeline": func(ctx context.Context, c redial.UniversalClient) ([]redis.Cmder, error) {
 			cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "{n}"); return nil })
-			return err, cmds
+			return cmds, err
 		},
-		"transaction": func(ctx context.Context, c redial.UniversalClient) (error, []redis.Cmder) {
+		"transaction": func(ctx context.Context, c redial.UniversalClient) ([]redis.Cmder, error) {
 			cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "{n}tx"); return nil })
-			return err, cmds
+			return cmds, err
 		},
 	}
 	for kind, build := range kinds {
@@ -186,7 +186,7 @@ func TestOutcome_LostReply_CauseOfAnotherClient(t *testing.T) {
 						ran := 0
 						for what, do := range works {
 							ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-							err, cmds := do(ctx, c)
+							cmds, err := do(ctx, c)
 							cancel()
 							ran++
 							assert.Equal(t, ran, c.f.Executed("incr"), what)

@@ -27,12 +27,11 @@ type estate struct {
 	servers map[string]*redialtest.FakeServer
 	real    bool // addresses that are in no server's name are dialed
 
-	mu      sync.Mutex
-	dials   map[string]int
-	now     int // dials of dead addresses under way
-	most    int
-	down    map[string]bool
-	holding chan struct{} // closed to end what is silent
+	mu    sync.Mutex
+	dials map[string]int
+	now   int // dials of dead addresses under way
+	most  int
+	down  map[string]bool
 }
 
 func newEstate(t testing.TB) *estate {
