@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // hook is the outer part of redial's hook: it passes commands through the gate, reads
@@ -338,7 +339,7 @@ func (x *callContext) told(cmd redis.Cmder, err error) error {
 	if err != redis.Nil || !x.freed.Load() {
 		return err
 	}
-	err = x.conn.Load().link.seal(&connError{phase: phaseRead, err: ended(x.Context)})
+	err = x.conn.Load().link.seal(&wire.Error{Phase: wire.PhaseRead, Err: ended(x.Context)})
 	cmd.SetErr(err)
 	return err
 }
@@ -399,8 +400,8 @@ func (f *finding) noteRest(rest []redis.Cmder, err error) {
 	for _, cmd := range rest {
 		f.add(cmd, cmd.Err())
 	}
-	if ce := connErrorOf(err); len(rest) > 0 && ce != nil && ce.phase == phasePartial {
-		f.undelivered = rest[command.Delivered(rest, ce.sent):]
+	if ce := wire.ErrorOf(err); len(rest) > 0 && ce != nil && ce.Phase == wire.PhasePartial {
+		f.undelivered = rest[command.Delivered(rest, ce.Sent):]
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // one on its right is taken:
 //
 //	nodes.attaching -> nodes.mu, keeper.mu
-//	conn.claim -> cell.mu -> events.mu, lanes.mu
+//	conn.claim -> cell.mu -> events.mu, Lanes.mu
 //	base.ends -> crew.mu
 //
 // Every other mutex is taken last. None is held while there is I/O, a sleep or code of

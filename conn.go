@@ -13,6 +13,7 @@ import (
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // conn is the connection that go-redis's pools hold. It labels errors with the
@@ -56,8 +57,8 @@ type conn struct {
 	aside atomic.Pointer[aside]        // what is done with the bytes that are read; nil, almost always: nothing
 	alone atomic.Bool                  // the request that waits is one command
 
-	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
-	broken atomic.Pointer[connError]    // the first failure to read
+	cause  atomic.Pointer[wire.RetiredError] // set once, when the connection is given up
+	broken atomic.Pointer[wire.Error]        // the first failure to read
 
 	greets  *greeting   // what was said on it before a pool had it; nil: nothing. Used by its writer
 	kept    kept        // bytes that came with the answer to a PING of our own
@@ -139,13 +140,13 @@ func (c *conn) Write(p []byte) (int, error) {
 func (c *conn) unwritten(n int, fresh bool, err error) error {
 	switch {
 	case c.duplex.Load():
-		return c.link.seal(&connError{phase: phasePartial, err: err, sent: math.MaxInt})
+		return c.link.seal(&wire.Error{Phase: wire.PhasePartial, Err: err, Sent: math.MaxInt})
 	case !fresh:
-		return c.link.seal(&connError{phase: phasePartial, err: err, sent: c.sent + n})
+		return c.link.seal(&wire.Error{Phase: wire.PhasePartial, Err: err, Sent: c.sent + n})
 	case n > 0:
-		return c.link.seal(&connError{phase: phasePartial, err: err, sent: n})
+		return c.link.seal(&wire.Error{Phase: wire.PhasePartial, Err: err, Sent: n})
 	}
-	return c.link.seal(&connError{phase: phaseWrite, err: err})
+	return c.link.seal(&wire.Error{Phase: wire.PhaseWrite, Err: err})
 }
 
 // Read receives a reply, or a part of one.
@@ -164,16 +165,16 @@ func (c *conn) Read(p []byte) (int, error) {
 			c.greeted.Store(true)
 			if words := turnsAway(p[:n]); words != nil {
 				_ = c.raw.Close()
-				c.link.lanes.failed(words)
+				c.link.lanes.Failed(words)
 				c.link.suspect(words)
 				return 0, c.broke(words)
 			}
-			c.link.lanes.served()
+			c.link.lanes.Served()
 		}
 	}
 	if err != nil {
 		if sys.IsTimeout(err) && (c.owes.Load() == 0 || c.role.Load() == roleSubscriber) {
-			failure := &connError{phase: phaseRead, err: err} // no news, not bad news
+			failure := &wire.Error{Phase: wire.PhaseRead, Err: err} // no news, not bad news
 			if c.role.Load() == roleSubscriber {
 				return n, failure
 			}
@@ -201,7 +202,7 @@ var (
 func (c *conn) broke(err error) error {
 	failure := c.broken.Load()
 	if failure == nil {
-		failure = &connError{phase: phaseRead, err: c.blame(err)}
+		failure = &wire.Error{Phase: wire.PhaseRead, Err: c.blame(err)}
 		if !sys.IsTimeout(err) {
 			c.broken.CompareAndSwap(nil, failure)
 		}
@@ -227,7 +228,7 @@ func turnsAway(p []byte) error {
 }
 
 var (
-	maxClients    = []byte("-ERR " + fullServer)
+	maxClients    = []byte("-ERR " + wire.FullServer)
 	protected     = []byte("-DENIED ")
 	errMaxClients = errors.New("ERR max number of clients reached")
 )
@@ -293,7 +294,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		}
 	}
 	if err := c.Conn.SetReadDeadline(t); err != nil {
-		return c.link.seal(&connError{phase: phaseRead, err: c.reason(err)})
+		return c.link.seal(&wire.Error{Phase: wire.PhaseRead, Err: c.reason(err)})
 	}
 	return nil
 }
@@ -313,7 +314,7 @@ func (c *conn) leave() { c.users.Add(-1) }
 
 // retire gives the connection up: what blocks in it returns at once.
 func (c *conn) retire(cause error) {
-	if c.cause.CompareAndSwap(nil, &retiredError{cause}) {
+	if c.cause.CompareAndSwap(nil, &wire.RetiredError{Cause: cause}) {
 		_ = c.raw.Close()
 		c.link.forget(c)
 	}
@@ -327,7 +328,7 @@ func (c *conn) retirement() error {
 	if c.gen == c.link.gen.Load() {
 		return nil
 	}
-	return &retiredError{c.link.lastCause()}
+	return &wire.RetiredError{Cause: c.link.lastCause()}
 }
 
 // reason returns why the connection fails with err: it was given up before, or err. It

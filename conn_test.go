@@ -8,15 +8,14 @@ import (
 	"net"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -50,12 +49,12 @@ func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {
 		name  string
 		conn  scriptConn
 		use   func(c *conn) error
-		phase phase
+		phase wire.Phase
 	}{
 		{"nothing written", scriptConn{write: func([]byte) (int, error) { return 0, boom }},
-			func(c *conn) error { _, err := c.Write([]byte("x")); return err }, phaseWrite},
+			func(c *conn) error { _, err := c.Write([]byte("x")); return err }, wire.PhaseWrite},
 		{"half written", scriptConn{write: func(p []byte) (int, error) { return 1, boom }},
-			func(c *conn) error { _, err := c.Write([]byte("xy")); return err }, phasePartial},
+			func(c *conn) error { _, err := c.Write([]byte("xy")); return err }, wire.PhasePartial},
 		{"second chunk", scriptConn{write: func() func([]byte) (int, error) {
 			calls := 0
 			return func(p []byte) (int, error) {
@@ -70,7 +69,7 @@ func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {
 				_, err = c.Write([]byte("y"))
 			}
 			return err
-		}, phasePartial},
+		}, wire.PhasePartial},
 		{"no reply", scriptConn{write: ok, read: func([]byte) (int, error) { return 0, io.EOF }},
 			func(c *conn) error {
 				if _, err := c.Write([]byte("x")); err != nil {
@@ -78,14 +77,14 @@ func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {
 				}
 				_, err := c.Read(make([]byte, 1))
 				return err
-			}, phaseRead},
+			}, wire.PhaseRead},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := still(0)
 			err := tc.use(newConn(&tc.conn, l, 1))
-			var ce *connError
+			var ce *wire.Error
 			require.ErrorAs(t, err, &ce)
-			assert.Equal(t, tc.phase, ce.phase)
+			assert.Equal(t, tc.phase, ce.Phase)
 			assert.True(t, l.suspected, "the failure raises suspicion")
 			assert.NoError(t, errors.Unwrap(err), "go-redis strips one layer off handshake errors")
 		})
@@ -337,22 +336,6 @@ func TestSweep_LeavesHeldConnectionsAlone(t *testing.T) {
 	})
 }
 
-func TestStandin_EveryOperationIsNotSent(t *testing.T) {
-	s := &standin{err: errRefused}
-	_, err := s.Write([]byte("x"))
-	assert.Equal(t, notSent, outcomeOf(err))
-	_, err = s.Read(make([]byte, 1))
-	assert.Equal(t, notSent, outcomeOf(err))
-	_, err = s.SyscallConn()
-	assert.Error(t, err, "the pool drops it")
-	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
-	assert.NoError(t, s.SetDeadline(time.Now()))
-	assert.NoError(t, s.SetReadDeadline(time.Now()))
-	assert.NoError(t, s.SetWriteDeadline(time.Now()))
-	assert.NotEmpty(t, s.RemoteAddr().String()+s.LocalAddr().Network())
-	assert.NoError(t, s.Close())
-}
-
 // The pool's own breaker counts failed dials and then answers with a stale error;
 // it must never get there.
 func TestStandin_KeepsThePoolsBreakerOpenForBusiness(t *testing.T) {
@@ -370,61 +353,5 @@ func TestStandin_KeepsThePoolsBreakerOpenForBusiness(t *testing.T) {
 			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 			assert.Less(t, time.Since(began), 100*time.Millisecond)
 		}
-	})
-}
-
-func TestLanes_GrowWithSuccess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lanes
-		l.reset()
-		var mu sync.Mutex
-		busy, peak := 0, 0
-		var peaks []int
-		var wg sync.WaitGroup
-		for range 60 {
-			wg.Go(func() {
-				if !assert.NoError(t, l.enter(t.Context())) {
-					return
-				}
-				mu.Lock()
-				busy++
-				peak = max(peak, busy)
-				mu.Unlock()
-				time.Sleep(time.Second)
-				mu.Lock()
-				busy--
-				mu.Unlock()
-				l.leave(true)
-			})
-		}
-		for range 4 {
-			time.Sleep(time.Second)
-			synctest.Wait()
-			mu.Lock()
-			peaks = append(peaks, peak)
-			mu.Unlock()
-		}
-		wg.Wait()
-		assert.Equal(t, []int{8, 16, 32, 32}, peaks, "the round under way when it is looked at")
-	})
-}
-
-func TestLanes_GivingUp_PassesTheTurnOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lanes
-		l.reset()
-		for range firstLanes {
-			require.NoError(t, l.enter(t.Context()))
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { assert.ErrorIs(t, l.enter(ctx), context.Canceled) })
-		synctest.Wait()
-		wg.Go(func() { assert.NoError(t, l.enter(t.Context())) })
-		synctest.Wait()
-		cancel()
-		synctest.Wait()
-		l.leave(false)
-		wg.Wait()
 	})
 }

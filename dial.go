@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // baseDialer returns the dialer beneath the link: the caller's own, or one that
@@ -105,9 +106,9 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 		if l.ctx.Err() != nil {
 			return nil, redis.ErrClosed
 		}
-		return nil, &connError{phase: phaseDial, err: err}
+		return nil, &wire.Error{Phase: wire.PhaseDial, Err: err}
 	}
-	return &standin{err, l}, nil
+	return wire.NewStandin(err, l.seal), nil
 }
 
 func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*conn, error) {
@@ -119,17 +120,17 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 		c = l.spare()
 	}
 	if c == nil {
-		if err := l.lanes.enter(ctx); err != nil {
+		if err := l.lanes.Enter(ctx); err != nil {
 			return nil, err
 		}
 		gen := l.gen.Load()
 		ok := false
-		defer func() { l.lanes.leave(ok) }()
+		defer func() { l.lanes.Leave(ok) }()
 		nc, err := l.dialNetwork(ctx, network, addr, base)
 		ok = err == nil
 		if err != nil {
 			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
-				l.lanes.failed(err)
+				l.lanes.Failed(err)
 				l.suspect(err)
 			}
 			return nil, err
@@ -144,7 +145,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 	l.mu.Unlock()
 	if stale {
 		_ = c.raw.Close()
-		return nil, &retiredError{l.lastCause()}
+		return nil, &wire.RetiredError{Cause: l.lastCause()}
 	}
 	return c, nil
 }

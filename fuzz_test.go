@@ -21,6 +21,7 @@ import (
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Whatever reads bytes of a server, or settings of a user, is fuzzed here: run
@@ -303,6 +304,11 @@ func (c *recorderConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *recorderConn) LocalAddr() net.Addr              { return noAddr{} }
 func (c *recorderConn) RemoteAddr() net.Addr             { return noAddr{} }
 
+type noAddr struct{}
+
+func (noAddr) Network() string { return "none" }
+func (noAddr) String() string  { return "not connected" }
+
 // Whatever a server replies to a command that it got, the command is only said to be
 // safe to retry when the server said that it did not run it; and it is not sent
 // again, unless for the same reason.
@@ -479,8 +485,8 @@ func fuzzError(text string, shape []byte) (err error, mayHaveRun bool) {
 			if cause == nil || asError(cause) != nil { // sockets know nothing of commands
 				cause = io.EOF
 			}
-			p := phase(kind - 12)
-			err, mayHaveRun = &connError{phase: p, err: cause}, p > phaseWrite
+			p := wire.Phase(kind - 12)
+			err, mayHaveRun = &wire.Error{Phase: p, Err: cause}, p > wire.PhaseWrite
 		}
 		if err == nil {
 			continue
@@ -499,7 +505,7 @@ func fuzzError(text string, shape []byte) (err error, mayHaveRun bool) {
 		case 25: // an application that collects errors
 			err, mayHaveRun = errors.Join(err, &Error{kind: ErrOutcomeUnknown, Err: io.EOF}), true
 		case 26:
-			err = &retiredError{err}
+			err = &wire.RetiredError{Cause: err}
 		case 27:
 			err = &cutShort{context.DeadlineExceeded, err}
 		case 28:
@@ -584,9 +590,9 @@ func FuzzBackoff(f *testing.F) {
 				t.Fatalf("%v after %d and %d", d, first, second)
 			}
 		}
-		d := eager(time.Duration(age))
-		least := float64(eagerDelay) * (1 - eagerJitter)
-		most := float64(max(time.Duration(age)/eagerDivisor, eagerDelay)) * (1 + eagerJitter)
+		d := wire.Eager(time.Duration(age))
+		least := float64(wire.EagerDelay) * (1 - wire.EagerJitter)
+		most := float64(max(time.Duration(age)/wire.EagerDivisor, wire.EagerDelay)) * (1 + wire.EagerJitter)
 		if float64(d) < least-1 || float64(d) > most+1 {
 			t.Fatalf("%v in an outage of %v", d, time.Duration(age))
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // One server, as a client sees it: what is known of it, its state, its gate and the
@@ -46,7 +48,7 @@ type endpoint struct {
 	csc      bool // client-side caching must see through opaque connections
 	deadline bool // the pools' dials carry a deadline, subscriptions' do not
 	renews   bool // credentials come from a provider, so they may change
-	sealed   bool // go-redis would retry by itself and must not, see sealedError
+	sealed   bool // go-redis would retry by itself and must not, see wire.SealedError
 }
 
 // fleet is the connections of a link. What is not guarded synchronizes itself.
@@ -62,7 +64,7 @@ type fleet struct {
 	record     record        // used by inspect alone
 	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
 	watches    atomic.Bool   // a WATCH was sent, ever
-	lanes      lanes
+	lanes      wire.Lanes
 	conns      map[*conn]struct{} // guarded by mu of the link
 }
 
@@ -155,7 +157,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 	}
 	l.gen.Store(1)
 	l.n.generations.Add(1)
-	l.lanes.reset()
+	l.lanes.Reset()
 	l.followers = append(l.followers, l)
 	l.prober = probe(l)
 	return l
@@ -169,7 +171,7 @@ func (l *link) followLocked(to State, cause error) func() {
 	var retired []*conn
 	switch {
 	case to == StateConnected:
-		l.lanes.reset()
+		l.lanes.Reset()
 	case to == StateReconnecting && spares(why):
 		l.suspectAt.Store(l.advance())
 		l.advance()
@@ -318,7 +320,7 @@ type counterpart interface {
 // peer returns the link as commands see it.
 func (l *link) peer() peer { return peer{l.gate, &l.endpoint, l} }
 
-func (l *link) address() string { return l.addr }
+func (l *link) Address() string { return l.addr }
 
 // watched reports whether a WATCH was ever sent.
 func (l *link) watched() bool { return l.watches.Load() }
@@ -336,9 +338,9 @@ func (l *link) stats() Stats {
 // What follows is about connections.
 
 // seal hides a failure from go-redis where that would retry by itself.
-func (l *link) seal(failure *connError) error {
+func (l *link) seal(failure *wire.Error) error {
 	if l.sealed {
-		return &sealedError{failure, l}
+		return &wire.SealedError{Inner: failure, At: l}
 	}
 	return failure
 }

@@ -37,8 +37,8 @@ func (nowhere) ask(context.Context, func(*redis.Client) error) error {
 	return errTest
 }
 func (nowhere) pass() (net.Conn, *greeting, time.Time) { return nil, nil, time.Time{} }
-func (nowhere) drop()                       {}
-func (nowhere) close()                      {}
+func (nowhere) drop()                                  {}
+func (nowhere) close()                                 {}
 
 // down returns a client whose server has just been found dead.
 func down(t *testing.T, n *memNet, opt *redis.Options, opts ...Option) *Client {

@@ -14,6 +14,7 @@ import (
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sentinel"
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Defaults of the options. A zero-option client uses exactly these.
@@ -45,12 +46,6 @@ const (
 	backoffJitter     = 0.5
 	// minDelay bounds any delay from below, whatever a backoff policy returns.
 	minDelay = 5 * time.Millisecond
-
-	// While callers wait, the delay is the outage's age divided by eagerDivisor,
-	// at least eagerDelay: recovery adds about 1 % to an outage. See docs/backoff.md.
-	eagerDelay   = 25 * time.Millisecond
-	eagerDivisor = 100
-	eagerJitter  = 0.2
 
 	// A heartbeat is sent this much of the interval early, at random.
 	heartbeatJitter = 0.1
@@ -120,9 +115,6 @@ const (
 	// them, within warmWithin.
 	warmConns  = 16
 	warmWithin = 5 * time.Second
-	// firstLanes is how many dials may run at once when the link comes up. Each
-	// success adds a lane, so the number doubles with every round.
-	firstLanes = 4
 	// rotateSpacing is the least time between two retirements that replies of the
 	// server ask for.
 	rotateSpacing = time.Second
@@ -310,7 +302,7 @@ func (c *config) sentinelLimits(dialTimeout time.Duration) sentinel.Limits {
 	}
 	return sentinel.Limits{
 		Timeout: c.timeout, DialTimeout: dialTimeout, Interval: max(c.interval, c.timeout),
-		Patience: sentinelPatience, Again: sentinelAgain, Share: eagerDivisor, Doubt: sentinelDoubt,
+		Patience: sentinelPatience, Again: sentinelAgain, Share: wire.EagerDivisor, Doubt: sentinelDoubt,
 		Pause: sentinelPause, FirstPause: sentinelFirstPause, Jitter: heartbeatJitter,
 		Survey: sentinelSurvey, Former: formerMaster,
 		AtOnce: sentinelsAtOnce, Strangers: sentinelStrangers, Buffer: sentinelBuffer,

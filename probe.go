@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // How the server is asked whether it is there: by a PING on the connection on which it
@@ -195,7 +196,7 @@ func (a *probe) run() error {
 	p := a.of
 	nc, err := p.link.dialNetwork(a.ctx, p.opt.Network, p.opt.Addr, p.link.dialer)
 	if err != nil {
-		return &connError{phase: phaseDial, err: err}
+		return &wire.Error{Phase: wire.PhaseDial, Err: err}
 	}
 	client := a.newClient(&probeConn{nc, a})
 	p.mu.Lock()
@@ -221,7 +222,7 @@ func (a *probe) newClient(nc net.Conn) *redis.Client {
 	var used atomic.Bool
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
 		if used.Swap(true) {
-			return &standin{err: net.ErrClosed}, nil
+			return wire.NewStandin(net.ErrClosed, nil), nil
 		}
 		return nc, nil
 	}
@@ -317,7 +318,7 @@ func (a *probe) late() error {
 	a.of.mu.Lock()
 	defer a.of.mu.Unlock()
 	if a.stage == dialing {
-		return &connError{phase: phaseDial, err: &slowError{"no connection", a.of.dials}}
+		return &wire.Error{Phase: wire.PhaseDial, Err: &slowError{"no connection", a.of.dials}}
 	}
 	return &slowError{"no answer on a new connection", a.of.sets}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // How a connection that has been idle proves itself, before its next command or in the
@@ -40,7 +41,7 @@ func (c *conn) prove() error {
 		deadline = wd
 	}
 	if err := c.ping(deadline); err != nil {
-		return c.link.seal(&connError{phase: phaseWrite, err: err})
+		return c.link.seal(&wire.Error{Phase: wire.PhaseWrite, Err: err})
 	}
 	return nil
 }

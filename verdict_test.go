@@ -16,6 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // The rows of the table in verdict.go, the one for a server that has moved aside, which
@@ -191,7 +193,7 @@ func TestEvidence_None(t *testing.T) {
 }
 
 func TestInquiry(t *testing.T) {
-	refused := result{verdict: dead, err: &connError{phase: phaseDial, err: errRefused}, fresh: true}
+	refused := result{verdict: dead, err: &wire.Error{Phase: wire.PhaseDial, Err: errRefused}, fresh: true}
 	ended := result{verdict: dead, err: io.EOF, fresh: true}
 	old := result{verdict: dead, err: io.EOF}
 	for _, tc := range []struct {
