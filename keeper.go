@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // The goroutine that looks at links from time to time, and the end of everything. This
@@ -101,7 +103,7 @@ func (k *keeper) keep() {
 		case <-k.life.Done():
 			return
 		}
-		k.advance()
+		k.clock.Advance()
 		now := time.Now()
 		if now.Sub(k.reapedAt) >= min(k.beat(), lookout) {
 			k.reap()
@@ -115,7 +117,7 @@ func (k *keeper) keep() {
 			if g.lookAt.Before(next) {
 				next = g.lookAt
 			}
-			g.inquirer.wonder()
+			g.Inquirer.Wonder()
 		}
 		k.sweep()
 		least := time.Duration(0)
@@ -162,7 +164,7 @@ func (k *keeper) reap() {
 func (k *keeper) discard(l *link) {
 	l.owner.dismissed()
 	l.shut(CauseNodeRemoved, "")
-	l.closeConns()
+	l.RetireAll(ErrClosed)
 	k.mu.Lock()
 	delete(k.links, l)
 	k.mu.Unlock()
@@ -180,7 +182,7 @@ func (k *keeper) sweep() {
 			if l.cold.CompareAndSwap(true, false) {
 				_ = k.abroad(func() { l.owner.warm(l.ctx, int(l.lost.Load())) })
 			}
-			if l.idleAge > 0 {
+			if l.cfg.idleCheck > 0 {
 				l.sweep()
 			}
 		}
@@ -271,7 +273,7 @@ func (k *keeper) part() bool {
 		asked.Add(1)
 		if !k.spawn(func() {
 			defer asked.Done()
-			if l.part() {
+			if l.Part(ErrClosed) {
 				any.Store(true)
 			}
 		}) {
@@ -284,16 +286,16 @@ func (k *keeper) part() bool {
 
 // patience is how long the slowest server may take to end what waits for it.
 func (k *keeper) patience() time.Duration {
-	d := time.Duration(unblockFloor)
+	d := time.Duration(wire.UnblockFloor)
 	for _, l := range k.all() {
-		d = max(d, l.unblockTimeout())
+		d = max(d, l.UnblockTimeout())
 	}
-	return d + unblockFloor
+	return d + wire.UnblockFloor
 }
 
 // closeConns closes what go-redis has not closed.
 func (k *keeper) closeConns() {
 	for _, l := range k.all() {
-		l.closeConns()
+		l.RetireAll(ErrClosed)
 	}
 }

@@ -67,8 +67,8 @@ type probe struct {
 	heard  atomic.Bool            // a byte came back since the last PING
 	words  atomic.Pointer[string] // an error is all that the server has said
 	reads  atomic.Int32
-	passed atomic.Bool // the connection belongs to somebody else now
-	greets greeting    // used by whoever sets it up, and then by pass
+	passed atomic.Bool   // the connection belongs to somebody else now
+	greets wire.Greeting // used by whoever sets it up, and then by pass
 
 	// These are guarded by mu of the pinger.
 	stage  stage
@@ -84,7 +84,7 @@ type probe struct {
 func pingerOf(opt *redis.Options, quick bool) func(*link) prober {
 	return func(l *link) prober {
 		p := newPinger(l, opt, quick)
-		l.inquirer = newInquiry(l, p.ask)
+		l.Inquirer = newInquiry(l, p.ask)
 		return p
 	}
 }
@@ -384,7 +384,7 @@ func (p *pinger) finish(a *probe, err error) {
 	p.tellLocked()
 	p.mu.Unlock()
 	if err == nil && took < p.link.cfg.timeout {
-		p.link.measure(took)
+		p.link.Measure(took)
 	}
 	for _, b := range done {
 		b.end()
@@ -512,7 +512,7 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 // pass hands over the connection on which the server answered last, and the time when it
 // did, with what was said on it first; nil when there is none that is at rest. It is set
 // up, and may be so again.
-func (p *pinger) pass() (net.Conn, *greeting, time.Time) {
+func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	p.mu.Lock()
 	a := p.held
 	if a == nil || a.stage != resting {
@@ -600,14 +600,14 @@ func (c *probeConn) Close() error {
 }
 
 func (c *probeConn) Write(b []byte) (int, error) {
-	c.probe.greets.said(b)
+	c.probe.greets.Said(b)
 	return c.Conn.Write(b)
 }
 
 func (c *probeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		c.probe.greets.heard(b[:n])
+		c.probe.greets.Heard(b[:n])
 		c.probe.hears(b[:n])
 	}
 	return n, err

@@ -101,7 +101,7 @@ func TestREADME_OptionTable_MatchesCode(t *testing.T) {
 func TestREADME_OtherNumbers_MatchCode(t *testing.T) {
 	_, constants := parseOptions(t)
 	for name, phrase := range map[string]string{
-		"unwatched":  "so does a cancellation, within `%s`",
+		"Unwatched":  "so does a cancellation, within `%s`",
 		"retryBurst": "share a budget of `%s` retries",
 		"retryRate":  "refilled by `%s` a second",
 	} {

@@ -124,7 +124,7 @@ func (l *loop) heed(v verdict, err error, attempt int) bool {
 	case awaited:
 		return false
 	case alive:
-		l.advance()
+		l.clock.Advance()
 		l.transition(StateConnected, CauseAnswered, l.of.reached(), nil, attempt)
 		nudge(l.knock)
 		return true

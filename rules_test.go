@@ -56,7 +56,6 @@ var floors = []string{
 	"probe.go",
 	"inquiry.go",
 	"dial.go",
-	"evidence.go",
 	"link.go",
 	"verdict.go",
 	"gate.go",
@@ -75,10 +74,6 @@ var floors = []string{
 	"cause.go",
 	// The packages below.
 	"internal/sentinel",
-	"cancel.go",
-	"conn.go",
-	"aside.go",
-	"proof.go",
 	"internal/wire",
 	"internal/command",
 	"internal/sys",
@@ -89,7 +84,7 @@ var planned = []string{}
 
 // arrowsUp is how many pairs of files there are of which one uses the other and is not
 // above it. It only ever goes down.
-const arrowsUp = 20
+const arrowsUp = 0
 
 // numberFiles are where the numbers stand: those of the root, and those of connections.
 var numberFiles = []string{"options.go", "internal/wire/limits.go"}
@@ -118,8 +113,8 @@ var numbers = []struct{ where, numbers, why string }{
 	{"maxText", "*", "longer than a line of CLIENT LIST"},
 	{"maxBody", "*", "longer than any text that Redis allows"},
 	{"inquiry.whoIs", "time.Second", "the unit of uptime_in_seconds"},
-	{"conn.observe", "16", "of head"},
-	{"greeting.said", "16", "of head"},
+	{"Conn.observe", "16", "of head"},
+	{"Greeting.Said", "16", "of head"},
 	{"textSize", "64", "longer than any number is as text"},
 	{"Innermost", "8", "nobody wraps a connection that often"},
 	{"chain.ours", "3 8", "frames of the stack"},
@@ -129,8 +124,6 @@ var numbers = []struct{ where, numbers, why string }{
 	{"newPinger", "1024", moveIt},
 	{"base.tick", "time.Millisecond", moveIt},
 	{"keeper.keep", "16", moveIt},
-	{"link.measure", "8", moveIt},
-	{"link.proofTimeout", "time.Millisecond", moveIt},
 	{"call.sleep", "0.5", moveIt},
 	{"closedCheck", "time.Second", moveIt},
 }
@@ -141,8 +134,6 @@ const moveIt = "a setting that belongs into options.go"
 var goroutines = map[string]string{
 	"probe.go:pinger.ask":                              "pinger.ask",
 	"probe.go:pinger.begin":                            "pinger.finish",
-	"cancel.go:conn.await":                             "conn.await",
-	"cancel.go:conn.watch":                             "conn.read",
 	"dial.go:link.dialNetwork":                         "link.dialNetwork",
 	"events.go:events.signal":                          "events.join",
 	"gate.go:gate.wait":                                "gate.wait",
@@ -155,23 +146,25 @@ var goroutines = map[string]string{
 	"internal/sentinel/client.go:client.onConnect":     "client.onConnect",
 	"internal/sentinel/client.go:leave":                "leave",
 	"internal/sentinel/listen.go:Directory.hear":       "Directory.hear",
-	"proof.go:conn.exchange":                           "conn.exchange",
+	"internal/wire/cancel.go:Conn.await":               "Conn.await",
+	"internal/wire/cancel.go:Conn.watch":               "Conn.read",
+	"internal/wire/proof.go:Conn.exchange":             "Conn.exchange",
 }
 
 // locks are in the order in which they may be taken: whoever holds one takes only those
 // of later lines.
 var locks = []string{
 	"chain.mu nodes.attaching",
-	"conn.claim",
+	"Conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu calls.mu events.mu hookList.mu innerParts.mu inquiry.mu keeper.mu Lanes.mu nodes.mu parts.mu pinger.mu Directory.mu",
+	"attempt.mu base.ends budget.mu Calls.mu events.mu Fleet.mu hookList.mu innerParts.mu inquiry.mu keeper.mu Lanes.mu nodes.mu parts.mu pinger.mu Directory.mu",
 	"crew.mu",
 }
 
 // slowLocks are held while something may block, on purpose.
 var slowLocks = map[string]string{
 	"chain.mu":        "go-redis asks the hooks of the caller what they make of a function; commands do not wait for that",
-	"conn.claim":      "it keeps others off the connection while a PING of ours is answered",
+	"Conn.claim":      "it keeps others off the connection while a PING of ours is answered",
 	"nodes.attaching": "whoever meets a node first gives it its hook, and the others wait for that",
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -174,22 +173,6 @@ func TestVerdict_CutOff(t *testing.T) {
 		assert.Greater(t, released, linkOf(c).cfg.detection())
 		assert.LessOrEqual(t, released, 2*linkOf(c).cfg.detection()+longest())
 	})
-}
-
-func TestEvidence_None(t *testing.T) {
-	l := still(1)
-	assert.True(t, newConn(&scriptConn{}, l, 1).evidence() == noEvidence, "no socket at all")
-	nc, other := net.Pipe()
-	defer nc.Close()
-	defer other.Close()
-	assert.True(t, newConn(nc, l, 1).evidence() == noEvidence)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	tcp, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer tcp.Close()
-	assert.Equal(t, runtime.GOOS != "linux", newConn(tcp, l, 1).evidence() == noEvidence)
 }
 
 func TestInquiry(t *testing.T) {
