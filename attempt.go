@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // hook is the outer part of redial's hook: it passes commands through the gate, reads
@@ -312,40 +313,40 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 // oneServer is the way to the only server of a client, or to a node: there is nothing to
 // find.
 type oneServer struct {
-	calls        *calls
+	calls        *wire.Calls
 	writeTimeout time.Duration // of the client, as its Options have it
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
-func (s oneServer) begin(ctx context.Context, from origin) *callContext {
+func (s oneServer) begin(ctx context.Context, from origin) *wire.Call {
 	if from == sharedCall { // go-redis itself lets the caller go
 		return nil
 	}
-	return s.calls.begin(ctx, s.writeTimeout)
+	return s.calls.Begin(ctx, s.writeTimeout)
 }
 
 func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	if x := s.begin(ctx, from); x != nil {
-		defer x.release()
-		return x.told(cmd, next(x, cmd))
+		defer x.Release()
+		return told(x, cmd, next(x, cmd))
 	}
 	return next(ctx, cmd)
 }
 
 // told is the error of a command whose call has ended, so that the server was told to end
 // it: that it has found nothing is no news then.
-func (x *callContext) told(cmd redis.Cmder, err error) error {
-	if err != redis.Nil || !x.freed.Load() {
+func told(x *wire.Call, cmd redis.Cmder, err error) error {
+	if err != redis.Nil || !x.Freed() {
 		return err
 	}
-	err = x.conn.Load().link.seal(&connError{phase: phaseRead, err: ended(x.Context)})
+	err = x.Lost(ended(x.Context))
 	cmd.SetErr(err)
 	return err
 }
 
 func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	if x := s.begin(ctx, from); x != nil {
-		defer x.release()
+		defer x.Release()
 		ctx = x
 	}
 	switch {
@@ -399,8 +400,8 @@ func (f *finding) noteRest(rest []redis.Cmder, err error) {
 	for _, cmd := range rest {
 		f.add(cmd, cmd.Err())
 	}
-	if ce := connErrorOf(err); len(rest) > 0 && ce != nil && ce.phase == phasePartial {
-		f.undelivered = rest[command.Delivered(rest, ce.sent):]
+	if ce := wire.ErrorOf(err); len(rest) > 0 && ce != nil && ce.Phase == wire.PhasePartial {
+		f.undelivered = rest[command.Delivered(rest, ce.Sent):]
 	}
 }
 

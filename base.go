@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // What everything of one client shares and nothing below needs: configuration, clock,
@@ -20,22 +22,21 @@ import (
 // one on its right is taken:
 //
 //	nodes.attaching -> nodes.mu, keeper.mu
-//	conn.claim -> cell.mu -> events.mu, lanes.mu
+//	Conn.claim -> cell.mu -> events.mu, Fleet.mu, Lanes.mu
 //	base.ends -> crew.mu
 //
 // Every other mutex is taken last. None is held while there is I/O, a sleep or code of
 // the caller; go-redis holds locks of its own when it has nodes adopted.
 type base struct {
-	cfg   *config
-	addr  string          // of the client as a whole
-	life  context.Context // ends when supervision does
-	began time.Time
+	cfg  *config
+	addr string          // of the client as a whole
+	life context.Context // ends when supervision does
 
-	clock  atomic.Int64 // as read tells, but not set by itself: advanced by the keeper; never 0
+	clock  *wire.Clock // advanced by the keeper
 	events *events
 	n      counters
 	budget budget
-	calls  calls
+	calls  wire.Calls
 
 	refusing chan struct{} // closed when the client as a whole admits no command any more
 	knock    chan struct{} // capacity 1: there is something for the keeper to look at
@@ -52,23 +53,21 @@ type base struct {
 
 func newBase(cfg *config, addr string) *base {
 	life, end := context.WithCancel(context.Background())
-	b := &base{
-		cfg: cfg, addr: addr, life: life, end: end, began: time.Now(),
+	return &base{
+		cfg: cfg, addr: addr, life: life, end: end,
+		clock:    wire.NewClock(),
 		events:   newEvents(cfg),
 		refusing: make(chan struct{}),
 		knock:    make(chan struct{}, 1),
 	}
-	b.clock.Store(1)
-	return b
 }
 
 // counters are the cumulative parts of Stats. They outlive the nodes that they were
 // counted for. None of them is touched by a command that succeeds at its first attempt.
 type counters struct {
-	generations, beats, missed, skipped atomic.Uint64
-	dials, dialErrors                   atomic.Uint64
-	waited, refused, unknown            atomic.Uint64
-	idleChecks, idleDropped, cut        atomic.Uint64
+	wire.Counters
+	beats, missed, skipped   atomic.Uint64
+	waited, refused, unknown atomic.Uint64
 
 	retriesUnsent, retriesRefused, retriesRepeated, retriesDelayed atomic.Uint64
 }
@@ -77,32 +76,17 @@ type counters struct {
 func (b *base) counted() Stats {
 	n := &b.n
 	s := Stats{
-		Generation: n.generations.Load(),
+		Generation: n.Generations.Load(),
 		Heartbeats: n.beats.Load(), HeartbeatsMissed: n.missed.Load(), HeartbeatsSkipped: n.skipped.Load(),
-		Dials: n.dials.Load(), DialErrors: n.dialErrors.Load(),
+		Dials: n.Dials.Load(), DialErrors: n.DialErrors.Load(),
 		Waited: n.waited.Load(), Refused: n.refused.Load(), Unknown: n.unknown.Load(),
 		RetriesUnsent: n.retriesUnsent.Load(), RetriesRefused: n.retriesRefused.Load(),
 		RetriesRepeated: n.retriesRepeated.Load(), RetriesDelayed: n.retriesDelayed.Load(),
-		IdleChecks: n.idleChecks.Load(), IdleDropped: n.idleDropped.Load(), SilentCut: n.cut.Load(),
+		IdleChecks: n.IdleChecks.Load(), IdleDropped: n.IdleDropped.Load(), SilentCut: n.Cut.Load(),
 		EventsDropped: b.events.lost.Load(),
 	}
 	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
 	return s
-}
-
-// read returns what the time is by the clock: nanoseconds since began, never 0.
-func (b *base) read() int64 { return max(int64(time.Since(b.began)), 1) }
-
-// advance sets the clock to now and returns it. It never stands still, so that
-// what came before a call can be told from what came after.
-func (b *base) advance() int64 {
-	for {
-		old := b.clock.Load()
-		now := max(int64(time.Since(b.began)), old+1)
-		if b.clock.CompareAndSwap(old, now) {
-			return now
-		}
-	}
 }
 
 // spawn runs f on a goroutine that join waits for. It reports false, and does not,

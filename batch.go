@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // ProcessPipelineHook guards pipelines and transactions.
@@ -188,7 +189,7 @@ func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.Process
 // shared returns the final error of such a pipeline, and puts it on the commands of which
 // lost says that they have none of their own.
 func (c *call) shared(cmds []redis.Cmder, err error, lost func(redis.Cmder) bool) error {
-	if connErrorOf(err) == nil {
+	if wire.ErrorOf(err) == nil {
 		return err
 	}
 	c.why = CauseSharedConnection
@@ -373,7 +374,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
 				// It ended a pause of go-redis's between two rounds, and is on all
 				// commands, those that were answered before included.
-				n = &failure{outcome: unknown, err: &connError{phase: phaseRead, err: e}}
+				n = &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
 			case isOurs(e): // through a hook that went on with a context of its own, say
 				if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
 					n.outcome = notSent
@@ -446,7 +447,7 @@ func (s *spread) end(c *call, final error) error {
 			one.kind = ErrOutcomeUnknown
 		}
 		if n != nil && n.at != nil {
-			one.Addr = n.at.address()
+			one.Addr = n.at.Address()
 		}
 		cmd.SetErr(&one)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
@@ -322,7 +323,7 @@ func (c *call) settle(r ruling) error {
 // ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
 // err says something else.
 func (c *call) ownWords(o outcome, err error) error {
-	ce := connErrorOf(err)
+	ce := wire.ErrorOf(err)
 	switch {
 	case o == answered, o == foreign, o == denied:
 		return err
@@ -335,7 +336,7 @@ func (c *call) ownWords(o outcome, err error) error {
 	case c.bypassesGate():
 		return ce // for the command that it is part of
 	}
-	return ce.err
+	return ce.Err
 }
 
 // because sets the cause, unless the end of the context is one.

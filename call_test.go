@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -664,9 +665,9 @@ func TestAutoPipeline_PassesTheGate(t *testing.T) {
 // with before; that is another failure, and worth another attempt.
 func TestSameFailure(t *testing.T) {
 	reply := redisError("LOADING Redis is loading the dataset in memory")
-	retired := &connError{phase: phaseWrite, err: &retiredError{reply}}
+	retired := &wire.Error{Phase: wire.PhaseWrite, Err: &wire.RetiredError{Cause: reply}}
 	assert.False(t, sameFailure(retired, reply))
-	assert.False(t, sameFailure(retired, &connError{phase: phaseWrite, err: &retiredError{reply}}))
+	assert.False(t, sameFailure(retired, &wire.Error{Phase: wire.PhaseWrite, Err: &wire.RetiredError{Cause: reply}}))
 	assert.False(t, sameFailure(retired, nil))
 	assert.True(t, sameFailure(retired, fmt.Errorf("wrapped: %w", retired)))
 }
@@ -689,7 +690,7 @@ func TestCauses_AreNotReplies(t *testing.T) {
 		assert.ErrorIs(t, err, ErrUnavailable)
 		assert.ErrorContains(t, err, "LOADING")
 		assert.False(t, isReply(err), "%v", err)
-		assert.False(t, isReply(&retiredError{linkOf(c).lastCause()}))
+		assert.False(t, isReply(&wire.RetiredError{Cause: linkOf(c).lastCause()}))
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -58,7 +59,7 @@ func TestCancel_IsKept(t *testing.T) {
 				time.AfterFunc(100*time.Millisecond, cancel)
 				began := time.Now()
 				err := run(ctx)
-				assert.InDelta(t, 100*time.Millisecond, time.Since(began), float64(unwatched), name)
+				assert.InDelta(t, 100*time.Millisecond, time.Since(began), float64(wire.Unwatched), name)
 				assert.ErrorIs(t, err, context.Canceled, name)
 				var e *Error
 				if assert.ErrorAs(t, err, &e, name) {
@@ -66,7 +67,7 @@ func TestCancel_IsKept(t *testing.T) {
 				}
 			})
 			assert.Equal(t, StateConnected, c.State(), "what callers cancel is no news of the server")
-			assert.Empty(t, c.keeper.calls.waiting)
+			assert.Zero(t, c.keeper.calls.Len())
 		})
 	}
 }
@@ -97,7 +98,7 @@ func TestCancel_HurtsNobodyElse(t *testing.T) {
 	c := NewClient(&redis.Options{Addr: p.Addr(), PoolSize: 10})
 	defer c.Close()
 	require.NoError(t, c.WaitReady(t.Context()))
-	p.Delay(2 * unwatched) // or every reply comes before its command can be canceled
+	p.Delay(2 * wire.Unwatched) // or every reply comes before its command can be canceled
 	var done, acknowledged, unknown, canceled atomic.Int64
 	end := time.Now().Add(3 * time.Second)
 	var wg sync.WaitGroup
@@ -112,7 +113,7 @@ func TestCancel_HurtsNobodyElse(t *testing.T) {
 					continue
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				timer := time.AfterFunc(rand.N(6*unwatched), cancel)
+				timer := time.AfterFunc(rand.N(6*wire.Unwatched), cancel)
 				err := c.Incr(ctx, "fickle").Err()
 				timer.Stop()
 				cancel()
@@ -185,22 +186,4 @@ func (f hookFunc) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 func (hookFunc) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
-}
-
-// A connection that was severed for one call fails the next before the first byte.
-func TestSever_RacesWithTheNextCall(t *testing.T) {
-	l := still(0)
-	x := &callContext{Context: t.Context(), calls: &l.calls, writeTimeout: time.Second}
-	c := newConn(&scriptConn{write: func([]byte) (int, error) {
-		t.Error("a byte got through")
-		return 0, nil
-	}}, l, 1)
-	token, ok := x.Deadline()
-	require.True(t, ok)
-	require.NoError(t, c.SetWriteDeadline(token))
-	assert.Equal(t, c, x.conn.Load())
-	c.serving.Store(severed) // as sever does, just before it retires the connection
-	assert.Equal(t, notSent, outcomeOf(c.SetWriteDeadline(time.Now())))
-	c.sever(x)
-	assert.Nil(t, c.cause.Load(), "it does not serve that call any more")
 }

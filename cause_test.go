@@ -16,6 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Every cause has a name of its own that is fit for a label, and is documented.
@@ -189,7 +191,7 @@ func TestCause_Errors(t *testing.T) {
 		ready(t, c)
 		cmds := []redis.Cmder{redis.NewStatusCmd(t.Context(), "set", "k", "v")}
 		err := c.hook.shared(t.Context(), cmds, func(context.Context, []redis.Cmder) error {
-			return &connError{phase: phaseRead, err: errTest}
+			return &wire.Error{Phase: wire.PhaseRead, Err: errTest}
 		})
 		assert.Equal(t, CauseSharedConnection, cause(t, err))
 	})

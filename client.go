@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/sentinel"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Client is a *redis.Client under supervision. Everything that takes a
@@ -143,12 +144,12 @@ func newClient(opt *redis.Options, opts []Option) (*Client, error) {
 // to be known.
 type alone struct{ pool }
 
-func (*alone) changed(State)  {}
-func (*alone) lookElsewhere() {}
-func (*alone) lookAround()    {}
-func (*alone) where() string  { return "" }
-func (*alone) strayed(*conn)  {}
-func (*alone) dismissed()     {}
+func (*alone) changed(State)      {}
+func (*alone) lookElsewhere()     {}
+func (*alone) lookAround()        {}
+func (*alone) where() string      { return "" }
+func (*alone) strayed(*wire.Conn) {}
+func (*alone) dismissed()         {}
 
 // led owns the link of a client whose server sentinels name.
 type led struct {

@@ -1,142 +1,19 @@
 package redial
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"io"
-	"net"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
-
-// scriptConn fails as told.
-type scriptConn struct {
-	net.Conn
-	write func(p []byte) (int, error)
-	read  func(p []byte) (int, error)
-}
-
-func (c *scriptConn) Write(p []byte) (int, error)      { return c.write(p) }
-func (c *scriptConn) Read(p []byte) (int, error)       { return c.read(p) }
-func (c *scriptConn) SetDeadline(time.Time) error      { return nil }
-func (c *scriptConn) SetReadDeadline(time.Time) error  { return nil }
-func (c *scriptConn) SetWriteDeadline(time.Time) error { return nil }
-func (c *scriptConn) Close() error                     { return nil }
-
-// still returns a link that does nothing, for tests of its connections.
-func still(idleCheck time.Duration) *link {
-	l := deadEnd(newBase(&config{timeout: time.Second}, ""))
-	l.transition(StateConnected, CauseAnswered, "", nil, 0)
-	l.idleAge = int64(idleCheck)
-	l.clock.Store(1)
-	return l
-}
-
-func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {
-	boom := errors.New("boom")
-	ok := func(p []byte) (int, error) { return len(p), nil }
-	for _, tc := range []struct {
-		name  string
-		conn  scriptConn
-		use   func(c *conn) error
-		phase phase
-	}{
-		{"nothing written", scriptConn{write: func([]byte) (int, error) { return 0, boom }},
-			func(c *conn) error { _, err := c.Write([]byte("x")); return err }, phaseWrite},
-		{"half written", scriptConn{write: func(p []byte) (int, error) { return 1, boom }},
-			func(c *conn) error { _, err := c.Write([]byte("xy")); return err }, phasePartial},
-		{"second chunk", scriptConn{write: func() func([]byte) (int, error) {
-			calls := 0
-			return func(p []byte) (int, error) {
-				if calls++; calls > 1 {
-					return 0, boom
-				}
-				return len(p), nil
-			}
-		}()}, func(c *conn) error {
-			_, err := c.Write([]byte("x"))
-			if err == nil {
-				_, err = c.Write([]byte("y"))
-			}
-			return err
-		}, phasePartial},
-		{"no reply", scriptConn{write: ok, read: func([]byte) (int, error) { return 0, io.EOF }},
-			func(c *conn) error {
-				if _, err := c.Write([]byte("x")); err != nil {
-					return err
-				}
-				_, err := c.Read(make([]byte, 1))
-				return err
-			}, phaseRead},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			l := still(0)
-			err := tc.use(newConn(&tc.conn, l, 1))
-			var ce *connError
-			require.ErrorAs(t, err, &ce)
-			assert.Equal(t, tc.phase, ce.phase)
-			assert.True(t, l.suspected, "the failure raises suspicion")
-			assert.NoError(t, errors.Unwrap(err), "go-redis strips one layer off handshake errors")
-		})
-	}
-}
-
-func TestConn_Retired_RefusesBeforeTheFirstByte(t *testing.T) {
-	l := still(0)
-	c := newConn(&scriptConn{write: func([]byte) (int, error) {
-		t.Error("a byte got through")
-		return 0, nil
-	}}, l, 1)
-	l.gen.Store(2)
-	_, err := c.Write([]byte("x"))
-	assert.Equal(t, notSent, outcomeOf(err))
-	assert.ErrorIs(t, err, net.ErrClosed)
-	rc, err := pooled{c}.SyscallConn()
-	require.NoError(t, err)
-	assert.Error(t, rc.Read(func(uintptr) bool { return true }), "the pool drops it")
-	assert.False(t, l.suspected, "a retired connection is no evidence")
-}
-
-// The first part of a large batch was delivered when the connection was retired:
-// nobody may claim that nothing was sent.
-func TestConn_RetiredBetweenTwoWrites_IsPartial(t *testing.T) {
-	l := still(0)
-	c := newConn(&scriptConn{write: func(p []byte) (int, error) { return len(p), nil }}, l, 1)
-	_, err := c.Write([]byte("x"))
-	require.NoError(t, err)
-	l.gen.Store(2)
-	_, err = c.Write([]byte("y"))
-	assert.Equal(t, partly, outcomeOf(err))
-}
-
-func TestConn_ReadTimeout_WithNothingOutstanding_IsNoNews(t *testing.T) {
-	l := still(0)
-	c := newConn(&scriptConn{read: func([]byte) (int, error) { return 0, context.DeadlineExceeded }}, l, 1)
-	_, err := c.Read(make([]byte, 1))
-	assert.Equal(t, unknown, outcomeOf(err))
-	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.False(t, l.suspected)
-}
-
-func TestConn_ServerFull_IsNotMistakenForAnOldServer(t *testing.T) {
-	l := still(0)
-	full := []byte("-ERR max number of clients reached\r\n")
-	c := newConn(&scriptConn{read: func(p []byte) (int, error) { return copy(p, full), nil }}, l, 1)
-	n, err := c.Read(make([]byte, 100))
-	assert.Zero(t, n)
-	assert.EqualError(t, err, "ERR max number of clients reached")
-}
 
 // Twenty connections are dropped by something in between; the server is well.
 // Nothing is lost, nothing runs twice, and nobody waits long.
@@ -239,26 +116,6 @@ func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
 	})
 }
 
-// The answer must be one reply and nothing else: whatever else waits there belongs to
-// another request.
-func TestIdleCheck_WrongAnswer_DropsTheConnection(t *testing.T) {
-	l := still(1)
-	answer := []byte("$5\r\nstale\r\n+PONG\r\n")
-	c := newConn(&scriptConn{
-		write: func(p []byte) (int, error) {
-			if !bytes.Equal(p, pingRequest) {
-				t.Errorf("%q was sent", p)
-			}
-			return len(p), nil
-		},
-		read: func(p []byte) (int, error) { return copy(p, answer), nil },
-	}, l, 1)
-	l.advance()
-	_, err := c.Write([]byte("*1\r\n$4\r\nincr\r\n"))
-	assert.Equal(t, notSent, outcomeOf(err))
-	assert.Error(t, c.retirement())
-}
-
 // What is dead is gone before a caller meets it, and what is alive stays warm.
 func TestSweep_FindsDeadConnections(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -292,8 +149,8 @@ func TestSweep_MeetsThePool(t *testing.T) {
 	c := NewClient(&redis.Options{Addr: f.Addr(), PoolSize: 1, Protocol: 2})
 	defer c.Close()
 	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
-	var cn *conn
-	linkOf(c).eachConn(func(x *conn) { cn = x })
+	var cn *wire.Conn
+	linkOf(c).Each(func(x *wire.Conn) { cn = x })
 	asked := make(chan struct{}, 1)
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "ping" {
@@ -302,9 +159,9 @@ func TestSweep_MeetsThePool(t *testing.T) {
 		}
 		return redialtest.Handle
 	})
-	linkOf(c).advance()
+	linkOf(c).clock.Advance()
 	swept := make(chan struct{})
-	go func() { cn.sweep(0); close(swept) }()
+	go func() { cn.Sweep(0); close(swept) }()
 	<-asked
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -337,22 +194,6 @@ func TestSweep_LeavesHeldConnectionsAlone(t *testing.T) {
 	})
 }
 
-func TestStandin_EveryOperationIsNotSent(t *testing.T) {
-	s := &standin{err: errRefused}
-	_, err := s.Write([]byte("x"))
-	assert.Equal(t, notSent, outcomeOf(err))
-	_, err = s.Read(make([]byte, 1))
-	assert.Equal(t, notSent, outcomeOf(err))
-	_, err = s.SyscallConn()
-	assert.Error(t, err, "the pool drops it")
-	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
-	assert.NoError(t, s.SetDeadline(time.Now()))
-	assert.NoError(t, s.SetReadDeadline(time.Now()))
-	assert.NoError(t, s.SetWriteDeadline(time.Now()))
-	assert.NotEmpty(t, s.RemoteAddr().String()+s.LocalAddr().Network())
-	assert.NoError(t, s.Close())
-}
-
 // The pool's own breaker counts failed dials and then answers with a stale error;
 // it must never get there.
 func TestStandin_KeepsThePoolsBreakerOpenForBusiness(t *testing.T) {
@@ -370,61 +211,5 @@ func TestStandin_KeepsThePoolsBreakerOpenForBusiness(t *testing.T) {
 			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 			assert.Less(t, time.Since(began), 100*time.Millisecond)
 		}
-	})
-}
-
-func TestLanes_GrowWithSuccess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lanes
-		l.reset()
-		var mu sync.Mutex
-		busy, peak := 0, 0
-		var peaks []int
-		var wg sync.WaitGroup
-		for range 60 {
-			wg.Go(func() {
-				if !assert.NoError(t, l.enter(t.Context())) {
-					return
-				}
-				mu.Lock()
-				busy++
-				peak = max(peak, busy)
-				mu.Unlock()
-				time.Sleep(time.Second)
-				mu.Lock()
-				busy--
-				mu.Unlock()
-				l.leave(true)
-			})
-		}
-		for range 4 {
-			time.Sleep(time.Second)
-			synctest.Wait()
-			mu.Lock()
-			peaks = append(peaks, peak)
-			mu.Unlock()
-		}
-		wg.Wait()
-		assert.Equal(t, []int{8, 16, 32, 32}, peaks, "the round under way when it is looked at")
-	})
-}
-
-func TestLanes_GivingUp_PassesTheTurnOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lanes
-		l.reset()
-		for range firstLanes {
-			require.NoError(t, l.enter(t.Context()))
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { assert.ErrorIs(t, l.enter(ctx), context.Canceled) })
-		synctest.Wait()
-		wg.Go(func() { assert.NoError(t, l.enter(t.Context())) })
-		synctest.Wait()
-		cancel()
-		synctest.Wait()
-		l.leave(false)
-		wg.Wait()
 	})
 }

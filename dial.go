@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // baseDialer returns the dialer beneath the link: the caller's own, or one that
@@ -53,8 +53,6 @@ func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
 // isQuick reports whether dialing is one round trip, as far as is known.
 func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
 
-var _ syscall.RawConn = (*poolCheck)(nil)
-
 // endpointOf returns what opt, the caller's options, says of a server; they are only
 // read. sealed says that go-redis would retry by itself.
 func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
@@ -69,24 +67,20 @@ func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
 }
 
 // dial makes the connections of go-redis's pools and subscriptions. It fails
-// only where nobody counts failures; see standin.
+// only where nobody counts failures; see wire.Standin.
 func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return l.dialBy(ctx, network, addr, l.dialer)
 }
 
 // spare takes the connection on which the server was found to answer, so that none is set
 // up beside those of the pools.
-func (l *link) spare() *conn {
-	gen := l.gen.Load()
+func (l *link) spare() *wire.Conn {
+	gen := l.Generation()
 	nc, greets, at := l.prober.pass()
 	if nc == nil {
 		return nil
 	}
-	c := newConn(nc, l, gen)
-	c.greeted.Store(true)
-	c.greets = greets
-	c.heard.Store(max(int64(at.Sub(l.began)), 1)) // it may have been a while
-	return c
+	return l.Adopt(nc, gen, greets, at)
 }
 
 // dialBy does so with base, through which the connections go that are made for a client
@@ -94,10 +88,7 @@ func (l *link) spare() *conn {
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
 	c, err := l.connect(ctx, network, addr, base)
 	if err == nil {
-		if l.csc && c.rc == nil {
-			return c, nil
-		}
-		return pooled{c}, nil
+		return c.Pooled(), nil
 	}
 	if l.subscription(ctx) {
 		// It tries again on its own, and does so without the buffers that a
@@ -105,46 +96,43 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 		if l.ctx.Err() != nil {
 			return nil, redis.ErrClosed
 		}
-		return nil, &connError{phase: phaseDial, err: err}
+		return nil, &wire.Error{Phase: wire.PhaseDial, Err: err}
 	}
-	return &standin{err, l}, nil
+	return wire.NewStandin(err, l.Seal), nil
 }
 
-func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*conn, error) {
+func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*wire.Conn, error) {
 	if err := l.mayDial(ctx); err != nil {
 		return nil, err
 	}
-	c := (*conn)(nil)
+	c := (*wire.Conn)(nil)
 	if !l.sealed {
 		c = l.spare()
 	}
 	if c == nil {
-		if err := l.lanes.enter(ctx); err != nil {
+		if err := l.Lanes.Enter(ctx); err != nil {
 			return nil, err
 		}
-		gen := l.gen.Load()
+		gen := l.Generation()
 		ok := false
-		defer func() { l.lanes.leave(ok) }()
+		defer func() { l.Lanes.Leave(ok) }()
 		nc, err := l.dialNetwork(ctx, network, addr, base)
 		ok = err == nil
 		if err != nil {
 			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
-				l.lanes.failed(err)
-				l.suspect(err)
+				l.Lanes.Failed(err)
+				l.Suspect(err)
 			}
 			return nil, err
 		}
-		c = newConn(nc, l, gen)
+		c = l.New(nc, gen)
 	}
 	l.mu.Lock()
-	stale := l.state == StateClosed || c.gen != l.gen.Load()
-	if !stale {
-		l.conns[c] = struct{}{}
-	}
+	fresh := l.state != StateClosed && l.Add(c)
 	l.mu.Unlock()
-	if stale {
-		_ = c.raw.Close()
-		return nil, &retiredError{l.lastCause()}
+	if !fresh {
+		c.Discard()
+		return nil, &wire.RetiredError{Cause: l.lastCause()}
 	}
 	return c, nil
 }
@@ -154,13 +142,13 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialF
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
-	l.n.dials.Add(1)
+	l.n.Dials.Add(1)
 	began := time.Now()
 	nc, err := base(ctx, network, addr)
 	if err != nil {
-		l.n.dialErrors.Add(1)
-	} else if l.rtt.Load() == 0 {
-		l.measure(time.Since(began)) // a first guess, rather too long than too short
+		l.n.DialErrors.Add(1)
+	} else if l.RTT() == 0 {
+		l.Measure(time.Since(began)) // a first guess, rather too long than too short
 	}
 	return nc, err
 }

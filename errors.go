@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 var (
@@ -112,7 +113,7 @@ func (e *Error) Timeout() bool { return sys.IsTimeout(e.Err) }
 // type old code asserts; whether to try again is for [SafeToRetry] to say.
 func (e *Error) Temporary() bool { return sys.IsTemporary(e.Err) }
 
-var _ = []net.Error{(*Error)(nil), (*connError)(nil)}
+var _ = []net.Error{(*Error)(nil), (*wire.Error)(nil)}
 
 // SafeToRetry reports whether the command that failed with err can be sent again
 // without running twice: it certainly did not run, or it only reads. It is false
@@ -147,7 +148,7 @@ func mayHaveRun(err error) bool {
 	switch e := err.(type) {
 	case *Error:
 		return !e.reads && e.kind == ErrOutcomeUnknown
-	case *connError:
+	case *wire.Error:
 		return isAfterWrite(e)
 	case interface{ Unwrap() error }:
 		return mayHaveRun(e.Unwrap())
@@ -176,7 +177,7 @@ func IsConnectionError(err error) bool {
 	case errors.As(err, &op), errors.As(err, &dns):
 		return true
 	}
-	var ce *connError
+	var ce *wire.Error
 	return errors.As(err, &ce) || sys.IsConnectionError(err)
 }
 

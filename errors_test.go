@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 func TestIsConnectionError(t *testing.T) {
@@ -38,7 +39,7 @@ func TestIsConnectionError(t *testing.T) {
 		{os.NewSyscallError("wsarecv", syscall.Errno(10054)), runtime.GOOS == "windows"},
 		{&net.DNSError{Err: "no such host", Name: "redis"}, true},
 		{&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, false},
-		{fmt.Errorf("wrapped: %w", &connError{phase: phaseRead, err: io.EOF}), true},
+		{fmt.Errorf("wrapped: %w", &wire.Error{Phase: wire.PhaseRead, Err: io.EOF}), true},
 		{&Error{kind: ErrUnavailable, Err: errRefused}, true},
 		{&Error{kind: ErrUnavailable, Err: errors.New("other")}, false},
 		{context.Canceled, false},
@@ -55,8 +56,8 @@ func TestIsConnectionError(t *testing.T) {
 }
 
 func TestOutcomeOf(t *testing.T) {
-	another := error(&Error{kind: ErrUnavailable, Err: &connError{phase: phaseDial, err: errRefused}})
-	anotherUnknown := error(&Error{kind: ErrOutcomeUnknown, Err: &connError{phase: phaseRead, err: io.EOF}})
+	another := error(&Error{kind: ErrUnavailable, Err: &wire.Error{Phase: wire.PhaseDial, Err: errRefused}})
+	anotherUnknown := error(&Error{kind: ErrOutcomeUnknown, Err: &wire.Error{Phase: wire.PhaseRead, Err: io.EOF}})
 	for _, tc := range []struct {
 		name string
 		err  error
@@ -75,10 +76,10 @@ func TestOutcomeOf(t *testing.T) {
 		{"cluster down", redisError("CLUSTERDOWN The cluster is down"), refused, true},
 		{"master down", redisError("MASTERDOWN Link with MASTER is down"), refused, true},
 		{"full", redisError("ERR max number of clients reached"), refused, true},
-		{"dial", &connError{phase: phaseDial, err: errRefused}, notSent, true},
-		{"write", fmt.Errorf("x: %w", &connError{phase: phaseWrite, err: io.EOF}), notSent, true},
-		{"partial", &connError{phase: phasePartial, err: io.EOF}, partly, false},
-		{"read", &connError{phase: phaseRead, err: io.EOF}, unknown, false},
+		{"dial", &wire.Error{Phase: wire.PhaseDial, Err: errRefused}, notSent, true},
+		{"write", fmt.Errorf("x: %w", &wire.Error{Phase: wire.PhaseWrite, Err: io.EOF}), notSent, true},
+		{"partial", &wire.Error{Phase: wire.PhasePartial, Err: io.EOF}, partly, false},
+		{"read", &wire.Error{Phase: wire.PhaseRead, Err: io.EOF}, unknown, false},
 		{"sticky", errors.New("redis: Conn is in a bad state: EOF"), notSentForGood, true},
 		{"pool", redis.ErrPoolTimeout, notSentForGood, true},
 		{"closed", redis.ErrClosed, notSentForGood, true},
@@ -87,20 +88,20 @@ func TestOutcomeOf(t *testing.T) {
 		{"foreign, like a refusal", errors.New("READONLY is what somebody's hook says"), foreign, false},
 		{"foreign, like no password", errors.New("somebody's vault: unauthenticated"), foreign, false},
 		{"foreign, like aborted", errors.New("EXECABORT is what somebody's hook says"), foreign, false},
-		{"broken, for a reply like aborted", &connError{phase: phaseRead, err: redisError("EXECABORT x")}, unknown, false},
-		{"broken, for what is like sticky", &connError{phase: phaseRead, err: errors.New("redis: Conn is in a bad state")}, unknown, false},
-		{"sealed, for what is like sticky", &sealedError{inner: &connError{phase: phaseRead, err: errors.New("redis: Conn is in a bad state")}}, unknown, false},
+		{"broken, for a reply like aborted", &wire.Error{Phase: wire.PhaseRead, Err: redisError("EXECABORT x")}, unknown, false},
+		{"broken, for what is like sticky", &wire.Error{Phase: wire.PhaseRead, Err: errors.New("redis: Conn is in a bad state")}, unknown, false},
+		{"sealed, for what is like sticky", &wire.SealedError{Inner: &wire.Error{Phase: wire.PhaseRead, Err: errors.New("redis: Conn is in a bad state")}}, unknown, false},
 		{"reply, like sticky", redisError("redis: Conn is in a bad state"), answered, false},
-		{"broken, for another client", &connError{phase: phaseRead, err: another}, unknown, false},
-		{"broken in the middle, for another client", &connError{phase: phasePartial, err: fmt.Errorf("x: %w", another)}, partly, false},
-		{"not written, for another client", &connError{phase: phaseWrite, err: anotherUnknown}, notSent, true},
+		{"broken, for another client", &wire.Error{Phase: wire.PhaseRead, Err: another}, unknown, false},
+		{"broken in the middle, for another client", &wire.Error{Phase: wire.PhasePartial, Err: fmt.Errorf("x: %w", another)}, partly, false},
+		{"not written, for another client", &wire.Error{Phase: wire.PhaseWrite, Err: anotherUnknown}, notSent, true},
 		{"of a node, for another client", &failure{outcome: unknown, err: another}, unknown, false},
-		{"ours, for another client", &Error{kind: ErrOutcomeUnknown, Err: &connError{phase: phaseRead, err: another}}, unknown, false},
-		{"ours, not sent, for another client", &Error{kind: ErrUnavailable, Err: &connError{phase: phaseDial, err: anotherUnknown}}, notSent, true},
-		{"joined with another client's", errors.Join(another, &connError{phase: phaseRead, err: io.EOF}), unknown, false},
+		{"ours, for another client", &Error{kind: ErrOutcomeUnknown, Err: &wire.Error{Phase: wire.PhaseRead, Err: another}}, unknown, false},
+		{"ours, not sent, for another client", &Error{kind: ErrUnavailable, Err: &wire.Error{Phase: wire.PhaseDial, Err: anotherUnknown}}, notSent, true},
+		{"joined with another client's", errors.Join(another, &wire.Error{Phase: wire.PhaseRead, Err: io.EOF}), unknown, false},
 		{"of a node, joined with another client's", errors.Join(another, &failure{outcome: unknown, err: io.EOF}), unknown, false},
-		{"not sent, joined with another client's", fmt.Errorf("%w, %w", &connError{phase: phaseDial, err: io.EOF}, anotherUnknown), unknown, false},
-		{"broken, for a rejection of another client", &connError{phase: phaseRead, err: redis.TxFailedErr}, unknown, false},
+		{"not sent, joined with another client's", fmt.Errorf("%w, %w", &wire.Error{Phase: wire.PhaseDial, Err: io.EOF}, anotherUnknown), unknown, false},
+		{"broken, for a rejection of another client", &wire.Error{Phase: wire.PhaseRead, Err: redis.TxFailedErr}, unknown, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			assert.Equal(t, tc.want, outcomeOf(tc.err))
@@ -138,7 +139,7 @@ func TestError_CauseOfAnotherClient(t *testing.T) {
 	for _, ours := range []error{ErrUnavailable, ErrOutcomeUnknown, ErrClosed} {
 		for _, theirs := range []error{ErrUnavailable, ErrOutcomeUnknown, ErrClosed} {
 			cause := &net.OpError{Op: "dial", Err: &Error{kind: theirs, Err: errRefused}}
-			err := error(&Error{kind: ours, Err: &connError{phase: phaseRead, err: cause}})
+			err := error(&Error{kind: ours, Err: &wire.Error{Phase: wire.PhaseRead, Err: cause}})
 			for _, kind := range []error{ErrUnavailable, ErrOutcomeUnknown, ErrClosed} {
 				assert.Equal(t, kind == ours, errors.Is(err, kind), "%v for %v is %v", ours, theirs, kind)
 			}
@@ -154,7 +155,7 @@ func TestError_CauseOfAnotherClient(t *testing.T) {
 
 // Labels must be invisible to code that looks for the cause.
 func TestConnError_ShowsItsCause(t *testing.T) {
-	err := error(&connError{phase: phaseRead, err: errRefused})
+	err := error(&wire.Error{Phase: wire.PhaseRead, Err: errRefused})
 	var op *net.OpError
 	var ne net.Error
 	assert.ErrorAs(t, err, &op)
@@ -162,5 +163,5 @@ func TestConnError_ShowsItsCause(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
 	assert.Equal(t, errRefused.Error(), err.Error())
 	assert.False(t, ne.Timeout())
-	assert.True(t, (&connError{phase: phaseRead, err: os.ErrDeadlineExceeded}).Timeout())
+	assert.True(t, (&wire.Error{Phase: wire.PhaseRead, Err: os.ErrDeadlineExceeded}).Timeout())
 }

@@ -21,17 +21,19 @@ import (
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Whatever reads bytes of a server, or settings of a user, is fuzzed here: run
 // go test -fuzz '^FuzzReply$' -fuzztime 5m . and so on, one at a time.
 
 // fuzzLink returns a link of which nothing is started.
-func fuzzLink(f *testing.F) *link {
+func fuzzLink(f *testing.F, idleCheck time.Duration) *link {
 	cfg, err := newConfig(nil)
 	if err != nil {
 		f.Fatal(err)
 	}
+	cfg.idleCheck = idleCheck
 	return deadEnd(newBase(cfg, ""))
 }
 
@@ -64,6 +66,7 @@ func (c *scriptedConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (c *scriptedConn) LocalAddr() net.Addr              { return noAddr{} }
 func (c *scriptedConn) Close() error                     { c.closed = true; return nil }
 func (c *scriptedConn) SetDeadline(time.Time) error      { return nil }
 func (c *scriptedConn) SetReadDeadline(time.Time) error  { return nil }
@@ -81,17 +84,17 @@ func FuzzIdleCheck(f *testing.F) {
 	f.Add([]byte("*2\r\n$4\r\npong\r\n$0\r\n\r\n"), uint8(9))
 	f.Add([]byte("$9223372036854775807\r\n"), uint8(9))
 	f.Add([]byte(""), uint8(0))
-	l := fuzzLink(f)
-	l.idleAge = 1
+	l := fuzzLink(f, 1)
 	l.transition(StateConnected, CauseAnswered, "test", nil, 1)
+	pingRequest := []byte("*1\r\n$4\r\nping\r\n")
 	request := []byte("*2\r\n$4\r\nincr\r\n$1\r\nn\r\n")
 	f.Fuzz(func(t *testing.T, reply []byte, piece uint8) {
 		nc := &scriptedConn{in: bytes.Clone(reply), piece: int(piece) + 1}
-		c := newConn(nc, l, l.gen.Load())
-		l.advance()
+		c := l.New(nc, l.Generation())
+		l.clock.Advance()
 		n, err := c.Write(request)
 		at, size := firstReply(reply)
-		if size == len(reply) && size > 0 && size <= maxAnswer && err != nil {
+		if size == len(reply) && size > 0 && size <= wire.MaxAnswer && err != nil {
 			t.Fatalf("%v after %q, which is one reply", err, reply)
 		}
 		if err == nil {
@@ -110,7 +113,7 @@ func FuzzIdleCheck(f *testing.F) {
 		if outcomeOf(err) != notSent || !SafeToRetry(err) || !IsConnectionError(err) {
 			t.Fatalf("%v is %d", err, outcomeOf(err))
 		}
-		if c.retirement() == nil || !nc.closed {
+		if c.Retirement() == nil || !nc.closed {
 			t.Fatal("the connection may be used again")
 		}
 	})
@@ -140,10 +143,10 @@ func FuzzGreeting(f *testing.F) {
 	f.Add([]byte("-ERR max number of clients reached\r\n"), uint8(5), 64)
 	f.Add([]byte("-ERR unknown command 'HELLO'\r\n+OK\r\n"), uint8(20), 7)
 	f.Add([]byte("%1\r\n+proto\r\n:3\r\n"), uint8(1), 1)
-	l := fuzzLink(f)
+	l := fuzzLink(f, DefaultIdleCheck)
 	f.Fuzz(func(t *testing.T, greeting []byte, piece uint8, size int) {
 		nc := &scriptedConn{in: bytes.Clone(greeting), piece: int(piece) + 1}
-		c := newConn(nc, l, l.gen.Load())
+		c := l.New(nc, l.Generation())
 		buf := make([]byte, 1+(size&0xfff))
 		first := greeting[:min(len(greeting), nc.piece, len(buf))]
 		var got []byte
@@ -156,8 +159,8 @@ func FuzzGreeting(f *testing.F) {
 		if outcomeOf(err) != unknown || SafeToRetry(err) {
 			t.Fatalf("%v is %d", err, outcomeOf(err))
 		}
-		if bytes.HasPrefix(first, maxClients) {
-			if len(got) > 0 || !errors.Is(err, errMaxClients) || !nc.closed {
+		if bytes.HasPrefix(first, []byte("-ERR "+wire.FullServer)) {
+			if len(got) > 0 || !errors.Is(err, wire.ErrMaxClients) || !nc.closed {
 				t.Fatalf("%q, %v after %q", got, err, greeting)
 			}
 			return
@@ -166,62 +169,6 @@ func FuzzGreeting(f *testing.F) {
 			t.Fatalf("%q, %v after %q", got, err, greeting)
 		}
 	})
-}
-
-// No bytes make observe panic, and of a request as go-redis writes it, it knows the
-// name.
-func FuzzObserve(f *testing.F) {
-	f.Add([]byte("*1\r\n$5\r\nmulti\r\n"), "SUBSCRIBE", "news")
-	f.Add([]byte("*3\r\n$6\r\nclient\r\n$5\r\nreply\r\n$3\r\noff\r\n"), "client", "reply")
-	f.Add([]byte("$99999999999999999999\r\n"), "blpop", "$3\r\nget\r\n")
-	f.Add([]byte("*2\r\n$4"), "", "")
-	f.Add([]byte("$16\r\n0123456789abcdef"), "0123456789abcdef", "x")
-	f.Add([]byte("$-1\r\n"), "0123456789abcdefg", "x")
-	f.Add([]byte("*1\r\n$0\r\n\r\n"), "hello", "3")
-	l := fuzzLink(f)
-	f.Fuzz(func(t *testing.T, raw []byte, name, arg string) {
-		var buf [16]byte
-		if got := command.Head(raw, &buf); len(got) > len(buf) {
-			t.Fatalf("%q of %q", got, raw)
-		}
-		newConn(&scriptedConn{}, l, 1).observe(raw)
-
-		request := fmt.Appendf(nil, "*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(name), name, len(arg), arg)
-		want := lowerASCII(name)
-		if len(name) > len(buf) {
-			want = ""
-		}
-		if got := command.Head(request, &buf); string(got) != want {
-			t.Fatalf("%q of %q", got, request)
-		}
-		c := newConn(&scriptedConn{}, l, 1)
-		c.observe(request)
-		role := int32(roleRegular)
-		switch {
-		case want == "subscribe", want == "psubscribe", want == "ssubscribe":
-			role = roleSubscriber
-		case want == "monitor", want == "client" && lowerASCII(arg) == "reply":
-			role = roleHeld
-		case want == "client":
-			return // an argument may look like another
-		}
-		if got := c.role.Load(); got != role {
-			t.Fatalf("role %d of %q", got, request)
-		}
-		if waits := command.ClassOf(redis.NewCmd(context.Background(), want)) == command.Takes || want == "xread" || want == "wait" || want == "waitaof"; c.waits.Load() != waits {
-			t.Fatalf("%q waits: %v", request, !waits)
-		}
-	})
-}
-
-func lowerASCII(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
-	}
-	return string(b)
 }
 
 // wireRecorder is a server that answers every request, and keeps them.
@@ -302,6 +249,11 @@ func (c *recorderConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *recorderConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *recorderConn) LocalAddr() net.Addr              { return noAddr{} }
 func (c *recorderConn) RemoteAddr() net.Addr             { return noAddr{} }
+
+type noAddr struct{}
+
+func (noAddr) Network() string { return "none" }
+func (noAddr) String() string  { return "not connected" }
 
 // Whatever a server replies to a command that it got, the command is only said to be
 // safe to retry when the server said that it did not run it; and it is not sent
@@ -479,8 +431,8 @@ func fuzzError(text string, shape []byte) (err error, mayHaveRun bool) {
 			if cause == nil || asError(cause) != nil { // sockets know nothing of commands
 				cause = io.EOF
 			}
-			p := phase(kind - 12)
-			err, mayHaveRun = &connError{phase: p, err: cause}, p > phaseWrite
+			p := wire.Phase(kind - 12)
+			err, mayHaveRun = &wire.Error{Phase: p, Err: cause}, p > wire.PhaseWrite
 		}
 		if err == nil {
 			continue
@@ -499,7 +451,7 @@ func fuzzError(text string, shape []byte) (err error, mayHaveRun bool) {
 		case 25: // an application that collects errors
 			err, mayHaveRun = errors.Join(err, &Error{kind: ErrOutcomeUnknown, Err: io.EOF}), true
 		case 26:
-			err = &retiredError{err}
+			err = &wire.RetiredError{Cause: err}
 		case 27:
 			err = &cutShort{context.DeadlineExceeded, err}
 		case 28:
@@ -559,8 +511,8 @@ func FuzzOptions(f *testing.F) {
 		}
 		l := deadEnd(g)
 		defer l.outage.end()
-		l.rtt.Store(max(d1, 0) / proofRoundTrips)
-		if p := l.proofTimeout(); p <= 0 || p > cfg.timeout {
+		l.Measure(time.Duration(max(d1, 0) / wire.ProofRoundTrips))
+		if p := l.ProofTimeout(); p <= 0 || p > cfg.timeout {
 			t.Fatalf("an idle connection may take %v of %v", p, cfg.timeout)
 		}
 		if d := nextDelay(cfg.newBackOff()); d < minDelay {
@@ -584,9 +536,9 @@ func FuzzBackoff(f *testing.F) {
 				t.Fatalf("%v after %d and %d", d, first, second)
 			}
 		}
-		d := eager(time.Duration(age))
-		least := float64(eagerDelay) * (1 - eagerJitter)
-		most := float64(max(time.Duration(age)/eagerDivisor, eagerDelay)) * (1 + eagerJitter)
+		d := wire.Eager(time.Duration(age))
+		least := float64(wire.EagerDelay) * (1 - wire.EagerJitter)
+		most := float64(max(time.Duration(age)/wire.EagerDivisor, wire.EagerDelay)) * (1 + wire.EagerJitter)
 		if float64(d) < least-1 || float64(d) > most+1 {
 			t.Fatalf("%v in an outage of %v", d, time.Duration(age))
 		}

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // guard looks after a link: it reaches the server and, while the link is Connected, finds
@@ -53,9 +54,7 @@ func wordsOf(err error) string {
 
 // acquit is the verdict that the server lives, of which its answer is a sign.
 func (g *guard) acquit() {
-	g.hear()
-	g.heardAt.Store(g.read())
-	g.answeredAt.Store(g.read())
+	g.Answered()
 	g.mu.Lock()
 	if g.suspected {
 		g.suspected = false
@@ -77,7 +76,7 @@ func (g *guard) attempt(first bool) (verdict, error) {
 	return awaited, nil
 }
 
-func (g *guard) news() (probes, others <-chan struct{}) { return g.prober.news(), g.stirred }
+func (g *guard) news() (probes, others <-chan struct{}) { return g.prober.news(), g.Stirred() }
 
 func (g *guard) pace(d time.Duration) time.Duration { return g.prober.pace(d) }
 
@@ -86,7 +85,7 @@ func (g *guard) answer() (v verdict, err error) {
 	g.mu.Lock()
 	silent := g.why == CauseHeartbeatMissed && g.state == StateReconnecting
 	g.mu.Unlock()
-	if silent && g.heard.Load() { // on a connection that was not given up
+	if silent && g.Heard() { // on a connection that was not given up
 		return alive, nil
 	}
 	v = awaited
@@ -124,38 +123,27 @@ func (g *guard) unreached(v verdict, err error) {
 		g.bar(err)
 	case dead:
 		g.mu.Lock()
-		old := []*conn(nil)
+		old := []*wire.Conn(nil)
 		if g.state == StateReconnecting && spares(g.why) && g.retiredIn != g.outage {
-			old = g.nextGenerationLocked()
+			old = g.NextGeneration()
 			g.lost.Store(int32(len(old)))
 			g.retiredIn = g.outage
 		}
 		g.mu.Unlock()
-		g.retireIdle(old, notReply(err))
+		g.RetireIdle(old, notReply(err))
 		if g.prober.unreachable() >= g.cfg.detection() {
-			g.giveUpLost(err)
+			g.RetireLost(notReply(err))
 		}
 	}
 	g.noteCause(err)
 	g.owner.lookElsewhere()
 }
 
-// giveUpLost gives up those connections that are left from before an outage and owe a
-// reply, unless the kernel knows that the peer got what was sent.
-func (l *link) giveUpLost(why error) {
-	gen := l.gen.Load()
-	l.eachConn(func(c *conn) {
-		if c.gen != gen && c.owes.Load() != 0 && c.evidence() != acknowledged {
-			c.retire(notReply(why))
-		}
-	})
-}
-
 // look is what the keeper does with the link every now and then. It returns when
 // it wants to be called again.
 func (g *guard) look(now time.Time) time.Time {
-	g.cutSilentSubscribers()
-	again := g.inspect(now)
+	g.CutSilentSubscribers(time.Duration(g.cfg.misses) * g.cfg.timeout)
+	again := g.Inspect(now, g.inflight.Load() > 0)
 	next := g.lookForTraffic(now)
 	if again.Before(next) {
 		return again
@@ -167,7 +155,7 @@ func (g *guard) look(now time.Time) time.Time {
 // last look.
 func (g *guard) lookForTraffic(now time.Time) time.Time {
 	lookedAt := g.lookedAt
-	g.lookedAt = g.clock.Load()
+	g.lookedAt = g.clock.Last()
 	g.mu.Lock()
 	if g.state != StateConnected || now.Before(g.beatAt) {
 		defer g.mu.Unlock()
@@ -178,13 +166,13 @@ func (g *guard) lookForTraffic(now time.Time) time.Time {
 	}
 	g.beatAt = now.Add(early(g.beat()))
 	next := g.beatAt
-	g.beatIsDue = !g.heard.Swap(false)
+	g.beatIsDue = !g.TakeHeard()
 	due := g.beatIsDue
 	g.mu.Unlock()
 	if due {
 		g.tend()
 	} else {
-		g.heardAt.Store(lookedAt)
+		g.HeardBy(lookedAt)
 		g.n.skipped.Add(1)
 	}
 	return next
@@ -193,9 +181,9 @@ func (g *guard) lookForTraffic(now time.Time) time.Time {
 // verify finds out whether the server lives. A cause means that it must be given up, see
 // verdict.go. First is asked who is there; a new connection is tried when nobody answers.
 func (g *guard) verify(suspected bool) (why Cause, cause error) {
-	g.advance()
-	defer g.advance() // it may have taken a while
-	g.heard.Store(false)
+	g.clock.Advance()
+	defer g.clock.Advance() // it may have taken a while
+	g.TakeHeard()
 	g.prober.take()
 	g.n.beats.Add(1)
 	q := inquest{misses: g.cfg.misses}
@@ -204,10 +192,10 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 	asksIdle := false
 	switch {
 	case g.prober.again() && suspected: // it may be what is broken
-		beginAt = began.Add(g.proofTimeout())
+		beginAt = began.Add(g.ProofTimeout())
 	case g.prober.asking():
 		beginAt = began.Add(g.cfg.timeout)
-	case !suspected && g.askIdle(1) > 0:
+	case !suspected && g.AskIdle(1, g.spawn) > 0:
 		asksIdle = true
 		beginAt = began.Add(g.cfg.timeout)
 	}
@@ -229,7 +217,7 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 			}
 		}
 		now := time.Now()
-		if asksIdle && g.asking.Load() == 0 {
+		if asksIdle && !g.Asking() {
 			asksIdle, beginAt = false, now
 		}
 		if why != CauseNone && wordsOf(cause) == "" {
@@ -238,15 +226,15 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 		if (q.fails() != nil || why != CauseNone) && !q.asked {
 			q.asked = true
 			patience = now.Add(g.cfg.timeout)
-			g.askIdle(mostAsked)
+			g.AskIdle(mostAsked, g.spawn)
 			beginAt = now.Add(maxWait)
 		}
-		q.answers = q.asked && now.Before(patience) && g.mayAnswer()
+		q.answers = q.asked && now.Before(patience) && g.MayAnswer()
 		for q.missed < q.misses && now.Sub(began) >= time.Duration(q.missed+1)*g.cfg.timeout {
 			q.missed++
 			g.n.missed.Add(1)
 		}
-		if g.heard.Load() && (why == CauseNone || g.serves()) {
+		if g.Heard() && (why == CauseNone || g.Len() > 0) {
 			return CauseNone, nil // a byte on any connection overrules
 		}
 		if g.now() != StateConnected {
@@ -275,7 +263,7 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 		timer.Reset(time.Until(next))
 		select {
 		case <-probes:
-		case <-g.stirred:
+		case <-g.Stirred():
 		case <-timer.C:
 		case <-g.ctx.Done():
 			return CauseNone, nil
@@ -283,97 +271,12 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 	}
 }
 
-// askIdle PINGs on up to most connections that lie idle, those first that were heard last.
-// Their answers are heard as any byte is. It returns how many are being asked.
-func (g *guard) askIdle(most int) (asked int) {
-	var idle []*conn
-	g.eachConn(func(c *conn) {
-		if c.sweepable(0) {
-			idle = append(idle, c)
-		}
-	})
-	slices.SortFunc(idle, func(a, b *conn) int { return int(min(max(b.heard.Load()-a.heard.Load(), -1), 1)) })
-	for _, c := range idle[:min(most, len(idle))] {
-		g.asking.Add(1)
-		if !g.spawn(func() {
-			defer g.stir()
-			defer g.asking.Add(-1)
-			c.beat()
-		}) {
-			g.asking.Add(-1)
-			break
-		}
-		asked++
-	}
-	return asked
-}
-
-// beat asks on a connection that lies idle in the pool whether the server lives.
-func (c *conn) beat() {
-	if !c.claim.TryLock() {
-		return
-	}
-	defer c.claim.Unlock()
-	if !c.users.CompareAndSwap(0, claimed) {
-		return
-	}
-	defer c.users.Add(-claimed)
-	if !c.sweepable(0) || c.unread() {
-		return
-	}
-	began := time.Now()
-	if err := c.exchange(began.Add(c.link.proofTimeout())); err != nil {
-		c.link.n.idleDropped.Add(1)
-		c.retire(err)
-		c.link.suspect(err)
-		return
-	}
-	c.link.measure(time.Since(began))
-	c.heard.Store(c.link.clock.Load())
-	c.link.hear()
-}
-
-// mayAnswer reports whether there is an established connection on which an answer may
-// still come: one is being asked, or somebody waits for a reply.
-func (l *link) mayAnswer() bool {
-	if l.asking.Load() > 0 {
-		return true
-	}
-	waits := false
-	l.eachConn(func(c *conn) { waits = waits || c.owes.Load() != 0 && c.retirement() == nil })
-	return waits
-}
-
-// serves reports whether a connection of the pools is left.
-func (l *link) serves() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.conns) > 0
-}
-
-// cutSilentSubscribers closes the subscriptions whose PING is unanswered for longer than
-// heartbeats may be, while the server answers elsewhere: go-redis sends it and does not
-// wait for the PONG. They subscribe anew on their own. Where nobody is reading the answer
-// may have come: that one is slow, not dead.
-func (l *link) cutSilentSubscribers() {
-	limit := int64(time.Duration(l.cfg.misses) * l.cfg.timeout)
-	now := l.read()
-	l.eachConn(func(c *conn) {
-		owes := c.owes.Load()
-		if owes == 0 || now-owes <= limit || c.role.Load() != roleSubscriber || c.users.Load() <= 0 || l.heardAt.Load() < owes {
-			return
-		}
-		l.n.cut.Add(1)
-		c.retire(errors.New("subscriber's PING went unanswered"))
-	})
-}
-
 // sweep proves the connections that have been idle for about sweepAge.
 func (l *link) sweep() {
-	l.eachConn(func(c *conn) {
+	l.Each(func(c *wire.Conn) {
 		age := float64(max(sweepAge, l.cfg.idleCheck)) * (1 - sweepJitter*rand.Float64())
-		if l.ctx.Err() == nil && c.sweepable(int64(age)) {
-			c.sweep(int64(age))
+		if l.ctx.Err() == nil && c.Sweepable(int64(age)) {
+			c.Sweep(int64(age))
 		}
 	})
 }

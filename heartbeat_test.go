@@ -14,6 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // A server that falls silent must be noticed within interval + misses × timeout,
@@ -180,7 +182,7 @@ func TestJudge(t *testing.T) {
 		{"garbage", errors.New("redis: can't parse reply"), true, alive},
 		{"silence", timeout, false, missed},
 		{"context timeout", context.DeadlineExceeded, false, missed},
-		{"refused", &connError{phase: phaseDial, err: errRefused}, false, dead},
+		{"refused", &wire.Error{Phase: wire.PhaseDial, Err: errRefused}, false, dead},
 		{"closed at once", io.EOF, false, dead},
 		{"pool exhausted", redis.ErrPoolTimeout, false, unsure},
 		{"canceled", context.Canceled, false, unsure},

@@ -14,6 +14,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 const (
@@ -102,9 +104,9 @@ func herdSettings() string {
 		{"factor from one delay to the next", backoffMultiplier},
 		{"longest delay, before it is randomized", backoffCap},
 		{"randomized by", percent(backoffJitter)},
-		{"delay while commands wait, at least", eagerDelay},
-		{"delay while commands wait, as a part of the outage's age", fmt.Sprintf("1/%d", eagerDivisor)},
-		{"randomized by", percent(eagerJitter)},
+		{"delay while commands wait, at least", wire.EagerDelay},
+		{"delay while commands wait, as a part of the outage's age", fmt.Sprintf("1/%d", wire.EagerDivisor)},
+		{"randomized by", percent(wire.EagerJitter)},
 		{"attempts at the same time, at most", mostAttempts},
 	} {
 		fmt.Fprintf(&b, "| %v | %v |\n", row[0], row[1])
@@ -121,7 +123,7 @@ func herdText(results []herdResult) (string, error) {
 	steps := int(math.Ceil(math.Log(float64(backoffCap)/float64(backoffInitial)) / math.Log(backoffMultiplier)))
 	ramp := time.Duration(float64(backoffInitial) * (math.Pow(backoffMultiplier, float64(steps)) - 1) / (backoffMultiplier - 1))
 	onAverage := func(delay time.Duration) string { return percent(float64(herdWindow) / float64(delay)) }
-	const former = 120 // the eagerDivisor that the simulation did away with
+	const former = 120 // the wire.EagerDivisor that the simulation did away with
 
 	page, err := template.ParseFiles(herdTemplate)
 	if err != nil {
@@ -134,16 +136,16 @@ func herdText(results []herdResult) (string, error) {
 		"results": herdTable(results, false), "others": herdTable(results, true),
 		"clients": idle.clients, "outage": time.Minute,
 		"within": herdBack, "peak": percent(herdPeak), "window": herdWindow,
-		"lanes": firstLanes, "attempts": mostAttempts, "lasting": lastingAttempts,
+		"lanes": wire.FirstLanes, "attempts": mostAttempts, "lasting": lastingAttempts,
 		"cap": backoffCap, "jitter": percent(backoffJitter), "longest": longest(),
 		"onAverage": onAverage(backoffCap), "steps": steps, "ramp": round(ramp),
 		"idle99": round(idle.backAfter(0.99)), "idlePeak": percent(idle.peakShare()), "idleDials": fmt.Sprintf("%.0f", idle.attempts),
 		"longOutage": long.outage, "long99": round(long.backAfter(0.99)),
-		"eager": eagerDelay, "divisor": eagerDivisor, "demandOnAverage": onAverage(time.Minute / eagerDivisor),
+		"eager": wire.EagerDelay, "divisor": wire.EagerDivisor, "demandOnAverage": onAverage(time.Minute / wire.EagerDivisor),
 		"demand50": round(demand.backAfter(0.5)), "demandAll": round(demand.backAfter(1)), "demandPeak": percent(demand.peakShare()),
 		"formerDivisor": former, "formerOnAverage": onAverage(time.Minute / former),
 		"short": short.outage, "shortPeak": percent(short.peakShare()), "shortAll": round(short.backAfter(1)),
-		"shorterThan": time.Duration(float64(herdWindow) * eagerDivisor / herdPeak),
+		"shorterThan": time.Duration(float64(herdWindow) * wire.EagerDivisor / herdPeak),
 		"silent99":    round(silent.backAfter(0.99)),
 	})
 	return b.String(), err

@@ -15,6 +15,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // What redial believes of go-redis's insides and cannot ask it. host_test.go has a
@@ -110,7 +112,7 @@ func isReply(err error) bool {
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
 	switch err.(type) {
-	case *connError, *sealedError: // which have their text from elsewhere
+	case *wire.Error, *wire.SealedError: // which have their text from elsewhere
 		return false
 	}
 	if isReply(err) {

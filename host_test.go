@@ -24,6 +24,7 @@ import (
 	"github.com/redial-go/redial/redialtest"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // What redial believes of go-redis's insides, on go-redis alone: no client here is under
@@ -1244,7 +1245,7 @@ func TestHost_RepliesThatItRepeats(t *testing.T) {
 	repeated := 0
 	for _, row := range refusals {
 		text := row.begins + row.has
-		if row.begins == fullServer {
+		if row.begins == wire.FullServer {
 			text = "ERR " + text + " reached"
 		}
 		reply.Store(&text)

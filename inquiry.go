@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // What the server knows of our connections. It is asked by the ids of clients, on another
@@ -38,12 +39,12 @@ type inquiry struct {
 	barredUntil  atomic.Int64 // of the clock; nothing is unblocked before
 	askAt        atomic.Int64 // of the clock; when to look again for what to ask about
 	mu           sync.Mutex
-	asking       bool                // guarded by mu; there is a goroutine for wanted
-	unblocking   bool                // guarded by mu; there is a goroutine for releases
-	wanted       map[*conn]struct{}  // guarded by mu; to be asked about
-	releases     []*release          // guarded by mu; to be unblocked
-	known        map[*conn]*standing // guarded by mu
-	answeredLast map[string]int64    // guarded by mu; when a server has last answered, by run id
+	asking       bool                     // guarded by mu; there is a goroutine for wanted
+	unblocking   bool                     // guarded by mu; there is a goroutine for releases
+	wanted       map[*wire.Conn]struct{}  // guarded by mu; to be asked about
+	releases     []*release               // guarded by mu; to be unblocked
+	known        map[*wire.Conn]*standing // guarded by mu
+	answeredLast map[string]int64         // guarded by mu; when a server has last answered, by run id
 }
 
 // standing is what is known of a connection.
@@ -53,7 +54,7 @@ type standing struct {
 	barren  int       // answers of servers that have not vouched and do not know it
 	mute    int64     // of the clock; it is not asked about before
 	missed  int64     // of the clock, when the one that vouched did not list it; 0: not so
-	mark    int64     // the markOf the connection at that time
+	mark    int64     // the WaitsSince of the connection at that time
 }
 
 // instance is who answers: one process, seen on one address of its own.
@@ -85,24 +86,24 @@ type release struct {
 func newInquiry(l *link, via func(context.Context, func(*redis.Client) error) error) *inquiry {
 	return &inquiry{
 		link: l, via: via,
-		wanted:       make(map[*conn]struct{}),
-		known:        make(map[*conn]*standing),
+		wanted:       make(map[*wire.Conn]struct{}),
+		known:        make(map[*wire.Conn]*standing),
 		answeredLast: make(map[string]int64),
 	}
 }
 
-func (q *inquiry) willing(now int64) bool { return now >= q.mutedUntil.Load() }
+func (q *inquiry) Willing(now int64) bool { return now >= q.mutedUntil.Load() }
 
-func (q *inquiry) mute() { q.mutedUntil.Store(q.link.read() + int64(askMute)) }
+func (q *inquiry) Mute() { q.mutedUntil.Store(q.link.clock.Read() + int64(askMute)) }
 
-// met has the server vouch for a connection that has just learned how it is seen.
-func (q *inquiry) met(c *conn) { q.want([]*conn{c}) }
+// Met has the server vouch for a connection that has just learned how it is seen.
+func (q *inquiry) Met(c *wire.Conn) { q.want([]*wire.Conn{c}) }
 
-// wonder has the server asked about what owes a reply for long.
-func (q *inquiry) wonder() {
+// Wonder has the server asked about what owes a reply for long.
+func (q *inquiry) Wonder() {
 	l := q.link
-	now := l.read()
-	if now < q.askAt.Load() || !q.willing(now) || l.now() != StateConnected {
+	now := l.clock.Read()
+	if now < q.askAt.Load() || !q.Willing(now) || l.now() != StateConnected {
 		return
 	}
 	q.askAt.Store(now + int64(askSpacing))
@@ -113,12 +114,12 @@ func (q *inquiry) wonder() {
 
 // late returns connections that owe a reply for long, those first of which the most is to
 // be feared, and forgets what is known of closed ones.
-func (q *inquiry) late(now int64) []*conn {
-	var all []*conn
-	open := make(map[*conn]bool)
-	q.link.eachConn(func(c *conn) {
+func (q *inquiry) late(now int64) []*wire.Conn {
+	var all []*wire.Conn
+	open := make(map[*wire.Conn]bool)
+	q.link.Each(func(c *wire.Conn) {
 		open[c] = true
-		if c.id.Load() != 0 && markOf(c) != 0 && now-markOf(c) > int64(askAfter) && c.retirement() == nil {
+		if c.ID() != 0 && c.WaitsSince() != 0 && now-c.WaitsSince() > int64(askAfter) && c.Retirement() == nil {
 			all = append(all, c)
 		}
 	})
@@ -129,8 +130,8 @@ func (q *inquiry) late(now int64) []*conn {
 			delete(q.known, c)
 		}
 	}
-	all = slices.DeleteFunc(all, func(c *conn) bool { st := q.known[c]; return st != nil && now < st.mute })
-	slices.SortFunc(all, func(a, b *conn) int {
+	all = slices.DeleteFunc(all, func(c *wire.Conn) bool { st := q.known[c]; return st != nil && now < st.mute })
+	slices.SortFunc(all, func(a, b *wire.Conn) int {
 		x, y := q.standingLocked(a), q.standingLocked(b)
 		if (x.missed != 0) != (y.missed != 0) {
 			return cmp.Compare(y.missed, x.missed)
@@ -140,19 +141,7 @@ func (q *inquiry) late(now int64) []*conn {
 	return all[:min(len(all), askMost)]
 }
 
-// markOf returns since when a connection waits to hear from the server, 0 when it does not.
-// It is another once it has heard.
-func markOf(c *conn) int64 {
-	if owes := c.owes.Load(); owes != 0 {
-		return owes
-	}
-	if c.role.Load() == roleSubscriber {
-		return c.heard.Load()
-	}
-	return 0
-}
-
-func (q *inquiry) standingLocked(c *conn) *standing {
+func (q *inquiry) standingLocked(c *wire.Conn) *standing {
 	st := q.known[c]
 	if st == nil {
 		st = new(standing)
@@ -163,7 +152,7 @@ func (q *inquiry) standingLocked(c *conn) *standing {
 
 // want has the server asked about connections, by a goroutine that goes when there are
 // none left.
-func (q *inquiry) want(conns []*conn) {
+func (q *inquiry) want(conns []*wire.Conn) {
 	q.mu.Lock()
 	for _, c := range conns {
 		q.wanted[c] = struct{}{}
@@ -179,7 +168,7 @@ func (q *inquiry) want(conns []*conn) {
 func (q *inquiry) askAll() {
 	for {
 		q.mu.Lock()
-		var batch []*conn
+		var batch []*wire.Conn
 		for c := range q.wanted {
 			if len(batch) < askMost {
 				batch = append(batch, c)
@@ -198,14 +187,14 @@ func (q *inquiry) askAll() {
 }
 
 // ask asks about connections, and gives up those that the server does not know.
-func (q *inquiry) ask(batch []*conn) {
+func (q *inquiry) ask(batch []*wire.Conn) {
 	l := q.link
-	if !q.willing(l.read()) || l.now() != StateConnected {
+	if !q.Willing(l.clock.Read()) || l.now() != StateConnected {
 		return
 	}
 	ids := make([]int64, len(batch))
 	for i, c := range batch {
-		ids[i] = c.id.Load()
+		ids[i] = c.ID()
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.timeout/2) // so that a heartbeat that waits for it has its own
 	defer cancel()
@@ -222,14 +211,13 @@ func (q *inquiry) ask(batch []*conn) {
 	})
 	switch {
 	case err != nil && (isReply(err) || errors.Is(err, errNonsense)):
-		q.mute()
+		q.Mute()
 	case err != nil: // that is the heartbeat's to judge
 	case !listed[by.self.ID].Is(by.self):
-		q.mute() // then it means nothing that another is not listed
+		q.Mute() // then it means nothing that another is not listed
 	default:
-		for _, c := range q.judge(batch, by, listed, l.read()) {
-			l.n.cut.Add(1)
-			c.retire(errDisowned)
+		for _, c := range q.judge(batch, by, listed, l.clock.Read()) {
+			c.Cut(errDisowned)
 		}
 	}
 }
@@ -257,7 +245,7 @@ func (q *inquiry) whoIs(ctx context.Context, cn *redis.Conn) (*instance, error) 
 		s.run = "" // half of it is no description
 		return s, nil
 	}
-	s.started = q.link.read() - int64(time.Duration(up+1)*time.Second)
+	s.started = q.link.clock.Read() - int64(time.Duration(up+1)*time.Second)
 	return s, nil
 }
 
@@ -283,11 +271,11 @@ func list(ctx context.Context, cn *redis.Conn, ids []int64) (map[int64]command.P
 }
 
 // judge takes an answer and returns the connections that are proved to be of no use.
-func (q *inquiry) judge(batch []*conn, by *instance, listed map[int64]command.Peer, now int64) (disowned []*conn) {
+func (q *inquiry) judge(batch []*wire.Conn, by *instance, listed map[int64]command.Peer, now int64) (disowned []*wire.Conn) {
 	there, ours := make([]bool, len(batch)), make([]bool, len(batch))
 	for i, c := range batch {
 		var peer command.Peer
-		if peer, there[i] = listed[c.id.Load()]; there[i] {
+		if peer, there[i] = listed[c.ID()]; there[i] {
 			ours[i] = isOf(c, peer)
 		}
 	}
@@ -298,17 +286,15 @@ func (q *inquiry) judge(batch []*conn, by *instance, listed map[int64]command.Pe
 		st.asked = now
 		switch {
 		case ours[i]:
-			if peer := listed[c.id.Load()]; c.self.Load() == nil {
-				c.self.Store(&peer)
-			}
+			c.IsKnownAs(listed[c.ID()])
 			st.vouched, st.missed, st.barren = by, 0, 0
 		case st.vouched == nil, !q.succeededLocked(st.vouched, by) && (there[i] || !st.vouched.is(by)):
 			st.missed = 0 // that is another server, or another client of it
 			if st.barren++; st.barren >= barrenAnswers {
 				st.barren, st.mute = 0, now+int64(askMute)
 			}
-		case st.missed == 0 || st.mark != markOf(c):
-			st.missed, st.mark = now, markOf(c)
+		case st.missed == 0 || st.mark != c.WaitsSince():
+			st.missed, st.mark = now, c.WaitsSince()
 			q.askAt.Store(min(q.askAt.Load(), now+int64(askAgain)))
 		case now-st.missed >= int64(certainAfter) && st.mark != 0:
 			disowned = append(disowned, c)
@@ -325,11 +311,11 @@ func (q *inquiry) judge(batch []*conn, by *instance, listed map[int64]command.Pe
 
 // isOf reports whether what a server says of an id is about the connection. One that has
 // not asked its own server may be known by the address that it comes from.
-func isOf(c *conn, peer command.Peer) bool {
-	if self := c.self.Load(); self != nil {
+func isOf(c *wire.Conn, peer command.Peer) bool {
+	if self := c.Self(); self != nil {
 		return self.Is(peer)
 	}
-	return c.comesFrom(peer)
+	return c.ComesFrom(peer)
 }
 
 // succeededLocked reports whether a server has taken the place of the one that vouched: it
@@ -340,19 +326,19 @@ func (q *inquiry) succeededLocked(vouched, by *instance) bool {
 		vouched.laddr == by.laddr && vouched.host == by.host && by.started > last
 }
 
-// unblock has the server end what connections wait for, and waits for that, for d at most.
+// Unblock has the server end what connections wait for, and waits for that, for d at most.
 // One of which nothing is settled then must not be used any more: what it waits for next
 // might be ended instead.
-func (q *inquiry) unblock(d time.Duration, conns ...*conn) (settled, freed []bool) {
+func (q *inquiry) Unblock(d time.Duration, conns ...*wire.Conn) (settled, freed []bool) {
 	settled, freed = make([]bool, len(conns)), make([]bool, len(conns))
-	now := q.link.read()
-	if !q.willing(now) || now < q.barredUntil.Load() {
+	now := q.link.clock.Read()
+	if !q.Willing(now) || now < q.barredUntil.Load() {
 		return settled, freed
 	}
 	all := make([]*release, len(conns))
 	q.mu.Lock()
 	for i, c := range conns {
-		if self := c.self.Load(); self != nil {
+		if self := c.Self(); self != nil {
 			all[i] = &release{id: self.ID, self: *self, done: make(chan struct{})}
 			q.releases = append(q.releases, all[i])
 		}
@@ -438,6 +424,6 @@ func (q *inquiry) release(batch []*release, d time.Duration) {
 		return err
 	})
 	if err != nil && isReply(err) {
-		q.barredUntil.Store(q.link.read() + int64(askMute))
+		q.barredUntil.Store(q.link.clock.Read() + int64(askMute))
 	}
 }

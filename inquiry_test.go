@@ -2,6 +2,7 @@ package redial
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -146,18 +148,46 @@ func TestInquiry_Disowned_WaitingCommandEnds(t *testing.T) {
 	}
 }
 
-// asked is an inquiry that is answered by the test, about one connection.
-func asked(t *testing.T, self *command.Peer) (*inquiry, *conn) {
+// asked is an inquiry that is answered by the test, about one connection, which owes a
+// reply and may know how the server sees it.
+func asked(t *testing.T, self *command.Peer) (*inquiry, *wire.Conn) {
 	t.Helper()
-	l := still(0)
-	near, far := net.Pipe()
-	t.Cleanup(func() { _, _ = near.Close(), far.Close() })
-	c := newConn(near, l, 1)
-	c.id.Store(7)
-	c.self.Store(self)
-	c.owes.Store(1)
+	l := deadEnd(newBase(&config{timeout: time.Second}, ""))
+	l.transition(StateConnected, CauseAnswered, "", nil, 0)
+	l.Inquirer = anyInquirer{}
+	nc := &scriptedConn{piece: 1 << 10}
+	c := l.New(nc, l.Generation())
+	say := func(request, reply string) {
+		_, err := c.Write([]byte(request))
+		require.NoError(t, err)
+		nc.in = []byte(reply)
+		_, err = c.Read(make([]byte, nc.piece))
+		require.NoError(t, err)
+	}
+	say("*2\r\n$5\r\nhello\r\n$1\r\n3\r\n", "%1\r\n$2\r\nid\r\n:7\r\n")
+	if self != nil {
+		seen := fmt.Sprintf("id=%d addr=%s laddr=%s\n", self.ID, self.Addr, self.Laddr)
+		say("*3\r\n$5\r\nblpop\r\n$1\r\nk\r\n$1\r\n0\r\n", fmt.Sprintf("$%d\r\n%s\r\n*-1\r\n", len(seen), seen))
+		require.True(t, c.Self().Is(*self))
+	}
+	require.EqualValues(t, 7, c.ID())
+	owe(t, c)
 	return newInquiry(l, nil), c
 }
+
+// owe has a connection owe the reply to another request.
+func owe(t *testing.T, c *wire.Conn) {
+	t.Helper()
+	time.Sleep(time.Millisecond) // the clock goes on
+	_, err := c.Write([]byte("*2\r\n$4\r\nincr\r\n$1\r\nn\r\n"))
+	require.NoError(t, err)
+}
+
+// anyInquirer has connections find out how the server sees them, and asks nothing itself.
+type anyInquirer struct{ wire.Inquirer }
+
+func (anyInquirer) Willing(int64) bool { return true }
+func (anyInquirer) Met(*wire.Conn)     {}
 
 var (
 	seven    = command.Peer{ID: 7, Addr: "10.0.0.9:5007", Laddr: "10.0.0.1:6379"}
@@ -210,9 +240,9 @@ func TestInquiry_Judge_NothingButProof(t *testing.T) {
 		"seen from another host":                 {[]answer{{answers("A", 0), peers(seven)}, {&otherHost, peers()}, {&otherHost, peers()}}, false},
 	} {
 		q, c := asked(t, &seven)
-		var lost []*conn
+		var lost []*wire.Conn
 		for i, a := range row.answers {
-			lost = q.judge([]*conn{c}, a.by, a.listed, int64(time.Duration(10+60*i)*time.Second))
+			lost = q.judge([]*wire.Conn{c}, a.by, a.listed, int64(time.Duration(10+60*i)*time.Second))
 		}
 		assert.Equal(t, row.want, len(lost) == 1, name)
 	}
@@ -220,12 +250,17 @@ func TestInquiry_Judge_NothingButProof(t *testing.T) {
 
 // A reply that comes meanwhile ends all suspicion, and so does the next request.
 func TestInquiry_Judge_HeardMeanwhile(t *testing.T) {
-	for _, owes := range []int64{0, 2} {
+	for _, more := range []bool{false, true} {
 		q, c := asked(t, &seven)
-		q.judge([]*conn{c}, answers("A", 0), peers(seven), 1)
-		q.judge([]*conn{c}, answers("A", 0), peers(), 2)
-		c.owes.Store(owes)
-		assert.Empty(t, q.judge([]*conn{c}, answers("A", 0), peers(), int64(time.Minute)))
+		q.judge([]*wire.Conn{c}, answers("A", 0), peers(seven), 1)
+		q.judge([]*wire.Conn{c}, answers("A", 0), peers(), 2)
+		c.NetConn().(*scriptedConn).in = []byte(":1\r\n")
+		_, err := c.Read(make([]byte, 8))
+		require.NoError(t, err)
+		if more {
+			owe(t, c)
+		}
+		assert.Empty(t, q.judge([]*wire.Conn{c}, answers("A", 0), peers(), int64(time.Minute)))
 	}
 }
 
@@ -233,7 +268,7 @@ func TestInquiry_Judge_HeardMeanwhile(t *testing.T) {
 func TestInquiry_Judge_Barren(t *testing.T) {
 	q, c := asked(t, nil)
 	for range barrenAnswers {
-		q.judge([]*conn{c}, answers("A", 0), peers(), 1)
+		q.judge([]*wire.Conn{c}, answers("A", 0), peers(), 1)
 	}
 	assert.Greater(t, q.known[c].mute, int64(askMute))
 }
@@ -314,18 +349,18 @@ func TestInquiry_Introduction(t *testing.T) {
 		c := NewClient(&redis.Options{Addr: s.Addr(), Protocol: protocol, PoolSize: 1})
 		id := c.ClientID(t.Context()).Val()
 		require.NotZero(t, id)
-		var cn *conn
-		linkOf(c).eachConn(func(one *conn) { cn = one })
-		assert.Equal(t, id, cn.id.Load())
-		assert.Nil(t, cn.self.Load(), "nothing is asked without need")
+		var cn *wire.Conn
+		linkOf(c).Each(func(one *wire.Conn) { cn = one })
+		assert.Equal(t, id, cn.ID())
+		assert.Nil(t, cn.Self(), "nothing is asked without need")
 		require.Equal(t, redis.Nil, c.XRead(t.Context(), &redis.XReadArgs{Streams: []string{"s", "0"}, Block: -1}).Err())
-		assert.Nil(t, cn.self.Load())
+		assert.Nil(t, cn.Self())
 		require.Equal(t, redis.Nil, c.BLPop(t.Context(), time.Millisecond, "list").Err())
-		require.NotNil(t, cn.self.Load())
-		assert.Equal(t, cn.LocalAddr().String(), cn.self.Load().Addr)
+		require.NotNil(t, cn.Self())
+		assert.Equal(t, cn.LocalAddr().String(), cn.Self().Addr)
 		asked := strings.Count(s.Do("INFO", "commandstats").(string), "cmdstat_client|info:calls=")
 		require.NoError(t, c.Do(t.Context(), "HELLO", protocol).Err())
-		assert.Equal(t, id, cn.id.Load())
+		assert.Equal(t, id, cn.ID())
 		require.NoError(t, c.RPush(t.Context(), "list", "a").Err())
 		assert.Equal(t, []string{"list", "a"}, c.BLPop(t.Context(), 0, "list").Val())
 		assert.Equal(t, asked, strings.Count(s.Do("INFO", "commandstats").(string), "cmdstat_client|info:calls="))
@@ -344,7 +379,7 @@ func TestInquiry_Introduction(t *testing.T) {
 		for _, want := range []string{"a", "b"} {
 			assert.Equal(t, []string{"list", want}, c.BLPop(t.Context(), 0, "list").Val())
 		}
-		assert.False(t, linkOf(c).inquirer.willing(linkOf(c).read()), "it does not ask again soon")
+		assert.False(t, linkOf(c).Inquirer.Willing(linkOf(c).clock.Read()), "it does not ask again soon")
 		require.NoError(t, c.Close())
 	}
 }

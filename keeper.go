@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // The goroutine that looks at links from time to time, and the end of everything. This
@@ -101,7 +103,7 @@ func (k *keeper) keep() {
 		case <-k.life.Done():
 			return
 		}
-		k.advance()
+		k.clock.Advance()
 		now := time.Now()
 		if now.Sub(k.reapedAt) >= min(k.beat(), lookout) {
 			k.reap()
@@ -118,7 +120,7 @@ func (k *keeper) keep() {
 			if g.lookAt.Before(next) {
 				next = g.lookAt
 			}
-			g.inquirer.wonder()
+			g.Inquirer.Wonder()
 		}
 		k.sweep()
 		least := time.Duration(0)
@@ -165,7 +167,7 @@ func (k *keeper) reap() {
 func (k *keeper) discard(l *link) {
 	l.owner.dismissed()
 	l.shut(CauseNodeRemoved, "")
-	l.closeConns()
+	l.RetireAll(ErrClosed)
 	k.mu.Lock()
 	delete(k.links, l)
 	k.mu.Unlock()
@@ -187,7 +189,7 @@ func (k *keeper) sweep() {
 					}
 				})
 			}
-			if l.idleAge > 0 {
+			if l.cfg.idleCheck > 0 {
 				l.sweep()
 			}
 		}
@@ -282,7 +284,7 @@ func (k *keeper) part() bool {
 		asked.Add(1)
 		if !k.spawn(func() {
 			defer asked.Done()
-			if l.part() {
+			if l.Part(ErrClosed) {
 				any.Store(true)
 			}
 		}) {
@@ -295,16 +297,16 @@ func (k *keeper) part() bool {
 
 // patience is how long the slowest server may take to end what waits for it.
 func (k *keeper) patience() time.Duration {
-	d := time.Duration(unblockFloor)
+	d := time.Duration(wire.UnblockFloor)
 	for _, l := range k.all() {
-		d = max(d, l.unblockTimeout())
+		d = max(d, l.UnblockTimeout())
 	}
-	return d + unblockFloor
+	return d + wire.UnblockFloor
 }
 
 // closeConns closes what go-redis has not closed.
 func (k *keeper) closeConns() {
 	for _, l := range k.all() {
-		l.closeConns()
+		l.RetireAll(ErrClosed)
 	}
 }

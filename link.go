@@ -5,11 +5,12 @@ import (
 	"context"
 	"errors"
 	"net"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // One server, as a client sees it: what is known of it, its state, its gate and the
@@ -20,10 +21,9 @@ import (
 type link struct {
 	endpoint
 	*gate
-	fleet
-	owner    owner
-	prober   prober
-	inquirer inquirer
+	*wire.Fleet
+	owner  owner
+	prober prober
 
 	shaken atomic.Bool                 // go-redis has closed a connection since the keeper looked
 	cold   atomic.Bool                 // the pool wants warming up
@@ -46,25 +46,7 @@ type endpoint struct {
 	csc      bool // client-side caching must see through opaque connections
 	deadline bool // the pools' dials carry a deadline, subscriptions' do not
 	renews   bool // credentials come from a provider, so they may change
-	sealed   bool // go-redis would retry by itself and must not, see sealedError
-}
-
-// fleet is the connections of a link. What is not guarded synchronizes itself.
-type fleet struct {
-	idleAge    int64 // of the clock, 0: connections need not prove themselves; read-only
-	gen        atomic.Uint64
-	heard      atomic.Bool   // a byte was received since the last look
-	heardAt    atomic.Int64  // the clock when one had been, at the latest look
-	asking     atomic.Int32  // idle connections that are being asked whether the server lives
-	stirred    chan struct{} // capacity 1: there is news of the server from connections of the pools
-	suspectAt  atomic.Int64  // connections not heard since must prove themselves
-	answeredAt atomic.Int64  // the clock when the server last answered a PING of ours
-	record     record        // used by inspect alone
-	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
-	direct     atomic.Bool   // servers see connections come from the addresses that they have here
-	watches    atomic.Bool   // a WATCH was sent, ever
-	lanes      lanes
-	conns      map[*conn]struct{} // guarded by mu of the link
+	sealed   bool // go-redis would retry by itself and must not, see wire.SealedError
 }
 
 // owner is whom a link belongs to. Its methods do not block, but for warm.
@@ -79,7 +61,7 @@ type owner interface {
 	// where returns the server that was dialed last, "" when the link's address says it.
 	where() string
 	// strayed is called when a subscription has to go to another node.
-	strayed(c *conn)
+	strayed(c *wire.Conn)
 	// gone reports whether go-redis has closed the client that the link is for, dismissed
 	// that the link was given up for that reason.
 	gone() bool
@@ -111,53 +93,21 @@ type prober interface {
 	ask(ctx context.Context, f func(*redis.Client) error) error
 	// pass hands over the connection on which the server answered last, and the time when
 	// it did; nil when there is none to spare.
-	pass() (net.Conn, *greeting, time.Time)
+	pass() (net.Conn, *wire.Greeting, time.Time)
 	// drop ends what is under way; what is asked next is asked afresh.
 	drop()
 	// close does so for good.
 	close()
 }
 
-// inquirer finds out what the server knows of connections.
-type inquirer interface {
-	// willing reports whether a connection may ask how the server sees it, mute says that
-	// it has not answered that, and met that it has.
-	willing(now int64) bool
-	mute()
-	met(c *conn)
-	// wonder has the server asked about connections that owe a reply for long.
-	wonder()
-	// unblock has the server end what connections wait for, within d. It reports for each
-	// whether the server has said anything of it, and whether it was that which ended it.
-	unblock(d time.Duration, conns ...*conn) (settled, freed []bool)
-}
-
-// incurious asks nothing.
-type incurious struct{}
-
-func (incurious) willing(int64) bool { return false }
-func (incurious) mute()              {}
-func (incurious) met(*conn)          {}
-func (incurious) wonder()            {}
-func (incurious) unblock(_ time.Duration, conns ...*conn) (settled, freed []bool) {
-	return make([]bool, len(conns)), make([]bool, len(conns))
-}
-
 // newLink builds a link. Nothing is dialed, and nobody tends it yet.
 func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
-	l := &link{
-		endpoint: e,
-		gate:     g,
-		fleet:    fleet{conns: make(map[*conn]struct{}), stirred: make(chan struct{}, 1)},
-		owner:    o,
-		inquirer: incurious{},
-	}
-	if l.cfg.idleCheck > 0 {
-		l.idleAge = int64(l.cfg.idleCheck)
-	}
-	l.gen.Store(1)
-	l.n.generations.Add(1)
-	l.lanes.reset()
+	l := &link{endpoint: e, gate: g, owner: o}
+	l.Fleet = wire.NewFleet(l.ctx, l.clock, &l.calls, &l.n.Counters, wire.Settings{
+		Timeout: l.cfg.timeout, IdleAge: l.cfg.idleCheck,
+		Beat: l.beat(), Tick: l.tick(),
+		Cached: e.csc, Sealed: e.sealed,
+	}, l)
 	l.followers = append(l.followers, l)
 	l.prober = probe(l)
 	return l
@@ -168,26 +118,25 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 func (l *link) followLocked(to State, cause error) func() {
 	l.suspected = false
 	why := l.why
-	var retired []*conn
+	var retired []*wire.Conn
 	switch {
 	case to == StateConnected:
-		l.lanes.reset()
+		l.Lanes.Reset()
 	case to == StateReconnecting && spares(why):
-		l.suspectAt.Store(l.advance())
-		l.advance()
-		l.heard.Store(false)
+		l.Doubt()
+		l.TakeHeard()
 		l.lost.Store(0)
 	case to == StateReconnecting:
-		retired = l.nextGenerationLocked()
+		retired = l.NextGeneration()
 		l.lost.Store(int32(len(retired)))
 	}
 	reason := l.reason
 	return func() {
 		if cause == nil || why != CauseMoved {
-			l.retireIdle(retired, cmp.Or(cause, errors.New(reason)))
+			l.RetireIdle(retired, cmp.Or(cause, errors.New(reason)))
 		} else {
 			for _, c := range retired {
-				c.retire(cause)
+				c.Retire(cause)
 			}
 		}
 		if to == StateClosed {
@@ -197,21 +146,10 @@ func (l *link) followLocked(to State, cause error) func() {
 	}
 }
 
-// hear notes that a byte was received.
-func (l *link) hear() {
-	if !l.heard.Load() {
-		l.heard.Store(true)
-		l.stir()
-	}
-}
-
-// stir has whoever finds out about the server look again.
-func (l *link) stir() { nudge(l.stirred) }
-
-// suspect notes that a connection failed with err. It does not shut the gate: it
+// Suspect notes that a connection failed with err. It does not shut the gate: it
 // asks for a verdict and makes every connection that was not heard
 // since prove itself before its next use.
-func (l *link) suspect(err error) {
+func (l *link) Suspect(err error) {
 	l.mu.Lock()
 	if l.state != StateConnected {
 		l.mu.Unlock()
@@ -219,11 +157,10 @@ func (l *link) suspect(err error) {
 	}
 	l.cause = notReply(err)
 	l.suspected = true
-	l.suspectAt.Store(l.advance())
-	l.advance()
+	l.Doubt()
 	l.mu.Unlock()
 	l.tend()
-	l.stir()
+	l.Stir()
 }
 
 // bar notes that the server will serve nobody, in its own words, or, without any, that it
@@ -239,8 +176,8 @@ func (l *link) bar(words error) {
 // troubled reports whether there was a suspicion within the time that it takes to
 // find a server dead.
 func (l *link) troubled() bool {
-	at := l.suspectAt.Load()
-	return at > 0 && l.clock.Load()-at < int64(2*l.cfg.detection())
+	at := l.DoubtedAt()
+	return at > 0 && l.clock.Last()-at < int64(2*l.cfg.detection())
 }
 
 // reconnect retires every connection of a Connected link and has the server dialed
@@ -264,11 +201,11 @@ func (l *link) rotate(why error) {
 	}
 	l.rotated = time.Now()
 	l.cause = why
-	old := l.nextGenerationLocked()
+	old := l.NextGeneration()
 	l.mu.Unlock()
 	l.prober.drop()
 	l.owner.lookElsewhere()
-	l.retireIdle(old, why)
+	l.RetireIdle(old, why)
 }
 
 // moved has everything on the old server given up, and the one dialed that now is
@@ -292,7 +229,7 @@ func (l *link) react(reply error) {
 		l.owner.lookAround()
 	}
 	if row.notReady {
-		l.suspect(reply)
+		l.Suspect(reply)
 	}
 }
 
@@ -320,120 +257,26 @@ type counterpart interface {
 // peer returns the link as commands see it.
 func (l *link) peer() peer { return peer{l.gate, &l.endpoint, l} }
 
-func (l *link) address() string { return l.addr }
+// Address, Cause, Strayed and Shake are what connections want of their owner, as Suspect is.
+func (l *link) Address() string      { return l.addr }
+func (l *link) Cause() error         { return l.lastCause() }
+func (l *link) Strayed(c *wire.Conn) { l.owner.strayed(c) }
+
+// Shake has the keeper look whether go-redis, which has closed a connection, has closed
+// the client as well. A pool that closes is closed before its connections are.
+func (l *link) Shake() {
+	if !l.shaken.Swap(true) {
+		nudge(l.knock)
+	}
+}
 
 // watched reports whether a WATCH was ever sent.
-func (l *link) watched() bool { return l.watches.Load() }
+func (l *link) watched() bool { return l.Watched() }
 
 // stats returns a snapshot of the link, with the counters of the client.
 func (l *link) stats() Stats {
 	s := l.gate.stats()
-	l.mu.Lock()
-	s.Connections = len(l.conns)
-	l.mu.Unlock()
-	s.RTT = time.Duration(l.rtt.Load())
+	s.Connections = l.Len()
+	s.RTT = l.RTT()
 	return s
-}
-
-// What follows is about connections.
-
-// seal hides a failure from go-redis where that would retry by itself.
-func (l *link) seal(failure *connError) error {
-	if l.sealed {
-		return &sealedError{failure, l}
-	}
-	return failure
-}
-
-// retireIdle closes subscriptions and those connections that have been silent for a
-// while, with no reply outstanding. The rest may finish what is in flight, of a
-// pipeline perhaps that is half answered, for the server is not known to be dead;
-// their generation keeps them from being used again.
-func (l *link) retireIdle(conns []*conn, why error) {
-	silent := l.advance() - int64(2*l.tick()) // the clock lags by a tick
-	for _, c := range conns {
-		if c.owes.Load() == 0 && c.heard.Load() < silent || c.role.Load() == roleSubscriber {
-			c.retire(why)
-		}
-	}
-}
-
-// nextGenerationLocked starts a new generation and returns the connections of
-// the old one. The caller holds mu, and retires them after releasing it.
-func (l *link) nextGenerationLocked() []*conn {
-	l.gen.Add(1)
-	l.n.generations.Add(1)
-	old := make([]*conn, 0, len(l.conns))
-	for c := range l.conns {
-		old = append(old, c)
-	}
-	return old
-}
-
-// closeConns closes what go-redis has not closed.
-func (l *link) closeConns() {
-	l.mu.Lock()
-	left := l.nextGenerationLocked()
-	l.mu.Unlock()
-	for _, c := range left {
-		c.retire(ErrClosed)
-	}
-}
-
-// forget drops a closed connection from the register.
-func (l *link) forget(c *conn) {
-	l.mu.Lock()
-	delete(l.conns, c)
-	l.mu.Unlock()
-	l.stir()
-}
-
-// eachConn calls f for every registered connection, without the lock.
-func (l *link) eachConn(f func(*conn)) {
-	l.mu.Lock()
-	all := make([]*conn, 0, len(l.conns))
-	for c := range l.conns {
-		all = append(all, c)
-	}
-	l.mu.Unlock()
-	for _, c := range all {
-		f(c)
-	}
-}
-
-// measure smooths the round trip, as TCP does.
-func (l *link) measure(rtt time.Duration) {
-	old := l.rtt.Load()
-	if old == 0 {
-		l.rtt.Store(int64(rtt))
-		return
-	}
-	l.rtt.Store(old + (int64(rtt)-old)/8)
-}
-
-// proofTimeout is how long an idle connection may take to answer a PING.
-func (l *link) proofTimeout() time.Duration {
-	d := proofRoundTrips * time.Duration(l.rtt.Load())
-	return min(max(d, proofFloor), max(l.cfg.timeout, time.Millisecond))
-}
-
-// unblockTimeout is how long the server may take to end what a connection waits for.
-func (l *link) unblockTimeout() time.Duration {
-	return max(unblockRoundTrips*time.Duration(l.rtt.Load()), unblockFloor)
-}
-
-// part has the server end what connections wait for, before they are closed. They end with
-// what it has handed out, or as they do when they are closed. It reports whether any does.
-func (l *link) part() bool {
-	var waiting []*conn
-	l.eachConn(func(c *conn) {
-		if c.releasable() && c.aside.CompareAndSwap(nil, &aside{parting: ErrClosed}) {
-			waiting = append(waiting, c)
-		}
-	})
-	if len(waiting) == 0 {
-		return false
-	}
-	settled, _ := l.inquirer.unblock(l.unblockTimeout(), waiting...)
-	return slices.Contains(settled, true)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -36,9 +37,9 @@ func (nowhere) unreachable() time.Duration         { return 0 }
 func (nowhere) ask(context.Context, func(*redis.Client) error) error {
 	return errTest
 }
-func (nowhere) pass() (net.Conn, *greeting, time.Time) { return nil, nil, time.Time{} }
-func (nowhere) drop()                                  {}
-func (nowhere) close()                                 {}
+func (nowhere) pass() (net.Conn, *wire.Greeting, time.Time) { return nil, nil, time.Time{} }
+func (nowhere) drop()                                       {}
+func (nowhere) close()                                      {}
 
 // down returns a client whose server has just been found dead.
 func down(t *testing.T, n *memNet, opt *redis.Options, opts ...Option) *Client {

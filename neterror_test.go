@@ -12,6 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Code that was written for package net asserts the type of an error directly.
@@ -33,10 +35,10 @@ func TestError_IsANetError(t *testing.T) {
 		n.Thaw()
 	})
 	for _, err := range []error{
-		&connError{phase: phaseRead, err: os.ErrDeadlineExceeded},
+		&wire.Error{Phase: wire.PhaseRead, Err: os.ErrDeadlineExceeded},
 		&Error{kind: ErrUnavailable, Err: &cutShort{ctx: context.DeadlineExceeded, cause: errRefused}},
-		&Error{kind: ErrUnavailable, Err: &unsealed{"x", &connError{err: os.ErrDeadlineExceeded}}},
-		&Error{kind: ErrUnavailable, Err: &retiredError{os.ErrDeadlineExceeded}},
+		&Error{kind: ErrUnavailable, Err: &unsealed{"x", &wire.Error{Err: os.ErrDeadlineExceeded}}},
+		&Error{kind: ErrUnavailable, Err: &wire.RetiredError{Cause: os.ErrDeadlineExceeded}},
 	} {
 		ne, ok := err.(net.Error)
 		require.True(t, ok, "%T", err)
@@ -45,7 +47,7 @@ func TestError_IsANetError(t *testing.T) {
 		assert.True(t, ne.Temporary(), "%v", err)
 	}
 	for _, cause := range []error{errRefused, &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, errors.New("other"), context.Canceled} {
-		for _, err := range []error{&connError{err: cause}, &Error{kind: ErrUnavailable, Err: cause}} {
+		for _, err := range []error{&wire.Error{Err: cause}, &Error{kind: ErrUnavailable, Err: cause}} {
 			ne := err.(net.Error)
 			assert.False(t, ne.Timeout(), "%v", err)
 			bare, ok := cause.(net.Error)

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/sentinel"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // nodes are the nodes of one client, and what keeps its picture of them right.
@@ -59,7 +60,7 @@ func newNodes(cfg *config, addr string) *nodes {
 		splits:   func(redis.Cmder) bool { return false },
 		mistrust: func(string) {},
 	}
-	n.n.generations.Add(1)
+	n.n.Generations.Add(1)
 	n.whole = n
 	n.front = front{n.gate, newLoop(n.gate, scout{n})}
 	n.front.followers = append(n.front.followers, n)
@@ -75,7 +76,7 @@ type front struct {
 // followLocked goes by the state of the client as a whole.
 func (n *nodes) followLocked(to State, _ error) func() {
 	if to == StateReconnecting {
-		n.n.generations.Add(1)
+		n.n.Generations.Add(1)
 	}
 	return func() {
 		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
@@ -205,9 +206,9 @@ func (m *member) lookElsewhere() {
 	m.of.refresh()
 }
 
-func (m *member) lookAround()     { m.of.refresh() }
-func (m *member) where() string   { return "" }
-func (m *member) strayed(c *conn) { m.of.strayed(c) }
+func (m *member) lookAround()          { m.of.refresh() }
+func (m *member) where() string        { return "" }
+func (m *member) strayed(c *wire.Conn) { m.of.strayed(c) }
 
 // dismissed has the client of the node forgotten.
 func (m *member) dismissed() {
@@ -375,13 +376,13 @@ func (n *nodes) toldSoFar() int {
 
 // stray is a subscription that has to go to another node.
 type stray struct {
-	conn  *conn
+	conn  *wire.Conn
 	seen  string    // the topology that was known when it was told to
 	since time.Time // when that was
 }
 
 // strayed has a subscription go to the node that has its slot now.
-func (n *nodes) strayed(c *conn) {
+func (n *nodes) strayed(c *wire.Conn) {
 	n.mu.Lock()
 	n.strays = append(n.strays, stray{c, n.seen, time.Now()})
 	n.mu.Unlock()
@@ -392,7 +393,7 @@ func (n *nodes) strayed(c *conn) {
 // topology, or has been none for a while: they subscribe anew, and go by the topology
 // that go-redis knows then.
 func (n *nodes) leadStrays() {
-	var led []*conn
+	var led []*wire.Conn
 	n.mu.Lock()
 	n.strays = slices.DeleteFunc(n.strays, func(s stray) bool {
 		if s.seen == n.seen && time.Since(s.since) < strayPatience {
@@ -404,7 +405,7 @@ func (n *nodes) leadStrays() {
 	n.asked = n.asked || len(n.strays) > 0
 	n.mu.Unlock()
 	for _, c := range led {
-		c.retire(errors.New("the slot of a subscription was moved"))
+		c.Retire(errors.New("the slot of a subscription was moved"))
 	}
 }
 

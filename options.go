@@ -14,6 +14,7 @@ import (
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sentinel"
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // Defaults of the options. A zero-option client uses exactly these.
@@ -46,12 +47,6 @@ const (
 	// minDelay bounds any delay from below, whatever a backoff policy returns.
 	minDelay = 5 * time.Millisecond
 
-	// While callers wait, the delay is the outage's age divided by eagerDivisor,
-	// at least eagerDelay: recovery adds about 1 % to an outage. See docs/backoff.md.
-	eagerDelay   = 25 * time.Millisecond
-	eagerDivisor = 100
-	eagerJitter  = 0.2
-
 	// A heartbeat is sent this much of the interval early, at random.
 	heartbeatJitter = 0.1
 	// verifySpacing keeps verifications apart when connections keep breaking
@@ -62,10 +57,6 @@ const (
 	// client, for one that had no connection whose end would tell.
 	lookout = 500 * time.Millisecond
 
-	// How long an idle connection may take to answer: a multiple of the measured
-	// round trip, within bounds. A false alarm costs one dial.
-	proofRoundTrips = 8
-	proofFloor      = 50 * time.Millisecond
 	// Attempts to reach the server run at the same time, this many at most. The first of
 	// them keep the whole of their time, the others are replaced by new ones.
 	mostAttempts    = 4
@@ -103,14 +94,6 @@ const (
 	// behind one address are remembered.
 	barrenAnswers = 3
 	manyServers   = 16
-	// maxGreeting is the length within which the reply to HELLO says which client this is.
-	maxGreeting = 1024
-
-	// What a connection waits for is ended within so many round trips or, at least,
-	// unblockFloor. When it is not known whether it was, its reply may take lastLook.
-	unblockRoundTrips = 4
-	unblockFloor      = 50 * time.Millisecond
-	lastLook          = time.Millisecond
 
 	// subscriberWait is how long the dial of a subscription waits for the link.
 	// Closing that subscription has to wait for it, too.
@@ -120,9 +103,6 @@ const (
 	// them, within warmWithin.
 	warmConns  = 16
 	warmWithin = 5 * time.Second
-	// firstLanes is how many dials may run at once when the link comes up. Each
-	// success adds a lane, so the number doubles with every round.
-	firstLanes = 4
 	// rotateSpacing is the least time between two retirements that replies of the
 	// server ask for.
 	rotateSpacing = time.Second
@@ -137,17 +117,6 @@ const (
 	maxRuns    = 4
 	retryBurst = 500
 	retryRate  = 100
-
-	// tokenMargin is how much earlier the deadline for writing, which identifies a
-	// call, is than the one that go-redis would set by itself. Where that would be
-	// none, noWriteTimeout stands for it.
-	tokenMargin    = time.Millisecond
-	noWriteTimeout = 24 * time.Hour
-	// unwatched is how long a command waits for its reply before its context is
-	// watched, and watchedWrite the size from which on it is watched while it is
-	// written.
-	unwatched    = 10 * time.Millisecond
-	watchedWrite = 16 << 10
 
 	// maxReading is the length of a pipeline up to which what follows its reading is
 	// kept for the next one.
@@ -197,35 +166,12 @@ const (
 	// callbackPatience is how long Close waits for a callback to return.
 	callbackPatience = 50 * time.Millisecond
 
-	// maxAnswer bounds the answer to a PING, with all that comes along.
-	maxAnswer = 1 << 10
-
 	// A third of the detection time is what the kernel lets pass before it probes a
 	// connection on which nothing happens, and between two probes, but no less than
-	// keepAliveFloor: systems count in seconds. keepAliveProbes is how many a peer may
+	// wire.KeepAliveFloor: systems count in seconds. keepAliveProbes is how many a peer may
 	// leave unanswered. Until then, which is a third later than the heartbeat would
 	// notice, the kernel lets bytes go unacknowledged, too.
 	keepAliveProbes = 3
-	keepAliveFloor  = time.Second
-
-	// glance is how often connections are looked at while commands are under way,
-	// closerGlance while one has waited for a moment. A connection is unacknowledged when what was written on it was sent again manyTimes
-	// without an answer, for at least resentFor, or as many probes of the kernel were
-	// not answered; while another was answered later by at least answeredSince, and
-	// among a number of segments, noLosses at least, no more than one in lossRatio was
-	// lost: else TCP deserves more time. Of late, which is some lossTime, there must be
-	// as few as for as long as is remembered, some lossMemory. No more than glanceAt
-	// connections that are well are looked at for losses.
-	glance        = 250 * time.Millisecond
-	closerGlance  = 50 * time.Millisecond
-	glanceAt      = 64
-	manyTimes     = 2
-	resentFor     = 550 * time.Millisecond
-	answeredSince = 300 * time.Millisecond
-	lossTime      = time.Second
-	lossMemory    = 15 * time.Second
-	noLosses      = 6
-	lossRatio     = 200
 
 	// foreignPatience is how long Close waits for other code of the caller, such as a
 	// Dialer that does not heed its context.
@@ -295,7 +241,7 @@ func (c *config) detection() time.Duration {
 // liveness has the kernel give up a peer that acknowledges nothing, when all else has
 // failed: never before the detection time has passed.
 func liveness(detection time.Duration) sys.Liveness {
-	idle := max(detection/keepAliveProbes, keepAliveFloor)
+	idle := max(detection/keepAliveProbes, wire.KeepAliveFloor)
 	return sys.Liveness{Idle: idle, Probes: keepAliveProbes, Unacked: (1 + keepAliveProbes) * idle}
 }
 
@@ -310,7 +256,7 @@ func (c *config) sentinelLimits(dialTimeout time.Duration) sentinel.Limits {
 	}
 	return sentinel.Limits{
 		Timeout: c.timeout, DialTimeout: dialTimeout, Interval: max(c.interval, c.timeout),
-		Patience: sentinelPatience, Again: sentinelAgain, Share: eagerDivisor, Doubt: sentinelDoubt,
+		Patience: sentinelPatience, Again: sentinelAgain, Share: wire.EagerDivisor, Doubt: sentinelDoubt,
 		Pause: sentinelPause, FirstPause: sentinelFirstPause, Jitter: heartbeatJitter,
 		Survey: sentinelSurvey, Former: formerMaster,
 		AtOnce: sentinelsAtOnce, Strangers: sentinelStrangers, Buffer: sentinelBuffer,

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // outcome is what is known about a failed command, from the best to the worst.
@@ -34,7 +35,7 @@ const (
 )
 
 // ofPhase is what is known of a command whose connection failed.
-var ofPhase = [...]outcome{phaseDial: notSent, phaseWrite: notSent, phasePartial: partly, phaseRead: unknown}
+var ofPhase = [...]outcome{wire.PhaseDial: notSent, wire.PhaseWrite: notSent, wire.PhasePartial: partly, wire.PhaseRead: unknown}
 
 // marked are errors that know what became of the command that they are of.
 type marked interface {
@@ -55,7 +56,7 @@ func eachMark(err error, yield func(error) bool) (more bool) {
 	switch e := err.(type) {
 	case nil:
 		return true
-	case marked, *connError, *sealedError:
+	case marked, *wire.Error, *wire.SealedError:
 		return yield(err)
 	case interface{ Unwrap() error }:
 		return eachMark(e.Unwrap(), yield)
@@ -63,8 +64,8 @@ func eachMark(err error, yield func(error) bool) (more bool) {
 		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !eachMark(err, yield) })
 	}
 	var mark marked
-	switch ce := connErrorOf(err); { // something hides what it holds
-	case errors.As(err, &mark) && (ce == nil || ce == connErrorOf(mark)):
+	switch ce := wire.ErrorOf(err); { // something hides what it holds
+	case errors.As(err, &mark) && (ce == nil || ce == wire.ErrorOf(mark)):
 		return yield(mark)
 	case ce != nil:
 		return yield(ce)
@@ -96,7 +97,7 @@ func outcomeOf(err error) outcome {
 	for mark := range marks(err) { // the weakest claim counts
 		o := notSent
 		if m, ok := mark.(marked); !ok {
-			o = ofPhase[connErrorOf(mark).phase]
+			o = ofPhase[wire.ErrorOf(mark).Phase]
 		} else if !m.forSetup() { // else it was another command that may have run
 			o = m.known()
 		}
@@ -272,7 +273,7 @@ func (t *terms) bypassesGate() bool {
 // hook, see route.go. But for readers it hides everything from go-redis, which would
 // retry on its own.
 type failure struct {
-	at      place // nil: nowhere in particular
+	at      wire.Place // nil: nowhere in particular
 	outcome outcome
 	err     error
 	was     error // of a command in a batch: what it was answered, if it was
@@ -300,42 +301,52 @@ func failureOf(err error) *failure {
 }
 
 // isOurs reports whether err holds what our parts tell each other, or our connections.
-func isOurs(err error) bool { return failureOf(err) != nil || connErrorOf(err) != nil }
+func isOurs(err error) bool { return failureOf(err) != nil || wire.ErrorOf(err) != nil }
 
 // reveal returns the place that err came from, nil when it does not say, and err as
 // users are to see it.
-func reveal(err error) (place, error) {
+func reveal(err error) (wire.Place, error) {
 	if n := failureOf(err); n != nil {
 		_, shown := reveal(n.err)
 		return n.at, shown
 	}
-	var s *sealedError
+	var s *wire.SealedError
 	switch {
 	case !errors.As(err, &s):
 		return nil, err
 	case err == error(s):
-		return s.at, s.inner
+		return s.At, s.Inner
 	}
-	return s.at, &unsealed{err.Error(), s.inner}
+	return s.At, &unsealed{err.Error(), s.Inner}
 }
+
+// unsealed makes the cause of a sealed error visible again, and keeps the words of
+// what go-redis has wrapped it in.
+type unsealed struct {
+	text  string
+	inner *wire.Error
+}
+
+func (e *unsealed) Error() string { return e.text }
+func (e *unsealed) Unwrap() error { return e.inner }
 
 // sameFailure reports whether two attempts failed not alike but with the very same
 // failure, so that the second was none.
 func sameFailure(a, b error) bool {
-	ca, cb := connErrorOf(a), connErrorOf(b)
+	ca, cb := wire.ErrorOf(a), wire.ErrorOf(b)
 	return ca != nil && ca == cb
 }
 
 // isAfterDial reports whether err is of a connection that had been made.
 func isAfterDial(err error) bool {
-	ce := connErrorOf(err)
-	return ce != nil && ce.phase != phaseDial
+	ce := wire.ErrorOf(err)
+	return ce != nil && ce.Phase != wire.PhaseDial
 }
 
 // isAfterWrite reports whether err is of a connection on which something was written.
 func isAfterWrite(err error) bool {
-	ce := connErrorOf(err)
-	return ce != nil && ce.phase != phaseDial && ce.phase != phaseWrite
+	ce := wire.ErrorOf(err)
+	return ce != nil && ce.Phase != wire.PhaseDial && ce.Phase != wire.PhaseWrite
 }
 
 // isPoolTimeout reports whether err says that a pool had no connection to give.

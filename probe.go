@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // How the server is asked whether it is there: by a PING on the connection on which it
@@ -66,8 +67,8 @@ type probe struct {
 	heard  atomic.Bool            // a byte came back since the last PING
 	words  atomic.Pointer[string] // an error is all that the server has said
 	reads  atomic.Int32
-	passed atomic.Bool // the connection belongs to somebody else now
-	greets greeting    // used by whoever sets it up, and then by pass
+	passed atomic.Bool   // the connection belongs to somebody else now
+	greets wire.Greeting // used by whoever sets it up, and then by pass
 
 	// These are guarded by mu of the pinger.
 	stage  stage
@@ -83,7 +84,7 @@ type probe struct {
 func pingerOf(opt *redis.Options, quick bool) func(*link) prober {
 	return func(l *link) prober {
 		p := newPinger(l, opt, quick)
-		l.inquirer = newInquiry(l, p.ask)
+		l.Inquirer = newInquiry(l, p.ask)
 		return p
 	}
 }
@@ -195,7 +196,7 @@ func (a *probe) run() error {
 	p := a.of
 	nc, err := p.link.dialNetwork(a.ctx, p.opt.Network, p.opt.Addr, p.link.dialer)
 	if err != nil {
-		return &connError{phase: phaseDial, err: err}
+		return &wire.Error{Phase: wire.PhaseDial, Err: err}
 	}
 	client := a.newClient(&probeConn{nc, a})
 	p.mu.Lock()
@@ -221,7 +222,7 @@ func (a *probe) newClient(nc net.Conn) *redis.Client {
 	var used atomic.Bool
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
 		if used.Swap(true) {
-			return &standin{err: net.ErrClosed}, nil
+			return wire.NewStandin(net.ErrClosed, nil), nil
 		}
 		return nc, nil
 	}
@@ -317,7 +318,7 @@ func (a *probe) late() error {
 	a.of.mu.Lock()
 	defer a.of.mu.Unlock()
 	if a.stage == dialing {
-		return &connError{phase: phaseDial, err: &slowError{"no connection", a.of.dials}}
+		return &wire.Error{Phase: wire.PhaseDial, Err: &slowError{"no connection", a.of.dials}}
 	}
 	return &slowError{"no answer on a new connection", a.of.sets}
 }
@@ -383,7 +384,7 @@ func (p *pinger) finish(a *probe, err error) {
 	p.tellLocked()
 	p.mu.Unlock()
 	if err == nil && took < p.link.cfg.timeout {
-		p.link.measure(took)
+		p.link.Measure(took)
 	}
 	for _, b := range done {
 		b.end()
@@ -516,7 +517,7 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 // pass hands over the connection on which the server answered last, and the time when it
 // did, with what was said on it first; nil when there is none that is at rest. It is set
 // up, and may be so again.
-func (p *pinger) pass() (net.Conn, *greeting, time.Time) {
+func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	p.mu.Lock()
 	a := p.held
 	if a == nil || a.stage != resting {
@@ -604,14 +605,14 @@ func (c *probeConn) Close() error {
 }
 
 func (c *probeConn) Write(b []byte) (int, error) {
-	c.probe.greets.said(b)
+	c.probe.greets.Said(b)
 	return c.Conn.Write(b)
 }
 
 func (c *probeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		c.probe.greets.heard(b[:n])
+		c.probe.greets.Heard(b[:n])
 		c.probe.hears(b[:n])
 	}
 	return n, err

@@ -34,12 +34,12 @@ func readme(t *testing.T) string {
 	return string(b)
 }
 
-// optionDefaults says which constants of options.go the row of an option in the
+// optionDefaults says which constants of options.go, and of connections, the row of an option in the
 // README must state.
 var optionDefaults = map[string][]string{
 	"WithHeartbeat":       {"DefaultHeartbeatInterval", "DefaultHeartbeatTimeout"},
 	"WithHeartbeatMisses": {"DefaultHeartbeatMisses"},
-	"WithBackoff":         {"backoffInitial", "backoffMultiplier", "backoffCap", "backoffJitter", "eagerDelay", "eagerDivisor"},
+	"WithBackoff":         {"backoffInitial", "backoffMultiplier", "backoffCap", "backoffJitter", "EagerDelay", "EagerDivisor"},
 	"WithGrace":           {"DefaultGrace"},
 	"WithMaxWaiting":      {"DefaultMaxWaiting"},
 	"WithRetry":           nil,
@@ -81,7 +81,7 @@ func TestREADME_OptionTable_MatchesCode(t *testing.T) {
 			stated[c] = true
 			value, ok := constants[c]
 			if !ok {
-				t.Errorf("options.go has no constant %s", c)
+				t.Errorf("there is no constant %s in %v", c, numberFiles)
 				continue
 			}
 			quoted := "`" + value + "`"
@@ -101,7 +101,7 @@ func TestREADME_OptionTable_MatchesCode(t *testing.T) {
 func TestREADME_OtherNumbers_MatchCode(t *testing.T) {
 	_, constants := parseOptions(t)
 	for name, phrase := range map[string]string{
-		"unwatched":  "so does a cancellation, within `%s`",
+		"Unwatched":  "so does a cancellation, within `%s`",
 		"retryBurst": "share a budget of `%s` retries",
 		"retryRate":  "refilled by `%s` a second",
 	} {
@@ -122,7 +122,7 @@ func same(names []string, constants map[string]string, value string) (n int) {
 }
 
 // parseOptions returns the exported functions of options.go that return an
-// Option, and its constants, durations as they print.
+// Option, and the constants of numberFiles, durations as they print.
 func parseOptions(t *testing.T) (options []string, constants map[string]string) {
 	t.Helper()
 	fset := token.NewFileSet()
@@ -143,20 +143,29 @@ func parseOptions(t *testing.T) (options []string, constants map[string]string) 
 	// Constant expressions need the type checker, but only package time of all
 	// imports. What else it complains about does not matter here.
 	conf := types.Config{Importer: onlyTime{}, Error: func(error) {}}
-	pkg, _ := conf.Check("redial", fset, []*ast.File{file}, nil)
 	constants = make(map[string]string)
-	for _, name := range pkg.Scope().Names() {
-		c, ok := pkg.Scope().Lookup(name).(*types.Const)
-		if !ok {
-			continue
+	for _, name := range numberFiles {
+		file, err := parser.ParseFile(fset, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
 		}
-		constants[name] = c.Val().String()
-		if c.Type().String() == "time.Duration" {
-			d, err := time.ParseDuration(c.Val().ExactString() + "ns")
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
+		pkg, _ := conf.Check(name, fset, []*ast.File{file}, nil)
+		for _, name := range pkg.Scope().Names() {
+			c, ok := pkg.Scope().Lookup(name).(*types.Const)
+			if !ok {
+				continue
 			}
-			constants[name] = d.String()
+			if constants[name] != "" {
+				t.Fatalf("%s stands in two files", name)
+			}
+			constants[name] = c.Val().String()
+			if c.Type().String() == "time.Duration" {
+				d, err := time.ParseDuration(c.Val().ExactString() + "ns")
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				constants[name] = d.String()
+			}
 		}
 	}
 	if len(options) == 0 || len(constants) == 0 {

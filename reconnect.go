@@ -2,6 +2,8 @@ package redial
 
 import (
 	"time"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // The goroutine that comes when a link, or a client as a whole, needs one, and goes when
@@ -122,7 +124,7 @@ func (l *loop) heed(v verdict, err error, attempt int) bool {
 	case awaited:
 		return false
 	case alive:
-		l.advance()
+		l.clock.Advance()
 		l.transition(StateConnected, CauseAnswered, l.of.reached(), nil, attempt)
 		nudge(l.knock)
 		return true
@@ -136,7 +138,7 @@ func (l *loop) heed(v verdict, err error, attempt int) bool {
 // attempt has succeeded, or the gate is shut. attempts is how many there were.
 func (l *loop) sleep(d time.Duration, began time.Time, attempts int) bool {
 	start := time.Now()
-	short := min(d, eager(time.Since(began)))
+	short := min(d, wire.Eager(time.Since(began)))
 	hurry := l.demand()
 	over, _ := l.of.(overlapping)
 	timer := time.NewTimer(d)

@@ -12,6 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // gaps returns the times between the dials from the first on.
@@ -90,10 +92,10 @@ func TestReconnect_DefaultSchedule_IsJitteredAndBounded(t *testing.T) {
 	assert.Greater(t, len(first), 150)
 	assert.Greater(t, len(capped), 150)
 	for range 1000 {
-		d := eager(time.Duration(rand.Int64N(int64(time.Second))))
-		require.InDelta(t, eagerDelay, d, float64(eagerDelay)*eagerJitter+1)
+		d := wire.Eager(time.Duration(rand.Int64N(int64(time.Second))))
+		require.InDelta(t, wire.EagerDelay, d, float64(wire.EagerDelay)*wire.EagerJitter+1)
 	}
-	assert.InDelta(t, time.Minute/eagerDivisor, eager(time.Minute), float64(time.Minute/eagerDivisor)*eagerJitter+1)
+	assert.InDelta(t, time.Minute/wire.EagerDivisor, wire.Eager(time.Minute), float64(time.Minute/wire.EagerDivisor)*wire.EagerJitter+1)
 }
 
 // Somebody who waits makes attempts eager, even when a long sleep has begun.

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // refusal is what is known of a reply that a server gives instead of running a command.
@@ -56,7 +57,7 @@ var refusals = []refusal{
 		waits: waitsGrace, script: []string{""}},
 	{begins: "BUSY ", means: "The same, in the words of a module.",
 		waits: waitsGrace},
-	{begins: fullServer, means: "The server is full, and closes the connection.",
+	{begins: wire.FullServer, means: "The server is full, and closes the connection.",
 		waits: waitsGrace, script: []string{""}},
 	{begins: "NOREPLICAS ", means: "Too few replicas follow the primary for it to accept writes.",
 		waits: waitsGrace, topology: true},

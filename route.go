@@ -35,6 +35,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // routed is the context of a command that came through the outer hook.
@@ -222,7 +223,7 @@ func (h nodeHook) down(reads bool) error {
 		return redis.ErrClosed // go-redis knows what to do
 	}
 	l.tend()
-	n := h.unsent(&connError{phase: phaseDial, err: l.lastCause()})
+	n := h.unsent(&wire.Error{Phase: wire.PhaseDial, Err: l.lastCause()})
 	n.another = h.of.reader && reads
 	return n
 }
@@ -370,7 +371,7 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		}
 		return rest[0].Err()
 	case f.unsent:
-		why = &connError{phase: phaseDial, err: why}
+		why = &wire.Error{Phase: wire.PhaseDial, Err: why}
 	}
 	n := &failure{at: l, outcome: o, err: why, final: f.word}
 	command.SetErrors(rest, n)

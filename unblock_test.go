@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -30,10 +31,10 @@ func lossOf(t *testing.T, s *redialtest.Server, rdb redis.UniversalClient, total
 	for range 8 {
 		wg.Go(func() {
 			for !pushed.Load() {
-				ctx, cancel := context.WithTimeout(t.Context(), rand.N(8*time.Millisecond)+unwatched)
+				ctx, cancel := context.WithTimeout(t.Context(), rand.N(8*time.Millisecond)+wire.Unwatched)
 				if canceled {
 					ctx, cancel = context.WithCancel(t.Context())
-					time.AfterFunc(rand.N(8*time.Millisecond)+unwatched, cancel)
+					time.AfterFunc(rand.N(8*time.Millisecond)+wire.Unwatched, cancel)
 				}
 				kv, err := rdb.BLPop(ctx, 0, "list").Result()
 				cancel()

@@ -7,6 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // What is concluded about the server, from what, and what follows. Nothing else does, and
@@ -81,8 +82,8 @@ func judgeWords(err error) verdict {
 
 // isOfDial reports whether err is of a dial that failed.
 func isOfDial(err error) bool {
-	ce := connErrorOf(err)
-	return ce != nil && ce.phase == phaseDial
+	ce := wire.ErrorOf(err)
+	return ce != nil && ce.Phase == wire.PhaseDial
 }
 
 // spares reports whether an outage costs no connection: the server is there, or may be,

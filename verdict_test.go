@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,6 +15,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // The rows of the table in verdict.go, the one for a server that has moved aside, which
@@ -174,24 +175,8 @@ func TestVerdict_CutOff(t *testing.T) {
 	})
 }
 
-func TestEvidence_None(t *testing.T) {
-	l := still(1)
-	assert.True(t, newConn(&scriptConn{}, l, 1).evidence() == noEvidence, "no socket at all")
-	nc, other := net.Pipe()
-	defer nc.Close()
-	defer other.Close()
-	assert.True(t, newConn(nc, l, 1).evidence() == noEvidence)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	tcp, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer tcp.Close()
-	assert.Equal(t, runtime.GOOS != "linux", newConn(tcp, l, 1).evidence() == noEvidence)
-}
-
 func TestInquiry(t *testing.T) {
-	refused := result{verdict: dead, err: &connError{phase: phaseDial, err: errRefused}, fresh: true}
+	refused := result{verdict: dead, err: &wire.Error{Phase: wire.PhaseDial, Err: errRefused}, fresh: true}
 	ended := result{verdict: dead, err: io.EOF, fresh: true}
 	old := result{verdict: dead, err: io.EOF}
 	for _, tc := range []struct {

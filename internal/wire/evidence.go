@@ -1,4 +1,4 @@
-package redial
+package wire
 
 import (
 	"errors"
@@ -7,8 +7,7 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
-// What the kernel knows of connections, and what follows: that one is unacknowledged. This
-// uses links and what is below them.
+// What the kernel knows of connections, and what follows: that one is unacknowledged.
 
 // evidence is what the kernel says of what was written on a connection.
 type evidence uint8
@@ -20,7 +19,7 @@ const (
 )
 
 // evidence asks the kernel.
-func (c *conn) evidence() evidence {
+func (c *Conn) evidence() evidence {
 	d, ok := c.delivery()
 	switch {
 	case !ok:
@@ -31,7 +30,7 @@ func (c *conn) evidence() evidence {
 	return acknowledged
 }
 
-func (c *conn) delivery() (sys.Delivery, bool) {
+func (c *Conn) delivery() (sys.Delivery, bool) {
 	if c.kernel == nil {
 		return sys.Delivery{}, false
 	}
@@ -45,7 +44,7 @@ type trail struct {
 }
 
 // record is what is remembered of the way to a server, of late and for longer. It is used
-// by inspect alone.
+// by Inspect alone.
 type record struct {
 	at         time.Time // of the last look
 	late, long tally
@@ -92,33 +91,33 @@ func (r *record) sound() bool {
 	return r.long.exchanges >= noLosses && r.long.sound() && r.late.sound()
 }
 
-// inspect gives up the connections that are unacknowledged while others to the same server
-// are not. It returns when it wants to be called again, at the latest. The keeper's
-// goroutine alone calls it.
+// Inspect gives up the connections that are unacknowledged while others to the same server
+// are not. It returns when it wants to be called again, at the latest. busy says
+// that commands are under way. One goroutine alone may call it.
 //
 // Loss alone is no proof: what gets lost is sent again, and TCP carries on where one packet
 // in ten does. So nothing is concluded early on a way on which that happens.
-func (l *link) inspect(now time.Time) (next time.Time) {
-	next = now.Add(l.beat())
-	if l.inflight.Load() > 0 {
-		next = now.Add(min(l.beat(), glance))
+func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time) {
+	next = now.Add(f.settings.Beat)
+	if busy {
+		next = now.Add(min(f.settings.Beat, glance))
 	}
-	if now.Sub(l.record.at) < closerGlance/2 {
+	if now.Sub(f.record.at) < closerGlance/2 {
 		return next // a heartbeat may be that fast
 	}
-	l.record.begin(now)
-	clock := l.read()
-	var stuck []*conn
+	f.record.begin(now)
+	clock := f.clock.Read()
+	var stuck []*Conn
 	var silent []time.Duration
-	answered := time.Duration(clock - l.answeredAt.Load())
+	answered := time.Duration(clock - f.answeredAt.Load())
 	well := 0
-	l.eachConn(func(c *conn) {
+	f.Each(func(c *Conn) {
 		owes := c.owes.Load()
 		trying := owes == 0 || clock-owes < int64(resentFor)
 		if owes != 0 && clock-owes > int64(resentFor/2) {
-			next = now.Add(min(l.beat(), closerGlance))
+			next = now.Add(min(f.settings.Beat, closerGlance))
 		}
-		quiet := clock-c.heard.Load() > int64(manyTimes*keepAliveFloor)
+		quiet := clock-c.heard.Load() > int64(manyTimes*KeepAliveFloor)
 		if trying && !quiet {
 			if well++; well > glanceAt {
 				return
@@ -132,18 +131,17 @@ func (l *link) inspect(now time.Time) (next time.Time) {
 			stuck, silent = append(stuck, c), append(silent, d.Silent)
 			return
 		case !d.Unacked && d.Probes == 0:
-			l.record.add(&c.trail, d)
+			f.record.add(&c.trail, d)
 		}
 		answered = min(answered, d.Silent)
 	})
-	if len(stuck) == 0 || !l.record.sound() {
+	if len(stuck) == 0 || !f.record.sound() {
 		return next
 	}
 	for i, c := range stuck {
 		if answered+answeredSince <= silent[i] {
-			l.n.cut.Add(1)
-			c.retire(errUnacknowledged)
-			l.suspect(errUnacknowledged)
+			c.Cut(errUnacknowledged)
+			f.owner.Suspect(errUnacknowledged)
 		}
 	}
 	return next

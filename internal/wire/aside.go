@@ -1,4 +1,4 @@
-package redial
+package wire
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 
 // What a connection says and hears besides what is go-redis's: which client the server
 // takes it for, by HELLO's answer and by a question ahead of a request that may wait; and
-// how it parts from a call that has ended. This uses connections and what is below them.
+// how it parts from a call that has ended.
 
 // aside is what is done with bytes that are read before go-redis has them.
 type aside struct {
@@ -29,7 +29,7 @@ var whoAmI = []byte("*2\r\n$6\r\nclient\r\n$4\r\ninfo\r\n")
 // if the server may let it wait, or it begins a subscription, unless it is known that
 // nothing is in between. The answer, which comes first, is not for go-redis to see. It
 // takes no round trip.
-func (c *conn) introduce(p []byte, now int64) error {
+func (c *Conn) introduce(p []byte, now int64) error {
 	waits := c.waits.Load()
 	if waits {
 		c.alone.Store(command.IsOne(p))
@@ -37,14 +37,14 @@ func (c *conn) introduce(p []byte, now int64) error {
 		return nil
 	}
 	if c.id.Load() == 0 || c.self.Load() != nil || c.uses.Load() > 1 || c.role.Load() == roleHeld ||
-		c.users.Load() > 1 || c.aside.Load() != nil || !c.link.inquirer.willing(now) {
+		c.users.Load() > 1 || c.aside.Load() != nil || !c.fleet.Inquirer.Willing(now) {
 		return nil
 	}
 	if waits && !command.Blocks(p) {
 		return nil
 	}
-	if c.link.direct.Load() { // the server knows it by the address that it has here
-		c.link.inquirer.met(c)
+	if c.fleet.direct.Load() { // the server knows it by the address that it has here
+		c.fleet.Inquirer.Met(c)
 		return nil
 	}
 	c.aside.Store(&aside{answer: true})
@@ -53,7 +53,7 @@ func (c *conn) introduce(p []byte, now int64) error {
 }
 
 // listen reads what is for go-redis.
-func (c *conn) listen(p []byte) (int, error) {
+func (c *Conn) listen(p []byte) (int, error) {
 	n, err := c.next(p)
 	if a := c.aside.Load(); a != nil && n > 0 {
 		return c.overhear(a, p, n, err)
@@ -62,42 +62,42 @@ func (c *conn) listen(p []byte) (int, error) {
 }
 
 // next returns what was kept, and then what comes.
-func (c *conn) next(p []byte) (int, error) {
+func (c *Conn) next(p []byte) (int, error) {
 	if c.kept.some.Load() {
 		return c.kept.take(p), nil
 	}
 	return c.read(p)
 }
 
-// greeting is the first request on a connection, if that was HELLO, and the answer. A
+// Greeting is the first request on a connection, if that was HELLO, and the answer. A
 // connection that was set up by a probe comes to a pool, which greets the server once more
 // in the same words: it has the same answer, and the server is not troubled.
-type greeting struct {
+type Greeting struct {
 	requests       int
 	request, reply []byte
 }
 
-func (g *greeting) said(p []byte) {
+func (g *Greeting) Said(p []byte) {
 	var buf [16]byte
 	if g.requests++; g.requests == 1 && string(command.Head(p, &buf)) == "hello" {
 		g.request = append(g.request, p...)
 	}
 }
 
-func (g *greeting) heard(p []byte) {
+func (g *Greeting) Heard(p []byte) {
 	if g.requests == 1 {
 		g.reply = append(g.reply, p...)
 	}
 }
 
 // answers reports whether there is an answer to a request.
-func (g *greeting) answers(p []byte) bool {
+func (g *Greeting) answers(p []byte) bool {
 	return g != nil && len(g.reply) > 0 && bytes.Equal(g.request, p)
 }
 
 // overhear does what is to be done with the first n bytes of p, which were read, and
 // returns how many of them are for go-redis. When it is none it reads on.
-func (c *conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
+func (c *Conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 	switch {
 	case a.greeting:
 		a.text = append(a.text, p[:n]...)
@@ -112,7 +112,7 @@ func (c *conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 		return n, err
 	case a.parting != nil:
 		if command.IsNil(p[:n]) {
-			c.retire(a.parting)
+			c.Retire(a.parting)
 			return 0, net.ErrClosed
 		}
 		return n, err
@@ -120,7 +120,7 @@ func (c *conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 	kept, ok := c.answered(a, p[:n])
 	switch {
 	case !ok:
-		c.retire(errNoReply)
+		c.Retire(errNoReply)
 		return 0, net.ErrClosed
 	case kept > 0, err != nil:
 		return kept, err
@@ -130,7 +130,7 @@ func (c *conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 
 // answered takes the answer to an introduction out of p, and leaves pushes before it. It
 // returns how many bytes are left, or false when this is no reply at all.
-func (c *conn) answered(a *aside, p []byte) (kept int, ok bool) {
+func (c *Conn) answered(a *aside, p []byte) (kept int, ok bool) {
 	for kept < len(p) {
 		n, whole, ok := a.frame.Feed(p[kept:])
 		push := a.frame.Kind == '>'
@@ -155,40 +155,40 @@ func (c *conn) answered(a *aside, p []byte) (kept int, ok bool) {
 }
 
 // introduced takes the answer to an introduction.
-func (c *conn) introduced(text []byte) {
+func (c *Conn) introduced(text []byte) {
 	self, ok := command.ParsePeer(string(text))
 	if !ok || self.ID != c.id.Load() {
-		c.link.inquirer.mute()
+		c.fleet.Inquirer.Mute()
 		return
 	}
 	c.self.Store(&self)
-	c.link.direct.Store(c.comesFrom(self))
-	c.heard.Store(c.link.clock.Load())
-	c.link.hear()
-	c.link.inquirer.met(c)
+	c.fleet.direct.Store(c.ComesFrom(self))
+	c.heard.Store(c.fleet.clock.Last())
+	c.fleet.hear()
+	c.fleet.Inquirer.Met(c)
 }
 
-// comesFrom reports whether what a server says of a client is about this connection, with
+// ComesFrom reports whether what a server says of a client is about this connection, with
 // nothing in between: it names the address that the connection has here. No other can have
 // that.
-func (c *conn) comesFrom(peer command.Peer) bool {
+func (c *Conn) ComesFrom(peer command.Peer) bool {
 	local, ok := c.Conn.LocalAddr().(*net.TCPAddr)
 	return ok && local.String() == peer.Addr
 }
 
 // unblock has the server end what the connection waits for, and says how long that may
 // take, whether anything is known of it and whether it was that which ended it.
-func (c *conn) unblock() (patience time.Duration, settled, freed bool) {
-	patience = c.link.unblockTimeout()
-	s, f := c.link.inquirer.unblock(patience, c)
+func (c *Conn) unblock() (patience time.Duration, settled, freed bool) {
+	patience = c.fleet.UnblockTimeout()
+	s, f := c.fleet.Inquirer.Unblock(patience, c)
 	return patience, s[0], f[0]
 }
 
 // finish gives the rest of a reply that has begun, although its call has ended, the time
 // that a heartbeat has.
-func (c *conn) finish() {
+func (c *Conn) finish() {
 	c.late = true
-	_ = c.Conn.SetReadDeadline(time.Now().Add(c.link.cfg.timeout))
+	_ = c.Conn.SetReadDeadline(time.Now().Add(c.fleet.settings.Timeout))
 }
 
 var errNoReply = errors.New("what the server says is no reply")

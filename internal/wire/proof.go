@@ -1,4 +1,4 @@
-package redial
+package wire
 
 import (
 	"errors"
@@ -12,20 +12,20 @@ import (
 
 // How a connection that has been idle proves itself, before its next command or in the
 // background: by one complete reply, of any kind, to a PING. Whatever else comes with it
-// is kept for go-redis. This uses connections and what is below them.
+// is kept for go-redis.
 
 // stale reports whether the connection must prove itself before it carries a
 // request: it has been idle, or others broke since it was last heard. now is what the
 // clock says, read for the purpose: a process may have been stopped since the keeper did.
-func (c *conn) stale(now int64) bool {
-	l, heard := c.link, c.heard.Load()
-	return l.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
-		(now-heard >= l.idleAge || heard <= l.suspectAt.Load())
+func (c *Conn) stale(now int64) bool {
+	f, heard := c.fleet, c.heard.Load()
+	return f.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
+		(now-heard >= f.idleAge || heard <= f.suspectAt.Load())
 }
 
 // prove sends a PING and wants its answer, before the request of the caller, who
 // is inside Write. The error says that nothing of the request was sent.
-func (c *conn) prove() error {
+func (c *Conn) prove() error {
 	c.claim.Lock()
 	defer c.claim.Unlock()
 	if !c.users.CompareAndSwap(1, 1+claimed) {
@@ -35,28 +35,28 @@ func (c *conn) prove() error {
 	if x := c.serving.Load(); x != nil {
 		defer c.watch(x)()
 	}
-	deadline := time.Now().Add(c.link.proofTimeout())
+	deadline := time.Now().Add(c.fleet.ProofTimeout())
 	if wd := c.writeDeadline; !wd.IsZero() && wd.Before(deadline) {
 		deadline = wd
 	}
 	if err := c.ping(deadline); err != nil {
-		return c.link.seal(&connError{phase: phaseWrite, err: err})
+		return c.fleet.Seal(&Error{Phase: PhaseWrite, Err: err})
 	}
 	return nil
 }
 
-// sweepable reports whether the background sweep may use the connection: it has
+// Sweepable reports whether the background sweep may use the connection: it has
 // been silent for age, and looks as if it lay idle in the pool. A connection
 // that carried several requests since the pool handed it out is held by a
 // caller, as Conn, Tx and full-duplex pipelining do.
-func (c *conn) sweepable(age int64) bool {
-	return c.owes.Load() == 0 && c.link.read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
-		c.role.Load() == roleRegular && c.retirement() == nil
+func (c *Conn) Sweepable(age int64) bool {
+	return c.owes.Load() == 0 && c.fleet.clock.Read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
+		c.role.Load() == roleRegular && c.Retirement() == nil
 }
 
-// sweep proves the connection in the background, unless it is in use. A failure
+// Sweep proves the connection in the background, unless it is in use. A failure
 // retires it.
-func (c *conn) sweep(age int64) {
+func (c *Conn) Sweep(age int64) {
 	if !c.claim.TryLock() {
 		return
 	}
@@ -65,9 +65,34 @@ func (c *conn) sweep(age int64) {
 		return
 	}
 	defer c.users.Add(-claimed)
-	if c.sweepable(age) {
-		_ = c.ping(time.Now().Add(c.link.proofTimeout()))
+	if c.Sweepable(age) {
+		_ = c.ping(time.Now().Add(c.fleet.ProofTimeout()))
 	}
+}
+
+// beat asks on a connection that lies idle in the pool whether the server lives.
+func (c *Conn) beat() {
+	if !c.claim.TryLock() {
+		return
+	}
+	defer c.claim.Unlock()
+	if !c.users.CompareAndSwap(0, claimed) {
+		return
+	}
+	defer c.users.Add(-claimed)
+	if !c.Sweepable(0) || c.unread() {
+		return
+	}
+	began := time.Now()
+	if err := c.exchange(began.Add(c.fleet.ProofTimeout())); err != nil {
+		c.fleet.n.IdleDropped.Add(1)
+		c.Retire(err)
+		c.fleet.owner.Suspect(err)
+		return
+	}
+	c.fleet.Measure(time.Since(began))
+	c.heard.Store(c.fleet.clock.Last())
+	c.fleet.hear()
 }
 
 var pingRequest = []byte("*1\r\n$4\r\nping\r\n")
@@ -75,36 +100,36 @@ var pingRequest = []byte("*1\r\n$4\r\nping\r\n")
 // ping exchanges one PING on a connection that the caller has claimed. Bytes that wait
 // unread are pushes for go-redis and must stay where they are: then nothing is sent. A
 // connection that does not answer is retired.
-func (c *conn) ping(deadline time.Time) error {
+func (c *Conn) ping(deadline time.Time) error {
 	if c.unread() {
 		return nil
 	}
-	c.link.n.idleChecks.Add(1)
+	c.fleet.n.IdleChecks.Add(1)
 	began := time.Now()
 	err := c.exchange(deadline)
 	if err != nil {
-		c.link.n.idleDropped.Add(1)
+		c.fleet.n.IdleDropped.Add(1)
 		err = fmt.Errorf("idle connection: %w", err)
-		if c.retirement() == nil {
-			c.retire(err)
-			c.link.suspect(err)
+		if c.Retirement() == nil {
+			c.Retire(err)
+			c.fleet.owner.Suspect(err)
 		}
 		return err
 	}
-	c.link.measure(time.Since(began))
-	c.heard.Store(c.link.clock.Load())
-	c.link.hear()
+	c.fleet.Measure(time.Since(began))
+	c.heard.Store(c.fleet.clock.Last())
+	c.fleet.hear()
 	return nil
 }
 
 // exchange sends a PING and waits for the answer. Where no deadline can be set, a timer
 // closes the connection in its place.
-func (c *conn) exchange(deadline time.Time) error {
+func (c *Conn) exchange(deadline time.Time) error {
 	if c.Conn.SetDeadline(deadline) != nil {
 		timer := time.AfterFunc(time.Until(deadline), func() { _ = c.raw.Close() })
 		defer func() {
 			if !timer.Stop() {
-				c.retire(errNoAnswer)
+				c.Retire(errNoAnswer)
 			}
 		}()
 	} else {
@@ -123,8 +148,8 @@ var errNoAnswer = errors.New("no answer to a PING in time")
 
 // answer reads until there is a complete reply, and keeps what else there was, which can
 // only be pushes: any other would be the reply to something else.
-func (c *conn) answer() error {
-	var room [maxAnswer]byte
+func (c *Conn) answer() error {
+	var room [MaxAnswer]byte
 	var pushes []byte
 	var f command.Frame
 	answered := false
@@ -151,7 +176,7 @@ func (c *conn) answer() error {
 			p = p[k:]
 		}
 		if answered { // a push that is not complete yet goes on where the next read begins
-			if len(pushes) > 0 && c.link.csc {
+			if len(pushes) > 0 && c.fleet.settings.Cached {
 				return errNewsForCache
 			}
 			c.keep(pushes)
@@ -172,7 +197,7 @@ type kept struct {
 var errNewsForCache = errors.New("news for a client-side cache came with the answer to a PING")
 
 // keep has the next Read return b first.
-func (c *conn) keep(b []byte) {
+func (c *Conn) keep(b []byte) {
 	if len(b) > 0 {
 		c.kept.bytes = append([]byte(nil), b...)
 		c.kept.some.Store(true)
@@ -190,6 +215,6 @@ func (k *kept) take(p []byte) int {
 }
 
 // unread reports whether bytes wait for go-redis, where that can be seen.
-func (c *conn) unread() bool {
+func (c *Conn) unread() bool {
 	return c.kept.some.Load() || c.rc != nil && sys.Readable(c.rc)
 }

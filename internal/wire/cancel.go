@@ -1,4 +1,4 @@
-package redial
+package wire
 
 import (
 	"context"
@@ -16,26 +16,26 @@ import (
 // out with one that has a deadline for writing unlike any other: the connection
 // that is given this deadline serves the command.
 
-// callContext is the context of one attempt, as go-redis sees it.
-type callContext struct {
+// Call is the context of one attempt, as go-redis sees it.
+type Call struct {
 	context.Context // the caller's
-	calls           *calls
+	calls           *Calls
 	writeTimeout    time.Duration // of the client that makes the attempt
 
-	conn  atomic.Pointer[conn] // serves the attempt; nil before the first byte
+	conn  atomic.Pointer[Conn] // serves the attempt; nil before the first byte
 	freed atomic.Bool          // the server was told to end it, and did
-	token int64                // guarded by calls.mu; key in calls.waiting, 0: none
-	over  bool                 // guarded by calls.mu
+	token int64                // guarded by Calls.mu; key in Calls.waiting, 0: none
+	over  bool                 // guarded by Calls.mu
 }
 
 // severed takes the place of the call that a connection was serving when that
 // call was canceled.
-var severed = new(callContext)
+var severed = new(Call)
 
 type callKey struct{}
 
 // Value makes the commands of a handshake part of the call that they are made for.
-func (x *callContext) Value(key any) any {
+func (x *Call) Value(key any) any {
 	if key == (callKey{}) {
 		return x
 	}
@@ -44,7 +44,7 @@ func (x *callContext) Value(key any) any {
 
 // Deadline returns the caller's deadline for the wait for a reply, and one that
 // identifies the call, no later than the caller's, for writing a request.
-func (x *callContext) Deadline() (time.Time, bool) {
+func (x *Call) Deadline() (time.Time, bool) {
 	deadline, ok := x.Context.Deadline()
 	if c := x.conn.Load(); c != nil && c.serving.Load() == x && c.owes.Load() != 0 {
 		return deadline, ok // the request is written
@@ -56,42 +56,51 @@ func (x *callContext) Deadline() (time.Time, bool) {
 	return x.calls.register(x, token, deadline, ok)
 }
 
-// release ends the attempt. Its connection may serve others.
-func (x *callContext) release() {
+// Release ends the attempt. Its connection may serve others.
+func (x *Call) Release() {
 	x.calls.forget(x)
 	if c := x.conn.Load(); c != nil {
 		c.serving.CompareAndSwap(x, nil)
 	}
 }
 
-// calls holds the attempts that may be about to write.
-type calls struct {
+// Freed reports whether the server was told to end the call, and did.
+func (x *Call) Freed() bool { return x.freed.Load() }
+
+// Lost returns what the connection that served the call would fail with, had it not got
+// the reply because of why. There must have been one.
+func (x *Call) Lost(why error) error {
+	return x.conn.Load().fleet.Seal(&Error{Phase: PhaseRead, Err: why})
+}
+
+// Calls holds the attempts that may be about to write.
+type Calls struct {
 	mu      sync.Mutex
-	waiting map[int64]*callContext // guarded by mu; by token, in Unix nanoseconds
+	waiting map[int64]*Call // guarded by mu; by token, in Unix nanoseconds
 }
 
 // callZone marks deadlines that are tokens. It is UTC by another name.
 var callZone = time.FixedZone("redial", 0)
 
-// begin returns the context for an attempt, or nil when there is nothing to add to
+// Begin returns the context for an attempt, or nil when there is nothing to add to
 // ctx: it cannot be canceled, it belongs to an attempt already, or go-redis was
 // told to set no deadlines.
-func (s *calls) begin(ctx context.Context, writeTimeout time.Duration) *callContext {
+func (s *Calls) Begin(ctx context.Context, writeTimeout time.Duration) *Call {
 	if ctx.Done() == nil || writeTimeout < 0 {
 		return nil
 	}
-	if outer, ok := ctx.Value(callKey{}).(*callContext); ok && outer.calls.current(outer) {
+	if outer, ok := ctx.Value(callKey{}).(*Call); ok && outer.calls.current(outer) {
 		return nil
 	}
 	if writeTimeout == 0 {
 		writeTimeout = noWriteTimeout
 	}
-	return &callContext{Context: ctx, calls: s, writeTimeout: writeTimeout - tokenMargin}
+	return &Call{Context: ctx, calls: s, writeTimeout: writeTimeout - tokenMargin}
 }
 
 // register makes t the token of x, or the nearest time before it that is not
 // taken. Once the attempt is over it returns the caller's own deadline.
-func (s *calls) register(x *callContext, t, deadline time.Time, ok bool) (time.Time, bool) {
+func (s *Calls) register(x *Call, t, deadline time.Time, ok bool) (time.Time, bool) {
 	token := t.UnixNano()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +108,7 @@ func (s *calls) register(x *callContext, t, deadline time.Time, ok bool) (time.T
 		return deadline, ok
 	}
 	if s.waiting == nil {
-		s.waiting = make(map[int64]*callContext)
+		s.waiting = make(map[int64]*Call)
 	}
 	delete(s.waiting, x.token)
 	for s.waiting[token] != nil {
@@ -111,7 +120,7 @@ func (s *calls) register(x *callContext, t, deadline time.Time, ok bool) (time.T
 }
 
 // take returns the call that t is the token of, or nil.
-func (s *calls) take(t time.Time) *callContext {
+func (s *Calls) take(t time.Time) *Call {
 	if t.Location() != callZone {
 		return nil
 	}
@@ -125,14 +134,21 @@ func (s *calls) take(t time.Time) *callContext {
 	return x
 }
 
-func (s *calls) forget(x *callContext) {
+// Len returns how many there are.
+func (s *Calls) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiting)
+}
+
+func (s *Calls) forget(x *Call) {
 	s.mu.Lock()
 	delete(s.waiting, x.token)
 	x.token, x.over = 0, true
 	s.mu.Unlock()
 }
 
-func (s *calls) current(x *callContext) bool {
+func (s *Calls) current(x *Call) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !x.over
@@ -140,8 +156,8 @@ func (s *calls) current(x *callContext) bool {
 
 // serve notes which call, if any, writes with deadline t. It reports false when
 // the connection was severed meanwhile.
-func (c *conn) serve(t time.Time) bool {
-	x := c.link.calls.take(t)
+func (c *Conn) serve(t time.Time) bool {
+	x := c.fleet.calls.take(t)
 	if x == nil && c.serving.Load() == nil {
 		return true
 	}
@@ -156,15 +172,15 @@ func (c *conn) serve(t time.Time) bool {
 }
 
 // sever gives the connection up because x was canceled, if it still serves x.
-func (c *conn) sever(x *callContext) {
+func (c *Conn) sever(x *Call) {
 	if c.serving.CompareAndSwap(x, severed) {
-		c.retire(x.Err())
+		c.Retire(x.Err())
 	}
 }
 
 // read waits for bytes. For a call that can be canceled it watches the context,
 // but only after a moment, before which most replies have come.
-func (c *conn) read(p []byte) (int, error) {
+func (c *Conn) read(p []byte) (int, error) {
 	x := c.serving.Load()
 	if x == nil || c.late {
 		return c.Conn.Read(p)
@@ -188,7 +204,7 @@ func (c *conn) read(p []byte) (int, error) {
 
 // releasable reports whether the server can be told to end what the connection waits for:
 // it is one command, and it is known who the connection is.
-func (c *conn) releasable() bool {
+func (c *Conn) releasable() bool {
 	return c.waits.Load() && c.alone.Load() && c.owes.Load() != 0 && c.self.Load() != nil
 }
 
@@ -196,7 +212,7 @@ func (c *conn) releasable() bool {
 // server end the wait, and takes the reply that comes then: an element that was handed out
 // in the same moment is in it, and the connection can be used again. Where that cannot be
 // had in time it severs the connection.
-func (c *conn) await(x *callContext, p []byte) (int, error) {
+func (c *Conn) await(x *Call, p []byte) (int, error) {
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(x.Context, func() {
 		defer close(interrupted)
@@ -236,14 +252,14 @@ func (c *conn) await(x *callContext, p []byte) (int, error) {
 var longAgo = time.Unix(1, 0)
 
 // isOver reports whether the call has ended. A deadline counts from the moment it passes.
-func (x *callContext) isOver() bool {
+func (x *Call) isOver() bool {
 	deadline, ok := x.Context.Deadline()
 	return x.Context.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // write sends bytes. It watches the context of the call when there are so many that
 // the peer may have to make room first.
-func (c *conn) write(p []byte) (int, error) {
+func (c *Conn) write(p []byte) (int, error) {
 	if x := c.serving.Load(); x != nil && len(p) >= watchedWrite {
 		defer c.watch(x)()
 	}
@@ -252,7 +268,7 @@ func (c *conn) write(p []byte) (int, error) {
 
 // watch severs the connection when x is canceled, until the returned function is
 // called.
-func (c *conn) watch(x *callContext) (stop func() bool) {
+func (c *Conn) watch(x *Call) (stop func() bool) {
 	if x == severed {
 		return func() bool { return false }
 	}

@@ -1,4 +1,4 @@
-package redial
+package wire
 
 import (
 	"context"
@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// lanes bounds how many dials run at once after the link came up. The limit
+// Lanes bounds how many dials run at once after the link came up. The limit
 // starts low and grows by one with every success, so it doubles with every
 // round: a pool warms up fast, yet a server that has just come back is not
 // stormed.
@@ -15,7 +15,7 @@ import (
 // It also keeps dials calm that fail while the link is up, because connections from
 // before still serve: then there is one every now and then, as in an outage, and whoever
 // wants another meanwhile has its error.
-type lanes struct {
+type Lanes struct {
 	mu    sync.Mutex
 	limit int             // guarded by mu
 	busy  int             // guarded by mu
@@ -27,16 +27,16 @@ type lanes struct {
 	next     time.Time // guarded by mu; when another dial may be tried
 }
 
-// reset starts over with few lanes.
-func (l *lanes) reset() {
+// Reset starts over with few lanes.
+func (l *Lanes) Reset() {
 	l.mu.Lock()
-	l.limit = firstLanes
+	l.limit = FirstLanes
 	l.failures = 0
 	l.mu.Unlock()
 }
 
-// failed notes that a new connection could not be made, or was turned away by the server.
-func (l *lanes) failed(err error) {
+// Failed notes that a new connection could not be made, or was turned away by the server.
+func (l *Lanes) Failed(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -45,26 +45,26 @@ func (l *lanes) failed(err error) {
 	}
 	l.failures++
 	l.failure = err
-	l.next = now.Add(eager(now.Sub(l.since)))
+	l.next = now.Add(Eager(now.Sub(l.since)))
 }
 
-// served notes that the server talks on a new connection.
-func (l *lanes) served() {
+// Served notes that the server talks on a new connection.
+func (l *Lanes) Served() {
 	l.mu.Lock()
 	l.failures = 0
 	l.mu.Unlock()
 }
 
-// enter waits for a lane or the end of ctx.
-func (l *lanes) enter(ctx context.Context) error {
+// Enter waits for a lane or the end of ctx.
+func (l *Lanes) Enter(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		if now := time.Now(); l.failures >= firstLanes {
+		if now := time.Now(); l.failures >= FirstLanes {
 			if now.Before(l.next) {
 				defer l.mu.Unlock()
 				return l.failure
 			}
-			l.next = now.Add(eager(now.Sub(l.since)))
+			l.next = now.Add(Eager(now.Sub(l.since)))
 		}
 		if l.busy < l.limit {
 			l.busy++
@@ -85,7 +85,7 @@ func (l *lanes) enter(ctx context.Context) error {
 
 // leaveQueue takes back a place in the queue; a turn that came in the same
 // moment goes to the next in line.
-func (l *lanes) leaveQueue(turn chan struct{}) {
+func (l *Lanes) leaveQueue(turn chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, q := range l.queue {
@@ -97,8 +97,8 @@ func (l *lanes) leaveQueue(turn chan struct{}) {
 	l.wake(1)
 }
 
-// leave frees the lane; ok says whether the dial succeeded.
-func (l *lanes) leave(ok bool) {
+// Leave frees the lane; ok says whether the dial succeeded.
+func (l *Lanes) Leave(ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy--
@@ -111,16 +111,16 @@ func (l *lanes) leave(ok bool) {
 }
 
 // wake lets the first n of the queue try. The caller holds mu.
-func (l *lanes) wake(n int) {
+func (l *Lanes) wake(n int) {
 	for ; n > 0 && len(l.queue) > 0; n-- {
 		close(l.queue[0])
 		l.queue = l.queue[1:]
 	}
 }
 
-// eager is the delay between attempts while commands wait, in an outage of the
+// Eager is the delay between attempts while commands wait, in an outage of the
 // given age.
-func eager(age time.Duration) time.Duration {
-	d := float64(max(age/eagerDivisor, eagerDelay))
-	return time.Duration(d * (1 - eagerJitter + 2*eagerJitter*rand.Float64()))
+func Eager(age time.Duration) time.Duration {
+	d := float64(max(age/EagerDivisor, EagerDelay))
+	return time.Duration(d * (1 - EagerJitter + 2*EagerJitter*rand.Float64()))
 }

@@ -1,4 +1,4 @@
-package redial
+package wire
 
 import (
 	"bytes"
@@ -15,15 +15,15 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
-// conn is the connection that go-redis's pools hold. It labels errors with the
+// Conn is the connection that go-redis's pools hold. It labels errors with the
 // phase they happened in, refuses to carry a byte once its generation is
 // retired, and proves itself with a PING when it has been idle.
 //
 // Reads and writes may run at the same time, as full-duplex pipelining does.
-type conn struct {
+type Conn struct {
 	net.Conn          // TCP, TLS over it, unix or the caller's own
 	raw      net.Conn // innermost: closing it never blocks
-	link     *link
+	fleet    *Fleet
 	gen      uint64
 	rc       syscall.RawConn // what the pool may peek at; nil under TLS
 	kernel   syscall.RawConn // what the kernel may be asked about; nil: it cannot
@@ -39,7 +39,7 @@ type conn struct {
 	// sent counts the bytes of the request under way. Only its writer uses it.
 	sent int
 	// uses counts the requests since the pool last handed the connection out,
-	// see sweepable.
+	// see Sweepable.
 	uses atomic.Int32
 	role atomic.Int32
 	// duplex is set once a request is written while another caller reads.
@@ -49,19 +49,19 @@ type conn struct {
 	waits atomic.Bool
 
 	// serving is the call that the connection serves, if that can be canceled.
-	serving atomic.Pointer[callContext]
+	serving atomic.Pointer[Call]
 
 	id    atomic.Int64                 // the server's, 0: unknown
 	self  atomic.Pointer[command.Peer] // as the server sees the connection; nil: unknown
 	aside atomic.Pointer[aside]        // what is done with the bytes that are read; nil, almost always: nothing
 	alone atomic.Bool                  // the request that waits is one command
 
-	cause  atomic.Pointer[retiredError] // set once, when the connection is given up
-	broken atomic.Pointer[connError]    // the first failure to read
+	cause  atomic.Pointer[RetiredError] // set once, when the connection is given up
+	broken atomic.Pointer[Error]        // the first failure to read
 
-	greets  *greeting   // what was said on it before a pool had it; nil: nothing. Used by its writer
+	greets  *Greeting   // what was said on it before a pool had it; nil: nothing. Used by its writer
 	kept    kept        // bytes that came with the answer to a PING of our own
-	trail   trail       // used by inspect alone
+	trail   trail       // used by Inspect alone
 	greeted atomic.Bool // a first byte was read
 	leaving atomic.Bool // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines as go-redis set them; each is used by one side only, and by whoever
@@ -80,9 +80,9 @@ const (
 
 const claimed = math.MinInt32 / 2
 
-func newConn(nc net.Conn, l *link, gen uint64) *conn {
-	c := &conn{Conn: nc, raw: sys.Innermost(nc), link: l, gen: gen}
-	c.heard.Store(l.clock.Load())
+func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
+	c := &Conn{Conn: nc, raw: sys.Innermost(nc), fleet: f, gen: gen}
+	c.heard.Store(f.clock.Last())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.rc, _ = sc.SyscallConn()
 	}
@@ -93,23 +93,23 @@ func newConn(nc net.Conn, l *link, gen uint64) *conn {
 }
 
 // Write sends p, a request of go-redis or a part of one.
-func (c *conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) {
 	c.enter()
 	defer c.leave()
 	if c.users.Load() > 1 && !c.duplex.Load() {
 		c.duplex.Store(true)
 	}
 	fresh := c.owes.Load() == 0
-	if err := c.retirement(); err != nil {
+	if err := c.Retirement(); err != nil {
 		return 0, c.unwritten(0, fresh, err)
 	}
 	if fresh {
-		now := c.link.read()
+		now := c.fleet.clock.Read()
 		if c.stale(now) {
 			if err := c.prove(); err != nil {
 				return 0, err
 			}
-			now = c.link.read()
+			now = c.fleet.clock.Read()
 		}
 		c.observe(p)
 		if c.greets.answers(p) {
@@ -136,48 +136,48 @@ func (c *conn) Write(p []byte) (int, error) {
 // unwritten labels a failure to write: it says how far a request had come when n
 // bytes of its next part were written; fresh says that this is its first. On a duplex
 // connection that says nothing of the requests that wait for their replies.
-func (c *conn) unwritten(n int, fresh bool, err error) error {
+func (c *Conn) unwritten(n int, fresh bool, err error) error {
 	switch {
 	case c.duplex.Load():
-		return c.link.seal(&connError{phase: phasePartial, err: err, sent: math.MaxInt})
+		return c.fleet.Seal(&Error{Phase: PhasePartial, Err: err, Sent: math.MaxInt})
 	case !fresh:
-		return c.link.seal(&connError{phase: phasePartial, err: err, sent: c.sent + n})
+		return c.fleet.Seal(&Error{Phase: PhasePartial, Err: err, Sent: c.sent + n})
 	case n > 0:
-		return c.link.seal(&connError{phase: phasePartial, err: err, sent: n})
+		return c.fleet.Seal(&Error{Phase: PhasePartial, Err: err, Sent: n})
 	}
-	return c.link.seal(&connError{phase: phaseWrite, err: err})
+	return c.fleet.Seal(&Error{Phase: PhaseWrite, Err: err})
 }
 
 // Read receives a reply, or a part of one.
-func (c *conn) Read(p []byte) (int, error) {
+func (c *Conn) Read(p []byte) (int, error) {
 	c.enter()
 	n, err := c.listen(p)
 	c.leave()
 	if n > 0 {
 		if c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
-			c.link.owner.strayed(c)
+			c.fleet.owner.Strayed(c)
 		}
 		// An answer comes after its request, however far the keeper's clock lags.
-		c.heard.Store(max(c.link.clock.Load(), c.owes.Swap(0)))
-		c.link.hear()
+		c.heard.Store(max(c.fleet.clock.Last(), c.owes.Swap(0)))
+		c.fleet.hear()
 		if !c.greeted.Load() {
 			c.greeted.Store(true)
 			if words := turnsAway(p[:n]); words != nil {
 				_ = c.raw.Close()
-				c.link.lanes.failed(words)
-				c.link.suspect(words)
+				c.fleet.Lanes.Failed(words)
+				c.fleet.owner.Suspect(words)
 				return 0, c.broke(words)
 			}
-			c.link.lanes.served()
+			c.fleet.Lanes.Served()
 		}
 	}
 	if err != nil {
 		if sys.IsTimeout(err) && (c.owes.Load() == 0 || c.role.Load() == roleSubscriber) {
-			failure := &connError{phase: phaseRead, err: err} // no news, not bad news
+			failure := &Error{Phase: PhaseRead, Err: err} // no news, not bad news
 			if c.role.Load() == roleSubscriber {
 				return n, failure
 			}
-			return n, c.link.seal(failure)
+			return n, c.fleet.Seal(failure)
 		}
 		return n, c.broke(err)
 	}
@@ -198,10 +198,10 @@ var (
 
 // broke labels a failure to read. With RESP3, go-redis reads once more after the
 // first failure and reports the second, so the first is remembered.
-func (c *conn) broke(err error) error {
+func (c *Conn) broke(err error) error {
 	failure := c.broken.Load()
 	if failure == nil {
-		failure = &connError{phase: phaseRead, err: c.blame(err)}
+		failure = &Error{Phase: PhaseRead, Err: c.blame(err)}
 		if !sys.IsTimeout(err) {
 			c.broken.CompareAndSwap(nil, failure)
 		}
@@ -209,7 +209,7 @@ func (c *conn) broke(err error) error {
 	if c.role.Load() == roleSubscriber {
 		return failure
 	}
-	return c.link.seal(failure)
+	return c.fleet.Seal(failure)
 }
 
 // turnsAway returns what a server says, if p is that, which serves nobody on this
@@ -218,7 +218,7 @@ func (c *conn) broke(err error) error {
 func turnsAway(p []byte) error {
 	switch {
 	case bytes.HasPrefix(p, maxClients):
-		return errMaxClients
+		return ErrMaxClients
 	case bytes.HasPrefix(p, protected):
 		line, _, _ := bytes.Cut(p[1:], []byte("\r\n"))
 		return errors.New(string(line))
@@ -226,17 +226,19 @@ func turnsAway(p []byte) error {
 	return nil
 }
 
+// ErrMaxClients is the failure of a connection to a server that is full.
+var ErrMaxClients = errors.New("ERR max number of clients reached")
+
 var (
-	maxClients    = []byte("-ERR " + fullServer)
-	protected     = []byte("-DENIED ")
-	errMaxClients = errors.New("ERR max number of clients reached")
+	maxClients = []byte("-ERR " + FullServer)
+	protected  = []byte("-DENIED ")
 )
 
 // Close closes the connection. It never fails.
-func (c *conn) Close() error {
-	c.link.forget(c)
-	c.link.shake()
-	if c.cause.Load() != nil || c.link.ctx.Err() != nil {
+func (c *Conn) Close() error {
+	c.fleet.forget(c)
+	c.fleet.owner.Shake()
+	if c.cause.Load() != nil || c.fleet.life.Err() != nil {
 		_ = c.raw.Close() // no TLS farewell: it could block
 		return nil
 	}
@@ -244,17 +246,9 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// shake has the keeper look whether go-redis, which has closed a connection, has closed
-// the client as well. A pool that closes is closed before its connections are.
-func (l *link) shake() {
-	if !l.shaken.Swap(true) {
-		nudge(l.knock)
-	}
-}
-
 // SetDeadline is what the pool calls, and go-redis nowhere else, right before it
 // hands the connection to a new caller.
-func (c *conn) SetDeadline(t time.Time) error {
+func (c *Conn) SetDeadline(t time.Time) error {
 	c.enter()
 	defer c.leave()
 	c.uses.Store(0)
@@ -268,7 +262,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 
 // SetWriteDeadline remembers the deadline, for a PING of our own replaces it. It
 // fails, before anything is written, on a connection that is closed.
-func (c *conn) SetWriteDeadline(t time.Time) error {
+func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.enter()
 	defer c.leave()
 	c.writeDeadline = t
@@ -283,58 +277,88 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 
 // SetReadDeadline does the same for reading; it fails on a connection that was
 // closed after the request was written.
-func (c *conn) SetReadDeadline(t time.Time) error {
+func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.enter()
 	defer c.leave()
 	c.readDeadline, c.early, c.late = t, false, false
 	if c.serving.Load() != nil && !t.IsZero() {
-		if soon := time.Now().Add(unwatched); soon.Before(t) {
+		if soon := time.Now().Add(Unwatched); soon.Before(t) {
 			t, c.early = soon, true
 		}
 	}
 	if err := c.Conn.SetReadDeadline(t); err != nil {
-		return c.link.seal(&connError{phase: phaseRead, err: c.reason(err)})
+		return c.fleet.Seal(&Error{Phase: PhaseRead, Err: c.reason(err)})
 	}
 	return nil
 }
 
+// ID returns by which id the server knows the connection, 0 when that is unknown.
+func (c *Conn) ID() int64 { return c.id.Load() }
+
+// Self returns the connection as the server sees it, nil when that is unknown.
+func (c *Conn) Self() *command.Peer { return c.self.Load() }
+
+// IsKnownAs notes how its server sees the connection, if that is not known yet.
+func (c *Conn) IsKnownAs(self command.Peer) { c.self.CompareAndSwap(nil, &self) }
+
+// WaitsSince returns since when, by the clock, the connection waits to hear from the
+// server, 0 when it does not. It is another once it has heard.
+func (c *Conn) WaitsSince() int64 {
+	if owes := c.owes.Load(); owes != 0 {
+		return owes
+	}
+	if c.role.Load() == roleSubscriber {
+		return c.heard.Load()
+	}
+	return 0
+}
+
 // NetConn returns the wrapped connection.
-func (c *conn) NetConn() net.Conn { return c.Conn }
+func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // enter and leave bracket every use of the wrapped connection.
-func (c *conn) enter() {
+func (c *Conn) enter() {
 	if c.users.Add(1) < 0 {
 		c.claim.Lock() // until the PING under way is answered
 		defer c.claim.Unlock()
 	}
 }
 
-func (c *conn) leave() { c.users.Add(-1) }
+func (c *Conn) leave() { c.users.Add(-1) }
 
-// retire gives the connection up: what blocks in it returns at once.
-func (c *conn) retire(cause error) {
-	if c.cause.CompareAndSwap(nil, &retiredError{cause}) {
+// Retire gives the connection up: what blocks in it returns at once.
+func (c *Conn) Retire(cause error) {
+	if c.cause.CompareAndSwap(nil, &RetiredError{Cause: cause}) {
 		_ = c.raw.Close()
-		c.link.forget(c)
+		c.fleet.forget(c)
 	}
 }
 
-// retirement returns why the connection must not be used, or nil.
-func (c *conn) retirement() error {
+// Cut gives the connection up because of what is known of it alone, and counts that.
+func (c *Conn) Cut(cause error) {
+	c.fleet.n.Cut.Add(1)
+	c.Retire(cause)
+}
+
+// Discard closes a connection that nobody was given.
+func (c *Conn) Discard() { _ = c.raw.Close() }
+
+// Retirement returns why the connection must not be used, or nil.
+func (c *Conn) Retirement() error {
 	if cause := c.cause.Load(); cause != nil {
 		return cause
 	}
-	if c.gen == c.link.gen.Load() {
+	if c.gen == c.fleet.gen.Load() {
 		return nil
 	}
-	return &retiredError{c.link.lastCause()}
+	return &RetiredError{Cause: c.fleet.owner.Cause()}
 }
 
 // reason returns why the connection fails with err: it was given up before, or err. It
 // says nothing of the server. There are connections that support no deadlines, and
 // go-redis sets some whose failure it does not look at.
-func (c *conn) reason(err error) error {
-	if cause := c.retirement(); cause != nil {
+func (c *Conn) reason(err error) error {
+	if cause := c.Retirement(); cause != nil {
 		return cause
 	}
 	return err
@@ -342,18 +366,18 @@ func (c *conn) reason(err error) error {
 
 // blame tells the link that the connection failed with err, unless that is no
 // news: it was given up before, or closed by go-redis. It returns the true cause.
-func (c *conn) blame(err error) error {
-	if cause := c.retirement(); cause != nil {
+func (c *Conn) blame(err error) error {
+	if cause := c.Retirement(); cause != nil {
 		return cause
 	}
-	if !errors.Is(err, net.ErrClosed) && err != errMaxClients {
-		c.link.suspect(err)
+	if !errors.Is(err, net.ErrClosed) && err != ErrMaxClients {
+		c.fleet.owner.Suspect(err)
 	}
 	return err
 }
 
 // observe notes from the head of a request what kind of connection this is.
-func (c *conn) observe(p []byte) {
+func (c *Conn) observe(p []byte) {
 	if a := c.aside.Load(); a != nil && a.greeting {
 		c.aside.Store(nil) // HELLO was refused, or has no id
 	}
@@ -382,23 +406,34 @@ func (c *conn) observe(p []byte) {
 			c.role.Store(roleHeld)
 		}
 	case "watch":
-		c.link.watches.Store(true)
+		c.fleet.watches.Store(true)
 	case "monitor":
 		c.role.Store(roleHeld)
 	}
 	c.uses.Add(1)
 }
 
-// pooled is a conn whose pool runs a health check before every use: the check
+// pooled is a Conn whose pool runs a health check before every use: the check
 // drops retired connections and those that the peer has closed. Windows has no
 // such check; there, and wherever else, Write refuses.
-type pooled struct{ *conn }
+type pooled struct{ *Conn }
+
+// Pooled returns the connection as a pool is to see it. A client-side cache that looks
+// into a connection is shown it as it is, where the check would not let it.
+func (c *Conn) Pooled() net.Conn {
+	if c.fleet.settings.Cached && c.rc == nil {
+		return c
+	}
+	return pooled{c}
+}
 
 // SyscallConn returns what the check reads from.
-func (p pooled) SyscallConn() (syscall.RawConn, error) { return (*poolCheck)(p.conn), nil }
+func (p pooled) SyscallConn() (syscall.RawConn, error) { return (*poolCheck)(p.Conn), nil }
+
+var _ syscall.RawConn = (*poolCheck)(nil)
 
 // poolCheck answers the pool's health check.
-type poolCheck conn
+type poolCheck Conn
 
 func (k *poolCheck) Control(func(fd uintptr)) error           { return errors.ErrUnsupported }
 func (k *poolCheck) Write(func(fd uintptr) (done bool)) error { return errors.ErrUnsupported }
@@ -406,10 +441,10 @@ func (k *poolCheck) Write(func(fd uintptr) (done bool)) error { return errors.Er
 // Read fails when the connection must not be used. It lets the pool peek at a
 // plain socket; under TLS the raw bytes would mean nothing to it.
 func (k *poolCheck) Read(peek func(fd uintptr) (done bool)) error {
-	c := (*conn)(k)
+	c := (*Conn)(k)
 	c.enter()
 	defer c.leave()
-	if err := c.retirement(); err != nil {
+	if err := c.Retirement(); err != nil {
 		return err
 	}
 	if !c.greeted.Load() {

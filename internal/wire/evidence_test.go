@@ -1,0 +1,26 @@
+package wire
+
+import (
+	"net"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestEvidence_None(t *testing.T) {
+	f, _ := still(1)
+	assert.True(t, newConn(&scriptConn{}, f, 1).evidence() == noEvidence, "no socket at all")
+	nc, other := net.Pipe()
+	defer nc.Close()
+	defer other.Close()
+	assert.True(t, newConn(nc, f, 1).evidence() == noEvidence)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	tcp, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer tcp.Close()
+	assert.Equal(t, runtime.GOOS != "linux", newConn(tcp, f, 1).evidence() == noEvidence)
+}

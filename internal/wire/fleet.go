@@ -1,0 +1,373 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Settings are what connections go by that is not the same for all.
+type Settings struct {
+	Timeout time.Duration // how long a heartbeat may take
+	IdleAge time.Duration // since when a connection has to prove itself before its next use; 0: it need not
+	Beat    time.Duration // between two looks at the fleet
+	Tick    time.Duration // between two times that the clock is advanced
+	Cached  bool          // a client-side cache looks into the connections
+	Sealed  bool          // go-redis would retry by itself and must not, see SealedError
+}
+
+// Counters are what is counted of connections. They may be those of several fleets.
+type Counters struct {
+	Generations, Dials, DialErrors atomic.Uint64
+	IdleChecks, IdleDropped, Cut   atomic.Uint64
+}
+
+// Owner is whom a fleet belongs to. Its methods do not block.
+type Owner interface {
+	Place
+	// Suspect is called when a connection has failed with err.
+	Suspect(err error)
+	// Cause returns why connections of a generation that is over are not used any more.
+	Cause() error
+	// Strayed is called when a subscription has to go to another node.
+	Strayed(c *Conn)
+	// Shake is called when go-redis has closed a connection.
+	Shake()
+}
+
+// Inquirer finds out what the server knows of connections. Its methods do not block, but
+// for Unblock.
+type Inquirer interface {
+	// Willing reports whether a connection may ask how the server sees it, Mute says that
+	// it has not answered that, and Met that it has.
+	Willing(now int64) bool
+	Mute()
+	Met(c *Conn)
+	// Wonder has the server asked about connections that owe a reply for long.
+	Wonder()
+	// Unblock has the server end what connections wait for, within d. It reports for each
+	// whether the server has said anything of it, and whether it was that which ended it.
+	Unblock(d time.Duration, conns ...*Conn) (settled, freed []bool)
+}
+
+// incurious asks nothing.
+type incurious struct{}
+
+func (incurious) Willing(int64) bool { return false }
+func (incurious) Mute()              {}
+func (incurious) Met(*Conn)          {}
+func (incurious) Wonder()            {}
+func (incurious) Unblock(_ time.Duration, conns ...*Conn) (settled, freed []bool) {
+	return make([]bool, len(conns)), make([]bool, len(conns))
+}
+
+// Fleet is the connections to one server, and what they have heard of it.
+//
+// A Fleet is safe for concurrent use, but for Inspect.
+type Fleet struct {
+	// Lanes bounds how many are dialed at a time.
+	Lanes Lanes
+	// Inquirer asks the server about connections. It may be set before there are any.
+	Inquirer Inquirer
+
+	settings Settings
+	idleAge  int64           // of the clock, 0: connections need not prove themselves
+	life     context.Context // of the owner
+	clock    *Clock
+	calls    *Calls
+	n        *Counters
+	owner    Owner
+
+	gen        atomic.Uint64
+	heard      atomic.Bool   // a byte was received since the last look
+	heardAt    atomic.Int64  // the clock when one had been, at the latest look
+	asking     atomic.Int32  // idle connections that are being asked whether the server lives
+	stirred    chan struct{} // capacity 1: there is news of the server
+	suspectAt  atomic.Int64  // connections not heard since must prove themselves
+	answeredAt atomic.Int64  // the clock when the server last answered a PING of ours
+	record     record        // used by Inspect alone
+	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
+	direct     atomic.Bool   // servers see connections come from the addresses that they have here
+	watches    atomic.Bool   // a WATCH was sent, ever
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{} // guarded by mu
+}
+
+// NewFleet returns a fleet without connections, for as long as life. The clock, the calls
+// and the counters may be shared.
+func NewFleet(life context.Context, clock *Clock, calls *Calls, n *Counters, s Settings, o Owner) *Fleet {
+	f := &Fleet{
+		Inquirer: incurious{},
+		settings: s, idleAge: int64(max(s.IdleAge, 0)),
+		life: life, clock: clock, calls: calls, n: n, owner: o,
+		stirred: make(chan struct{}, 1),
+		conns:   make(map[*Conn]struct{}),
+	}
+	f.gen.Store(1)
+	f.n.Generations.Add(1)
+	f.Lanes.Reset()
+	return f
+}
+
+// Seal hides a failure from go-redis where that would retry by itself.
+func (f *Fleet) Seal(failure *Error) error {
+	if f.settings.Sealed {
+		return &SealedError{Inner: failure, At: f.owner}
+	}
+	return failure
+}
+
+// What is heard of the server.
+
+// hear notes that a byte was received.
+func (f *Fleet) hear() {
+	if !f.heard.Load() {
+		f.heard.Store(true)
+		f.Stir()
+	}
+}
+
+// Heard reports whether a byte was received since TakeHeard was called last.
+func (f *Fleet) Heard() bool { return f.heard.Load() }
+
+// TakeHeard does so, and begins anew.
+func (f *Fleet) TakeHeard() bool { return f.heard.Swap(false) }
+
+// HeardBy says that a byte had been received at some time of the clock.
+func (f *Fleet) HeardBy(at int64) { f.heardAt.Store(at) }
+
+// Answered says that the server has answered a PING.
+func (f *Fleet) Answered() {
+	f.hear()
+	f.heardAt.Store(f.clock.Read())
+	f.answeredAt.Store(f.clock.Read())
+}
+
+// Stir says that there is news of the server.
+func (f *Fleet) Stir() {
+	select {
+	case f.stirred <- struct{}{}:
+	default:
+	}
+}
+
+// Stirred returns a channel from which it is received that there is some.
+func (f *Fleet) Stirred() <-chan struct{} { return f.stirred }
+
+// Doubt makes every connection that was not heard since prove itself before its next use.
+func (f *Fleet) Doubt() {
+	f.suspectAt.Store(f.clock.Advance())
+	f.clock.Advance()
+}
+
+// DoubtedAt returns the time of the clock when that was called last, 0: never.
+func (f *Fleet) DoubtedAt() int64 { return f.suspectAt.Load() }
+
+// Watched reports whether a WATCH was ever sent.
+func (f *Fleet) Watched() bool { return f.watches.Load() }
+
+// RTT returns the round trip, smoothed, or 0 when none was measured.
+func (f *Fleet) RTT() time.Duration { return time.Duration(f.rtt.Load()) }
+
+// Measure smooths the round trip, as TCP does.
+func (f *Fleet) Measure(rtt time.Duration) {
+	old := f.rtt.Load()
+	if old == 0 {
+		f.rtt.Store(int64(rtt))
+		return
+	}
+	f.rtt.Store(old + (int64(rtt)-old)/rttSmoothing)
+}
+
+// ProofTimeout is how long an idle connection may take to answer a PING.
+func (f *Fleet) ProofTimeout() time.Duration {
+	return min(max(ProofRoundTrips*f.RTT(), proofFloor), max(f.settings.Timeout, leastTimeout))
+}
+
+// UnblockTimeout is how long the server may take to end what a connection waits for.
+func (f *Fleet) UnblockTimeout() time.Duration {
+	return max(unblockRoundTrips*f.RTT(), UnblockFloor)
+}
+
+// The register, and generations.
+
+// Generation returns the number of the generation that is the present one.
+func (f *Fleet) Generation() uint64 { return f.gen.Load() }
+
+// NextGeneration starts a new one and returns the connections of the old. They refuse
+// their next command; the caller retires those that are not to finish what is in flight.
+func (f *Fleet) NextGeneration() []*Conn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gen.Add(1)
+	f.n.Generations.Add(1)
+	old := make([]*Conn, 0, len(f.conns))
+	for c := range f.conns {
+		old = append(old, c)
+	}
+	return old
+}
+
+// Add registers a connection, unless its generation is over.
+func (f *Fleet) Add(c *Conn) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.gen != f.gen.Load() {
+		return false
+	}
+	f.conns[c] = struct{}{}
+	return true
+}
+
+// forget drops a closed connection from the register.
+func (f *Fleet) forget(c *Conn) {
+	f.mu.Lock()
+	delete(f.conns, c)
+	f.mu.Unlock()
+	f.Stir()
+}
+
+// Len returns how many connections there are.
+func (f *Fleet) Len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.conns)
+}
+
+// Each calls visit for every registered connection, without the lock.
+func (f *Fleet) Each(visit func(*Conn)) {
+	f.mu.Lock()
+	all := make([]*Conn, 0, len(f.conns))
+	for c := range f.conns {
+		all = append(all, c)
+	}
+	f.mu.Unlock()
+	for _, c := range all {
+		visit(c)
+	}
+}
+
+// New makes a connection of nc, which was dialed in a generation.
+func (f *Fleet) New(nc net.Conn, gen uint64) *Conn { return newConn(nc, f, gen) }
+
+// Adopt makes a connection of nc, on which the server was greeted, and answered at some
+// time: it may have been a while.
+func (f *Fleet) Adopt(nc net.Conn, gen uint64, g *Greeting, at time.Time) *Conn {
+	c := newConn(nc, f, gen)
+	c.greeted.Store(true)
+	c.greets = g
+	c.heard.Store(f.clock.Of(at))
+	return c
+}
+
+// What is done with all of them.
+
+// RetireIdle closes subscriptions and those connections that have been silent for a
+// while, with no reply outstanding. The rest may finish what is in flight, of a
+// pipeline perhaps that is half answered, for the server is not known to be dead;
+// their generation keeps them from being used again.
+func (f *Fleet) RetireIdle(conns []*Conn, why error) {
+	silent := f.clock.Advance() - int64(2*f.settings.Tick) // the clock lags by a tick
+	for _, c := range conns {
+		if c.owes.Load() == 0 && c.heard.Load() < silent || c.role.Load() == roleSubscriber {
+			c.Retire(why)
+		}
+	}
+}
+
+// RetireAll begins a generation and gives up all that was before.
+func (f *Fleet) RetireAll(why error) {
+	for _, c := range f.NextGeneration() {
+		c.Retire(why)
+	}
+}
+
+// RetireLost gives up those connections of generations before that owe a reply, unless
+// the kernel knows that the peer got what was sent.
+func (f *Fleet) RetireLost(why error) {
+	gen := f.gen.Load()
+	f.Each(func(c *Conn) {
+		if c.gen != gen && c.owes.Load() != 0 && c.evidence() != acknowledged {
+			c.Retire(why)
+		}
+	})
+}
+
+// Part has the server end what connections wait for, before they are closed because of
+// why. They end with what it has handed out, or as they do when they are closed. It reports
+// whether any does.
+func (f *Fleet) Part(why error) bool {
+	var waiting []*Conn
+	f.Each(func(c *Conn) {
+		if c.releasable() && c.aside.CompareAndSwap(nil, &aside{parting: why}) {
+			waiting = append(waiting, c)
+		}
+	})
+	if len(waiting) == 0 {
+		return false
+	}
+	settled, _ := f.Inquirer.Unblock(f.UnblockTimeout(), waiting...)
+	return slices.Contains(settled, true)
+}
+
+// AskIdle PINGs on up to most connections that lie idle, those first that were heard last,
+// each on a goroutine of spawn's. Their answers are heard as any byte is. It returns how
+// many are being asked.
+func (f *Fleet) AskIdle(most int, spawn func(func()) bool) (asked int) {
+	var idle []*Conn
+	f.Each(func(c *Conn) {
+		if c.Sweepable(0) {
+			idle = append(idle, c)
+		}
+	})
+	slices.SortFunc(idle, func(a, b *Conn) int { return int(min(max(b.heard.Load()-a.heard.Load(), -1), 1)) })
+	for _, c := range idle[:min(most, len(idle))] {
+		f.asking.Add(1)
+		if !spawn(func() {
+			defer f.Stir()
+			defer f.asking.Add(-1)
+			c.beat()
+		}) {
+			f.asking.Add(-1)
+			break
+		}
+		asked++
+	}
+	return asked
+}
+
+// Asking reports whether idle connections are being asked.
+func (f *Fleet) Asking() bool { return f.asking.Load() > 0 }
+
+// MayAnswer reports whether there is an established connection on which an answer may
+// still come: one is being asked, or somebody waits for a reply.
+func (f *Fleet) MayAnswer() bool {
+	if f.Asking() {
+		return true
+	}
+	waits := false
+	f.Each(func(c *Conn) { waits = waits || c.owes.Load() != 0 && c.Retirement() == nil })
+	return waits
+}
+
+// CutSilentSubscribers closes the subscriptions whose PING is unanswered for longer than
+// limit, while the server answers elsewhere: go-redis sends it and does not
+// wait for the PONG. They subscribe anew on their own. Where nobody is reading the answer
+// may have come: that one is slow, not dead.
+func (f *Fleet) CutSilentSubscribers(limit time.Duration) {
+	now := f.clock.Read()
+	f.Each(func(c *Conn) {
+		owes := c.owes.Load()
+		if owes == 0 || now-owes <= int64(limit) || c.role.Load() != roleSubscriber || c.users.Load() <= 0 || f.heardAt.Load() < owes {
+			return
+		}
+		c.Cut(errSilentSubscriber)
+	})
+}
+
+var errSilentSubscriber = errors.New("subscriber's PING went unanswered")

@@ -1,0 +1,69 @@
+package wire
+
+import "time"
+
+// The numbers of connections. Those that a caller may set come with Settings.
+const (
+	// While callers wait, the delay is the outage's age divided by EagerDivisor,
+	// at least EagerDelay: recovery adds about 1 % to an outage. See docs/backoff.md.
+	EagerDelay   = 25 * time.Millisecond
+	EagerDivisor = 100
+	EagerJitter  = 0.2
+
+	// FirstLanes is how many dials may run at once when the link comes up. Each
+	// success adds a lane, so the number doubles with every round.
+	FirstLanes = 4
+
+	// How long an idle connection may take to answer: a multiple of the measured
+	// round trip, within bounds. A false alarm costs one dial.
+	ProofRoundTrips = 8
+	proofFloor      = 50 * time.Millisecond
+	// leastTimeout bounds that from below, however little time a heartbeat has.
+	leastTimeout = time.Millisecond
+	// A new round trip counts for one part in rttSmoothing of the smoothed one.
+	rttSmoothing = 8
+	// MaxAnswer bounds the answer to a PING, with all that comes along.
+	MaxAnswer = 1 << 10
+	// maxGreeting is the length within which the reply to HELLO says which client this is.
+	maxGreeting = 1024
+
+	// What a connection waits for is ended within so many round trips or, at least,
+	// UnblockFloor. When it is not known whether it was, its reply may take lastLook.
+	unblockRoundTrips = 4
+	UnblockFloor      = 50 * time.Millisecond
+	lastLook          = time.Millisecond
+
+	// tokenMargin is how much earlier the deadline for writing, which identifies a
+	// call, is than the one that go-redis would set by itself. Where that would be
+	// none, noWriteTimeout stands for it.
+	tokenMargin    = time.Millisecond
+	noWriteTimeout = 24 * time.Hour
+	// Unwatched is how long a command waits for its reply before its context is
+	// watched, and watchedWrite the size from which on it is watched while it is
+	// written.
+	Unwatched    = 10 * time.Millisecond
+	watchedWrite = 16 << 10
+
+	// KeepAliveFloor is the least time that the kernel lets pass before it probes a
+	// connection on which nothing happens.
+	KeepAliveFloor = time.Second
+
+	// glance is how often connections are looked at while commands are under way,
+	// closerGlance while one has waited for a moment. A connection is unacknowledged when
+	// what was written on it was sent again manyTimes without an answer, for at least
+	// resentFor, or as many probes of the kernel were not answered; while another was answered later by at least answeredSince, and
+	// among a number of segments, noLosses at least, no more than one in lossRatio was
+	// lost: else TCP deserves more time. Of late, which is some lossTime, there must be
+	// as few as for as long as is remembered, some lossMemory. No more than glanceAt
+	// connections that are well are looked at for losses.
+	glance        = 250 * time.Millisecond
+	closerGlance  = 50 * time.Millisecond
+	glanceAt      = 64
+	manyTimes     = 2
+	resentFor     = 550 * time.Millisecond
+	answeredSince = 300 * time.Millisecond
+	lossTime      = time.Second
+	lossMemory    = 15 * time.Second
+	noLosses      = 6
+	lossRatio     = 200
+)
