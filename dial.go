@@ -122,6 +122,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
 				l.Lanes.Failed(err)
 				l.Suspect(err)
+				l.awaitVerdict(ctx)
 			}
 			return nil, err
 		}
@@ -135,6 +136,14 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 		return nil, &wire.RetiredError{Cause: l.lastCause()}
 	}
 	return c, nil
+}
+
+// awaitVerdict waits for a moment until it is known what a dial that failed says of the
+// server: whoever dialed has no connection, and the gate is the place to wait for one.
+func (l *link) awaitVerdict(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, subscriberWait)
+	defer cancel()
+	_ = l.await(ctx, func() bool { return !l.suspected || l.state != StateConnected })
 }
 
 // dialNetwork dials and counts. Closing the link ends it.
