@@ -163,7 +163,7 @@ func (o *led) where() string  { return o.by.Last() }
 // lonely is an alone or led.
 type lonely interface {
 	owner
-	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration)
+	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool)
 }
 
 // buildClient builds a client for one server.
@@ -181,7 +181,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 		}
 		h := hook{link: g.peer(), router: oneServer{&k.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
 		rdb.AddHook(h)
-		o.is(rdb, &g.inflight, k.cfg.timeout)
+		o.is(rdb, &g.inflight, k.cfg.timeout, g.Declined)
 		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
 	})
 }

@@ -291,9 +291,10 @@ type poolOf struct {
 }
 
 // is says which client the pool is that of. inflight is how many commands it has to do,
-// timeout what a connection may take to answer.
-func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration) {
-	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout), gone: closedCheck(rdb)})
+// timeout what a connection may take to answer, declined whether the server has no
+// notifications of maintenance.
+func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool) {
+	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout, declined), gone: closedCheck(rdb)})
 }
 
 // warm reports whether the client is known.
@@ -315,15 +316,25 @@ func (p *pool) gone() bool {
 // none of them may have the time to make one. Up to MinIdleConns it replaces them all,
 // since go-redis counts connections that died in the pool as idle until somebody asks
 // for them.
-func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration) func(ctx context.Context, lost int) {
+func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool) func(ctx context.Context, lost int) {
 	opt := rdb.Options()
 	full := func() bool { // then there are connections, or callers who make them
 		s := rdb.PoolStats()
 		return int(inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
 	}
 	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
+	// No hooks: nobody must see this. They are made now, while nobody else uses the client:
+	// go-redis writes to what it copies. In mode auto it asks for notifications until a
+	// server has none, which copies do not hear of.
+	plain, declining := rdb.WithTimeout(timeout), rdb.WithTimeout(timeout)
+	if conf := opt.MaintNotificationsConfig; conf != nil && conf.Mode == maintnotifications.ModeAuto {
+		declining.Options().MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	}
 	return func(ctx context.Context, lost int) {
-		plain := rdb.WithTimeout(timeout) // no hooks: nobody must see this; made now, it knows what servers have refused
+		plain := plain
+		if declined() {
+			plain = declining
+		}
 		ctx, cancel := context.WithTimeout(ctx, warmWithin)
 		defer cancel()
 		held := make([]*redis.Conn, 0, max(least, 0))

@@ -171,7 +171,7 @@ func (n *nodes) newMember(opt *redis.Options, quick bool) *member {
 
 // enlist has a member watch over its client.
 func (n *nodes) enlist(rdb *redis.Client, m *member) {
-	m.is(rdb, &m.link.inflight, n.cfg.timeout)
+	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link.Declined)
 	n.mu.Lock()
 	n.byClient[rdb] = m
 	n.mu.Unlock()

@@ -168,9 +168,10 @@ const (
 
 	// A third of the detection time is what the kernel lets pass before it probes a
 	// connection on which nothing happens, and between two probes, but no less than
-	// wire.KeepAliveFloor: systems count in seconds. keepAliveProbes is how many a peer may
-	// leave unanswered. Until then, which is a third later than the heartbeat would
-	// notice, the kernel lets bytes go unacknowledged, too.
+	// wire.KeepAliveFloor: systems count in seconds. Twice keepAliveProbes is how many a
+	// peer may leave unanswered. On Linux bytes may go unacknowledged, and probes
+	// unanswered, for four times the detection time: on a way on which one packet in ten
+	// is lost TCP needs that long now and then.
 	keepAliveProbes = 3
 
 	// foreignPatience is how long Close waits for other code of the caller, such as a
@@ -242,7 +243,7 @@ func (c *config) detection() time.Duration {
 // failed: never before the detection time has passed.
 func liveness(detection time.Duration) sys.Liveness {
 	idle := max(detection/keepAliveProbes, wire.KeepAliveFloor)
-	return sys.Liveness{Idle: idle, Probes: keepAliveProbes, Unacked: (1 + keepAliveProbes) * idle}
+	return sys.Liveness{Idle: idle, Probes: 2 * keepAliveProbes, Unacked: (1 + keepAliveProbes) * detection}
 }
 
 // sentinelLimits returns the numbers by which sentinels are asked and listened to. Setting

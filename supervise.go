@@ -106,7 +106,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	return build(k, 0, func() (*Supervisor, error) {
 		o := new(alone)
 		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true), o, pingerOf(opt, false)))
-		o.is(rdb, &g.inflight, cfg.timeout)
+		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
 		k.whole = g.link
 		k.add(g)
 		rdb.AddHook(existing{hook{link: g.peer(), router: oneServer{&k.calls, opt.WriteTimeout}}, g.link, opt})

@@ -16,6 +16,7 @@ import (
 // aside is what is done with bytes that are read before go-redis has them.
 type aside struct {
 	greeting bool          // they answer HELLO, and say which client this is
+	upkeep   bool          // they answer whether there are notifications of maintenance
 	answer   bool          // they begin with the answer to a question of our own
 	parting  error         // why nothing is worth less than the end of the connection
 	text     []byte        // of a greeting, so far
@@ -107,6 +108,12 @@ func (c *Conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 		}
 		if c.id.Swap(id) != id {
 			c.self.Store(nil)
+		}
+		c.aside.CompareAndSwap(a, nil)
+		return n, err
+	case a.upkeep:
+		if p[0] == '-' {
+			c.fleet.declined.Store(true)
 		}
 		c.aside.CompareAndSwap(a, nil)
 		return n, err

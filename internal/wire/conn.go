@@ -393,6 +393,9 @@ func (c *Conn) observe(p []byte) {
 	case "auth", "select", "readonly":
 		return // handshake
 	case "client":
+		if bytes.Contains(p, []byte("\r\nmaint_notifications\r\n")) {
+			c.aside.Store(&aside{upkeep: true})
+		}
 		if bytes.Contains(bytes.ToLower(p), []byte("\r\nreply\r\n")) {
 			c.role.Store(roleHeld)
 		}

@@ -92,6 +92,7 @@ type Fleet struct {
 	record     record        // used by Inspect alone
 	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
 	direct     atomic.Bool   // servers see connections come from the addresses that they have here
+	declined   atomic.Bool   // a server has no notifications of maintenance
 	watches    atomic.Bool   // a WATCH was sent, ever
 
 	mu    sync.Mutex
@@ -371,3 +372,7 @@ func (f *Fleet) CutSilentSubscribers(limit time.Duration) {
 }
 
 var errSilentSubscriber = errors.New("subscriber's PING went unanswered")
+
+// Declined reports whether the server was asked for notifications of maintenance and has
+// none.
+func (f *Fleet) Declined() bool { return f.declined.Load() }
