@@ -290,7 +290,9 @@ func (c *call) settle(r ruling) error {
 		l.react(err)
 	case repeatable:
 		c.mayHaveRun = true
-		c.runs++
+		if !isOfDial(err) { // else it is parts for other nodes that have run
+			c.runs++
+		}
 	}
 	if c.began.IsZero() {
 		c.began = time.Now()
