@@ -44,9 +44,12 @@ func (c *Conn) introduce(p []byte, now int64) error {
 	if waits && !command.Blocks(p) {
 		return nil
 	}
-	if c.fleet.direct.Load() { // the server knows it by the address that it has here
-		c.fleet.Inquirer.Met(c)
-		return nil
+	if c.fleet.direct.Load() { // the server sees what can be seen here
+		if self, ok := c.seenHere(); ok {
+			c.self.Store(&self)
+			c.fleet.Inquirer.Met(c)
+			return nil
+		}
 	}
 	c.aside.Store(&aside{answer: true})
 	_, err := c.Conn.Write(whoAmI)
@@ -70,7 +73,8 @@ func (c *Conn) next(p []byte) (int, error) {
 	return c.read(p)
 }
 
-// Greeting is the first request on a connection, if that was HELLO, and the answer. A
+// Greeting is the first request on a connection, if that was HELLO, and the answer. One
+// goroutine at a time may use it. A
 // connection that was set up by a probe comes to a pool, which greets the server once more
 // in the same words: it has the same answer, and the server is not troubled.
 type Greeting struct {
@@ -78,6 +82,7 @@ type Greeting struct {
 	request, reply []byte
 }
 
+// Said takes up what was written.
 func (g *Greeting) Said(p []byte) {
 	var buf [16]byte
 	if g.requests++; g.requests == 1 && string(command.Head(p, &buf)) == "hello" {
@@ -85,6 +90,7 @@ func (g *Greeting) Said(p []byte) {
 	}
 }
 
+// Heard takes up what was read.
 func (g *Greeting) Heard(p []byte) {
 	if g.requests == 1 {
 		g.reply = append(g.reply, p...)
@@ -93,7 +99,7 @@ func (g *Greeting) Heard(p []byte) {
 
 // answers reports whether there is an answer to a request.
 func (g *Greeting) answers(p []byte) bool {
-	return g != nil && len(g.reply) > 0 && bytes.Equal(g.request, p)
+	return len(g.reply) > 0 && bytes.Equal(g.request, p)
 }
 
 // overhear does what is to be done with the first n bytes of p, which were read, and
@@ -169,7 +175,8 @@ func (c *Conn) introduced(text []byte) {
 		return
 	}
 	c.self.Store(&self)
-	c.fleet.direct.Store(c.ComesFrom(self))
+	here, ok := c.seenHere()
+	c.fleet.direct.Store(ok && here.Is(self))
 	c.heard.Store(c.fleet.clock.Last())
 	c.fleet.hear()
 	c.fleet.Inquirer.Met(c)
@@ -181,6 +188,16 @@ func (c *Conn) introduced(text []byte) {
 func (c *Conn) ComesFrom(peer command.Peer) bool {
 	local, ok := c.Conn.LocalAddr().(*net.TCPAddr)
 	return ok && local.String() == peer.Addr
+}
+
+// seenHere returns the connection as its server sees it when nothing is in between.
+func (c *Conn) seenHere() (self command.Peer, ok bool) {
+	local, _ := c.Conn.LocalAddr().(*net.TCPAddr)
+	remote, _ := c.Conn.RemoteAddr().(*net.TCPAddr)
+	if local == nil || remote == nil {
+		return self, false
+	}
+	return command.Peer{ID: c.id.Load(), Addr: local.String(), Laddr: remote.String()}, true
 }
 
 // unblock has the server end what the connection waits for, and says how long that may

@@ -112,12 +112,14 @@ func (c *Conn) Write(p []byte) (int, error) {
 			now = c.fleet.clock.Read()
 		}
 		c.observe(p)
-		if c.greets.answers(p) {
-			c.sent = len(p)
-			c.owes.Store(now)
-			c.keep(c.greets.reply)
-			c.greets = nil
-			return len(p), nil
+		if g := c.greets; g != nil {
+			c.greets = nil // it is for the first request alone
+			if g.answers(p) {
+				c.sent = len(p)
+				c.owes.Store(now)
+				c.keep(g.reply)
+				return len(p), nil
+			}
 		}
 		if err := c.introduce(p, now); err != nil {
 			return 0, c.unwritten(0, true, c.blame(err))
