@@ -14,14 +14,14 @@ import (
 
 // baseDialer returns the dialer beneath the link: the caller's own, or one that
 // does what go-redis's does, but heeds ctx during the TLS handshake too. Sockets
-// get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that find a half-open
-// connection within budget.
-func baseDialer(opt *redis.Options, budget time.Duration) dialFunc {
-	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, budget)
+// get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that end a half-open
+// connection when all else has failed, see liveness.
+func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
+	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, detection)
 }
 
 // tuned bounds the time that dial may take, and tunes its sockets.
-func tuned(dial dialFunc, timeout, budget time.Duration) dialFunc {
+func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 	if timeout == 0 {
 		timeout = defaultDialTimeout
 	}
@@ -33,7 +33,7 @@ func tuned(dial dialFunc, timeout, budget time.Duration) dialFunc {
 		}
 		nc, err := dial(ctx, network, addr)
 		if err == nil {
-			sys.Tune(sys.Innermost(nc), liveness(budget))
+			sys.Tune(sys.Innermost(nc), liveness(detection))
 		}
 		return nc, err
 	}

@@ -67,6 +67,7 @@ func (c *scriptedConn) Write(p []byte) (int, error) {
 }
 
 func (c *scriptedConn) LocalAddr() net.Addr              { return noAddr{} }
+func (c *scriptedConn) RemoteAddr() net.Addr             { return noAddr{} }
 func (c *scriptedConn) Close() error                     { c.closed = true; return nil }
 func (c *scriptedConn) SetDeadline(time.Time) error      { return nil }
 func (c *scriptedConn) SetReadDeadline(time.Time) error  { return nil }

@@ -326,8 +326,10 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, de
 	// No hooks: nobody must see this. They are made now, while nobody else uses the client:
 	// go-redis writes to what it copies. In mode auto it asks for notifications until a
 	// server has none, which copies do not hear of.
-	plain, declining := rdb.WithTimeout(timeout), rdb.WithTimeout(timeout)
+	plain := rdb.WithTimeout(timeout)
+	declining := plain
 	if conf := opt.MaintNotificationsConfig; conf != nil && conf.Mode == maintnotifications.ModeAuto {
+		declining = rdb.WithTimeout(timeout)
 		declining.Options().MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	}
 	return func(ctx context.Context, lost int) {

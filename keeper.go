@@ -226,9 +226,15 @@ func (k *keeper) close(f func() error) error {
 	k.shut(closedByCaller)
 	// go-redis may have commands to flush, but may also wait for one that sets up a
 	// connection, with a lock held.
-	timer := time.AfterFunc(foreignPatience, k.closeConns)
+	closed := make(chan struct{})
+	timer := time.AfterFunc(foreignPatience, func() {
+		defer close(closed)
+		k.closeConns()
+	})
 	err := f()
-	timer.Stop()
+	if !timer.Stop() {
+		<-closed
+	}
 	k.closeConns()
 	k.join()
 	return err

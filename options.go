@@ -110,11 +110,11 @@ const (
 	// Pauses between two attempts of one command while the link is up.
 	retryPause    = 5 * time.Millisecond
 	retryPauseCap = 100 * time.Millisecond
-	// Attempts at commands that reached the server before, which a client may make
-	// at once and, from then on, per second; see budget.
 	// maxRuns is how often a command is sent that may have run each time: as often as
 	// go-redis does by default.
-	maxRuns    = 4
+	maxRuns = 4
+	// Attempts at commands that reached the server before, which a client may make
+	// at once and, from then on, per second; see budget.
 	retryBurst = 500
 	retryRate  = 100
 
@@ -124,8 +124,9 @@ const (
 
 	// sentinelPatience is how long a sentinel may take to answer before others are asked
 	// as well, sentinelsAtOnce at a time. One that is silent is dialed anew after the
-	// age of the silence divided by eagerDivisor, at most sentinelAgain. Of those that other sentinels have named, and that have
-	// not answered when they were asked last, there are sentinelStrangers in a question.
+	// age of the silence divided by wire.EagerDivisor, at most sentinelAgain. Of those
+	// that other sentinels have named, and that have not answered when they were asked
+	// last, there are sentinelStrangers in a question.
 	sentinelPatience  = 50 * time.Millisecond
 	sentinelAgain     = 250 * time.Millisecond
 	sentinelsAtOnce   = 4

@@ -25,12 +25,12 @@ import (
 // is concluded from the answers is in verdict.go; when there is another attempt, the
 // guard and its loop decide.
 
-// pinger makes attempts to reach the server of a link. Its connections take no part in
-// the pools: those may be exhausted without the server being dead, and heartbeats must
-// not show up in the caller's hooks.
+// pinger makes attempts to reach the server of a link. While it has a connection that is
+// none of the pools': those may be exhausted without the server being dead, and heartbeats
+// must not show up in the caller's hooks. The next dial of a pool takes it over, see pass.
 type pinger struct {
 	link  *link
-	opt   *redis.Options // of the client that sets up a connection and PINGs; see client
+	opt   *redis.Options // of the client that sets up a connection and PINGs; see newClient
 	quick bool           // dialing is one round trip
 	// How long a dial, and then what sets up the connection, may take. They are the
 	// caller's: the heartbeat's own timeout bounds only the wait for an answer.

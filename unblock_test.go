@@ -87,7 +87,7 @@ func TestUnblock_LosesNothing(t *testing.T) {
 			assert.LessOrEqual(t, lost, closed, "only where the server did not answer in time, on a busy machine")
 			assert.Greater(t, ends, 100)
 			if !RaceDetector { // under which the server may have no processor to answer in time
-				assert.Less(t, closed, ends/2, "connections are used again")
+				assert.Less(t, closed, ends/10, "connections are used again")
 			}
 			assert.Zero(t, c.Stats().Outages)
 			require.NoError(t, c.Close())

@@ -161,3 +161,43 @@ func TestIdleCheck_WrongAnswer_DropsTheConnection(t *testing.T) {
 	assert.Equal(t, PhaseWrite, phaseOf(t, err), "nothing was sent")
 	assert.Error(t, c.Retirement())
 }
+
+// What was said on a connection before a pool had it answers the same request at once, if it
+// is the first; anything else goes to the server.
+func TestConn_Greeting_AnswersTheFirstRequestAlone(t *testing.T) {
+	const hello, reply = "*2\r\n$5\r\nhello\r\n$1\r\n3\r\n", "%1\r\n$2\r\nid\r\n:7\r\n"
+	adopted := func() (c *Conn, written *[]byte) {
+		written = new([]byte)
+		f, _ := still(0)
+		g := new(Greeting)
+		g.Said([]byte(hello))
+		g.Heard([]byte(reply))
+		g.Said([]byte("*1\r\n$4\r\nping\r\n"))
+		g.Heard([]byte("+PONG\r\n"))
+		return f.Adopt(&scriptConn{
+			write: func(p []byte) (int, error) { *written = append(*written, p...); return len(p), nil },
+			read:  func(p []byte) (int, error) { return copy(p, "+OK\r\n"), nil },
+		}, f.Generation(), g, time.Now()), written
+	}
+	say := func(c *Conn, request string) (answer string) {
+		n, err := c.Write([]byte(request))
+		require.NoError(t, err)
+		require.Equal(t, len(request), n)
+		buf := make([]byte, 100)
+		n, err = c.Read(buf)
+		require.NoError(t, err)
+		return string(buf[:n])
+	}
+	c, written := adopted()
+	assert.Equal(t, reply, say(c, hello))
+	assert.Empty(t, *written)
+	assert.EqualValues(t, 7, c.ID())
+	assert.Equal(t, "+OK\r\n", say(c, hello), "once more is another matter")
+	assert.Equal(t, hello, string(*written))
+
+	c, written = adopted()
+	const auth = "*2\r\n$4\r\nauth\r\n$1\r\nx\r\n"
+	assert.Equal(t, "+OK\r\n", say(c, auth))
+	assert.Equal(t, "+OK\r\n", say(c, hello), "the account may be another by now")
+	assert.Equal(t, auth+hello, string(*written))
+}

@@ -57,6 +57,21 @@ func (c *Conn) Sweepable(age int64) bool {
 // Sweep proves the connection in the background, unless it is in use. A failure
 // retires it.
 func (c *Conn) Sweep(age int64) {
+	c.whileIdle(age, func(deadline time.Time) { _ = c.ping(deadline) })
+}
+
+// beat asks on a connection that lies idle in the pool whether the server lives.
+func (c *Conn) beat() {
+	c.whileIdle(0, func(deadline time.Time) {
+		if !c.unread() {
+			_ = c.ask(deadline)
+		}
+	})
+}
+
+// whileIdle calls f with the connection claimed, if it is sweepable, and the time by which
+// an answer should come.
+func (c *Conn) whileIdle(age int64, f func(deadline time.Time)) {
 	if !c.claim.TryLock() {
 		return
 	}
@@ -66,48 +81,26 @@ func (c *Conn) Sweep(age int64) {
 	}
 	defer c.users.Add(-claimed)
 	if c.Sweepable(age) {
-		_ = c.ping(time.Now().Add(c.fleet.ProofTimeout()))
+		f(time.Now().Add(c.fleet.ProofTimeout()))
 	}
-}
-
-// beat asks on a connection that lies idle in the pool whether the server lives.
-func (c *Conn) beat() {
-	if !c.claim.TryLock() {
-		return
-	}
-	defer c.claim.Unlock()
-	if !c.users.CompareAndSwap(0, claimed) {
-		return
-	}
-	defer c.users.Add(-claimed)
-	if !c.Sweepable(0) || c.unread() {
-		return
-	}
-	began := time.Now()
-	if err := c.exchange(began.Add(c.fleet.ProofTimeout())); err != nil {
-		c.fleet.n.IdleDropped.Add(1)
-		c.Retire(err)
-		c.fleet.owner.Suspect(err)
-		return
-	}
-	c.fleet.Measure(time.Since(began))
-	c.heard.Store(c.fleet.clock.Last())
-	c.fleet.hear()
 }
 
 var pingRequest = []byte("*1\r\n$4\r\nping\r\n")
 
-// ping exchanges one PING on a connection that the caller has claimed. Bytes that wait
-// unread are pushes for go-redis and must stay where they are: then nothing is sent. A
-// connection that does not answer is retired.
+// ping checks a connection that the caller has claimed, and counts that. Bytes that wait
+// unread are pushes for go-redis and must stay where they are: then nothing is sent.
 func (c *Conn) ping(deadline time.Time) error {
 	if c.unread() {
 		return nil
 	}
 	c.fleet.n.IdleChecks.Add(1)
+	return c.ask(deadline)
+}
+
+// ask exchanges one PING. A connection that does not answer is retired.
+func (c *Conn) ask(deadline time.Time) error {
 	began := time.Now()
-	err := c.exchange(deadline)
-	if err != nil {
+	if err := c.exchange(deadline); err != nil {
 		c.fleet.n.IdleDropped.Add(1)
 		err = fmt.Errorf("idle connection: %w", err)
 		if c.Retirement() == nil {
