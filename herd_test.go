@@ -158,7 +158,15 @@ func (h herd) run(t *testing.T) herdResult {
 		returned = time.Now()
 		mu.Unlock()
 		r.attempts = float64(s.regain()-before) / float64(h.clients)
-		<-all
+		select {
+		case <-all:
+		case <-time.After(5 * time.Minute): // in a bubble nothing else would end it
+			for _, c := range clients {
+				if s := c.Stats(); s.Outages == 0 || s.State != StateConnected {
+					t.Errorf("not lost and back again: %v", s)
+				}
+			}
+		}
 		calls.Wait()
 		for _, c := range clients {
 			_ = c.Close()
@@ -238,6 +246,9 @@ func (s *herdServer) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	time.Sleep(herdRoundTrip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.up { // it was lost on the way
+		return nil, errRefused
+	}
 	s.accepted = append(s.accepted, time.Now())
 	c := &herdConn{server: s, closed: make(chan struct{}), replies: make(chan string, 1)}
 	s.conns[c] = struct{}{}
