@@ -65,6 +65,9 @@ const (
 	// connection, or a dialer of the caller's at work, before another is begun: it is not
 	// known how long a connection takes here.
 	firstPatience = 2 * time.Second
+	// dialPatience is how long the first dial of all may take before there are others: as
+	// long as RFC 8305 has the attempts at one address wait for those at another, at least.
+	dialPatience = 100 * time.Millisecond
 	// setUpSmoothing is the part of a longer time to set up a connection that is believed
 	// at once.
 	setUpSmoothing = 4

@@ -458,6 +458,9 @@ func (p *pinger) pace(d time.Duration) time.Duration {
 	case p.typical > 0:
 		return max(d, p.typical)
 	case p.quick && !connected:
+		if time.Since(p.running[0].began) < dialPatience {
+			return max(d, dialPatience)
+		}
 		return d
 	}
 	return max(d, firstPatience)

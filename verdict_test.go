@@ -254,3 +254,24 @@ func lossy(n *memNet, lost *atomic.Bool, under, most, dials *atomic.Int32) dialF
 		return n.Dial(ctx, network, addr)
 	}
 }
+
+// A server that is far away is dialed once, though nothing is known yet of how far.
+func TestAttempts_FarServer(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		var dials atomic.Int32
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			time.Sleep(80 * time.Millisecond)
+			return n.Dial(ctx, network, addr)
+		}
+		cfg, err := newConfig(nil)
+		require.NoError(t, err)
+		c, err := buildClient(opt, newKeeper(cfg, opt.Addr), true, new(alone))
+		require.NoError(t, err)
+		defer c.Close()
+		began := time.Now()
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		assert.Equal(t, 80*time.Millisecond, time.Since(began))
+		assert.EqualValues(t, 1, dials.Load())
+	})
+}
