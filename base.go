@@ -37,6 +37,7 @@ type base struct {
 	n      counters
 	budget budget
 	calls  wire.Calls
+	subs   subscriptions
 
 	refusing chan struct{} // closed when the client as a whole admits no command any more
 	knock    chan struct{} // capacity 1: there is something for the keeper to look at
@@ -125,6 +126,62 @@ func (b *base) abroad(f func()) (err error) {
 type panicError struct{ value any }
 
 func (e *panicError) Error() string { return fmt.Sprint("panic: ", e.value) }
+
+// subscriptions counts those that have lost their connection and are not back yet.
+type subscriptions struct {
+	mu      sync.Mutex
+	missing int           // guarded by mu
+	whole   chan struct{} // guarded by mu; closed when none is missing any more; nil: nobody waits
+}
+
+func (s *subscriptions) lost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missing++
+}
+
+func (s *subscriptions) back() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.missing > 0 {
+		s.foundLocked(1)
+	}
+}
+
+func (s *subscriptions) foundLocked(n int) {
+	if s.missing -= n; s.missing == 0 && s.whole != nil {
+		close(s.whole)
+		s.whole = nil
+	}
+}
+
+// await waits until none is missing, for d at most. What is missing then was given up
+// perhaps, and nobody waits for it again.
+func (s *subscriptions) await(ctx context.Context, d time.Duration) {
+	s.mu.Lock()
+	missing := s.missing
+	if missing == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.whole == nil {
+		s.whole = make(chan struct{})
+	}
+	whole := s.whole
+	s.mu.Unlock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-whole:
+	case <-ctx.Done():
+	case <-timer.C:
+		s.mu.Lock()
+		if s.whole == whole {
+			s.foundLocked(s.missing)
+		}
+		s.mu.Unlock()
+	}
+}
 
 // crew counts goroutines.
 type crew struct {

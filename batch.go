@@ -123,6 +123,8 @@ func (b *batch) end(c *call, final error) error {
 	return command.FirstError(b.cmds, final)
 }
 
+func (b *batch) publishes() bool { return slices.ContainsFunc(b.rest, command.Publishes) }
+
 // label puts the final error on the commands that have no answer of their own.
 func (c *call) label(cmds []redis.Cmder, final error) {
 	if asError(final) == nil && isReply(final) {
@@ -453,6 +455,8 @@ func (s *spread) end(c *call, final error) error {
 	}
 	return command.FirstError(s.cmds, final)
 }
+
+func (s *spread) publishes() bool { return slices.ContainsFunc(s.rest, command.Publishes) }
 
 // parts is what became of the parts of a command that go-redis splits among nodes.
 // It reports success when some of them failed.

@@ -88,6 +88,8 @@ func (s *single) end(c *call, final error) error {
 	return final
 }
 
+func (s *single) publishes() bool { return command.Publishes(s.cmd) }
+
 // call is what a caller wants done, across its attempts.
 type call struct {
 	terms
@@ -96,6 +98,7 @@ type call struct {
 	name     string
 	inside   bool      // its parts wait at the gate and are counted by themselves
 	admitted bool      // the next attempt was counted by enter
+	waited   bool      // at a gate
 	renewed  bool      // it was tried again with new credentials
 	apiece   bool      // mayHaveRun is remembered for each of its commands
 	began    time.Time // when it first failed or had to wait; zero: not yet
@@ -127,6 +130,8 @@ type work interface {
 	// end returns the error of a call that ends with final, and gives what has no answer
 	// of its own its error.
 	end(c *call, final error) error
+	// publishes reports whether what is left to do sends messages to subscriptions.
+	publishes() bool
 }
 
 // ruling is what became of an attempt.
@@ -151,6 +156,10 @@ func (c *call) carry(w work, err error) error {
 		}
 		if final == nil {
 			final = c.admit()
+		}
+		if final == nil && c.waited && w.publishes() {
+			c.waited = false
+			c.link.subs.await(c.ctx, subscribersFirst)
 		}
 		if final != nil {
 			return w.end(c, final)
@@ -229,6 +238,7 @@ func (c *call) wait(g *gate) error {
 	c.why = why
 	switch {
 	case err == nil:
+		c.waited = true
 		return nil
 	case err == ErrClosed:
 		return c.fail(ErrClosed, err)

@@ -257,10 +257,12 @@ type counterpart interface {
 // peer returns the link as commands see it.
 func (l *link) peer() peer { return peer{l.gate, &l.endpoint, l} }
 
-// Address, Cause, Strayed and Shake are what connections want of their owner, as Suspect is.
+// Address, Cause, Strayed, Unsubscribed, Subscribed and Shake are what connections want of their owner, as Suspect is.
 func (l *link) Address() string      { return l.addr }
 func (l *link) Cause() error         { return l.lastCause() }
 func (l *link) Strayed(c *wire.Conn) { l.owner.strayed(c) }
+func (l *link) Unsubscribed()        { l.subs.lost() }
+func (l *link) Subscribed()          { l.subs.back() }
 
 // Shake has the keeper look whether go-redis, which has closed a connection, has closed
 // the client as well. A pool that closes is closed before its connections are.

@@ -27,7 +27,8 @@ const inNamespace = "REDIAL_TEST_IN_NETWORK_NAMESPACE"
 
 // TestNetwork_PacketsDropped drops packets, as a dead host or a firewall does: no
 // proxy can, for the kernel at its end would go on acknowledging. It runs itself
-// again in a network namespace of its own.
+// again in a network namespace of its own, and alone: it measures times to which
+// others would add.
 func TestNetwork_PacketsDropped(t *testing.T) {
 	if os.Getenv(inNamespace) == "1" {
 		require.NoError(t, sh("ip link set lo up"))
@@ -38,7 +39,6 @@ func TestNetwork_PacketsDropped(t *testing.T) {
 		t.Run("now and then", testPacketLoss)
 		return
 	}
-	t.Parallel()
 	unshare := []string{"unshare", "-n"}
 	if os.Getuid() != 0 {
 		unshare = []string{"unshare", "-rn"}
@@ -122,17 +122,21 @@ type ports struct {
 	list []string
 }
 
-// first is that of the connection of the pool's: redial hands over the one it began with.
-func (p *ports) first() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.list[0]
-}
-
-func (p *ports) last() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.list[len(p.list)-1]
+// clientPort returns the port of the connection whose last command the server says was that.
+func clientPort(t *testing.T, s *redialtest.Server, command string) string {
+	t.Helper()
+	var port string
+	require.Eventually(t, func() bool {
+		for line := range strings.Lines(s.Do("CLIENT", "LIST").(string)) {
+			if strings.Contains(line, " cmd="+command+" ") {
+				_, rest, _ := strings.Cut(line, " addr=")
+				addr, _, _ := strings.Cut(rest, " ")
+				_, port, _ = net.SplitHostPort(addr)
+			}
+		}
+		return port != ""
+	}, 2*time.Second, 10*time.Millisecond)
+	return port
 }
 
 // remember returns options whose dialer notes the local ports it was given.
@@ -156,15 +160,14 @@ func remember(s *redialtest.Server, p *ports) *redis.Options {
 // The connection of a subscriber is half-open, everything else is well.
 func testHalfOpenSubscriber(t *testing.T) {
 	s := redialtest.StartServer(t)
-	var local ports
-	c := connect(t, remember(s, &local))
+	c := connect(t, &redis.Options{Addr: s.Addr()})
 	sub := c.Subscribe(t.Context(), "news")
 	defer sub.Close()
 	_, err := sub.Receive(t.Context())
 	require.NoError(t, err)
 	messages := sub.Channel()
 	began := time.Now()
-	defer drop(t, local.last())()
+	defer drop(t, clientPort(t, s, "subscribe"))()
 	for {
 		s.Do("PUBLISH", "news", "hello")
 		select {
@@ -176,6 +179,7 @@ func testHalfOpenSubscriber(t *testing.T) {
 		break
 	}
 	t.Logf("a message arrived %v after the connection went silent", time.Since(began))
+	assert.Greater(t, time.Since(began), time.Second, "it was another connection")
 	assert.Less(t, time.Since(began), 4*time.Second)
 	assert.Zero(t, c.Stats().Outages)
 }
@@ -183,14 +187,13 @@ func testHalfOpenSubscriber(t *testing.T) {
 // A worker waits in BLPOP on a connection that is half-open.
 func testHalfOpenBLPop(t *testing.T) {
 	s := redialtest.StartServer(t)
-	var local ports
-	c := connect(t, remember(s, &local))
+	c := connect(t, &redis.Options{Addr: s.Addr()})
 	require.NoError(t, c.Ping(t.Context()).Err())
 	blocked := make(chan error, 1)
 	go func() { blocked <- c.BLPop(context.Background(), 0, "queue").Err() }()
-	time.Sleep(200 * time.Millisecond)
+	port := clientPort(t, s, "blpop")
 	began := time.Now()
-	defer drop(t, local.first())()
+	defer drop(t, port)()
 	select {
 	case err := <-blocked:
 		assert.True(t, errors.Is(err, redial.ErrOutcomeUnknown), "%v", err)

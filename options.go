@@ -102,6 +102,10 @@ const (
 	// Closing that subscription has to wait for it, too.
 	subscriberWait = 250 * time.Millisecond
 
+	// subscribersFirst is how long what publishes waits for the subscriptions of the same
+	// client, once it may go out after an outage that it has waited for.
+	subscribersFirst = 100 * time.Millisecond
+
 	// After an outage up to warmConns connections are made without a command that wants
 	// them, within warmWithin.
 	warmConns  = 16

@@ -470,3 +470,62 @@ func TestRows_PartitionHeals_OwnDialer(t *testing.T) {
 		assert.Less(t, took, 200*time.Millisecond)
 	})
 }
+
+// What was to be published in an outage goes out when the subscription of the same client
+// is back, and not before.
+func TestRows_PublishAfterSubscribers(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		c := connect(t, &redis.Options{Addr: p.Addr()}, redial.WithGrace(time.Minute))
+		sub := c.Subscribe(t.Context(), "news")
+		defer sub.Close()
+		messages := sub.Channel()
+		require.Eventually(t, func() bool { return c.Publish(t.Context(), "news", "hello").Val() == 1 }, time.Second, time.Millisecond)
+		require.Equal(t, "hello", (<-messages).Payload)
+		for round := range 5 {
+			p.Refuse()
+			state(t, c, redial.StateReconnecting, 4*time.Second)
+			type sent struct {
+				receivers int64
+				err       error
+			}
+			results := make(chan sent, 3)
+			send := func(f func() (int64, error)) {
+				go func() {
+					n, err := f()
+					results <- sent{n, err}
+				}()
+			}
+			send(func() (int64, error) { return c.Publish(t.Context(), "news", "one").Result() })
+			send(func() (int64, error) { return c.Publish(t.Context(), "news", "two").Result() })
+			send(func() (int64, error) {
+				pipe := c.Pipeline()
+				pipe.Incr(t.Context(), counter)
+				n := pipe.Publish(t.Context(), "news", "three")
+				_, err := pipe.Exec(t.Context())
+				return n.Val(), err
+			})
+			require.Eventually(t, func() bool { return c.Stats().Waiting == 3 }, 4*time.Second, time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
+			p.Restore()
+			for range 3 {
+				r := <-results
+				require.NoError(t, r.err)
+				require.EqualValues(t, 1, r.receivers, "round %d", round)
+			}
+			for range 3 {
+				<-messages
+			}
+		}
+		require.NoError(t, sub.Close())
+
+		// Nobody is waited for that does not come.
+		p.Refuse()
+		state(t, c, redial.StateReconnecting, 4*time.Second)
+		done := make(chan error, 1)
+		go func() { done <- c.Publish(t.Context(), "news", "nobody").Err() }()
+		require.Eventually(t, func() bool { return c.Stats().Waiting == 1 }, 4*time.Second, time.Millisecond)
+		p.Restore()
+		require.NoError(t, <-done)
+	})
+}

@@ -104,3 +104,5 @@ var (
 )
 
 func (w *watching) end(_ *call, final error) error { return final }
+
+func (w *watching) publishes() bool { return false }

@@ -60,6 +60,9 @@ func ReadOnly(cmd redis.Cmder) bool {
 	return c == Reads || c == Inert
 }
 
+// Publishes reports whether cmd sends a message to subscriptions.
+func Publishes(cmd redis.Cmder) bool { return cmd.Name() == "publish" || cmd.Name() == "spublish" }
+
 // classes holds the commands whose class does not depend on their arguments.
 var classes = table(map[Class]string{
 	Reads: `

@@ -59,11 +59,12 @@ type Conn struct {
 	cause  atomic.Pointer[RetiredError] // set once, when the connection is given up
 	broken atomic.Pointer[Error]        // the first failure to read
 
-	greets  *Greeting   // what was said on it before a pool had it; nil: nothing. Used by its writer
-	kept    kept        // bytes that came with the answer to a PING of our own
-	trail   trail       // used by Inspect alone
-	greeted atomic.Bool // a first byte was read
-	leaving atomic.Bool // a subscription ends, as was asked for, or because its slot was moved
+	greets  *Greeting    // what was said on it before a pool had it; nil: nothing. Used by its writer
+	kept    kept         // bytes that came with the answer to a PING of our own
+	trail   trail        // used by Inspect alone
+	greeted atomic.Bool  // a first byte was read
+	listens atomic.Int32 // of a subscription: what its owner was told
+	leaving atomic.Bool  // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines as go-redis set them; each is used by one side only, and by whoever
 	// holds the claim. early says that the one set for reading is sooner.
 	readDeadline, writeDeadline time.Time
@@ -77,6 +78,27 @@ const (
 	roleHeld       // in a state in which a PING would not be answered by PONG
 	roleSubscriber // Pub/Sub: the server writes when it likes
 )
+
+// What the owner of a subscription was told.
+const (
+	toldNothing = iota
+	toldSubscribed
+	toldUnsubscribed
+)
+
+// subscribed and unsubscribed tell the owner of a subscription what has become of it, each
+// once.
+func (c *Conn) subscribed() {
+	if c.listens.CompareAndSwap(toldNothing, toldSubscribed) {
+		c.fleet.owner.Subscribed()
+	}
+}
+
+func (c *Conn) unsubscribed() {
+	if c.listens.CompareAndSwap(toldSubscribed, toldUnsubscribed) {
+		c.fleet.owner.Unsubscribed()
+	}
+}
 
 const claimed = math.MinInt32 / 2
 
@@ -156,8 +178,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.listen(p)
 	c.leave()
 	if n > 0 {
-		if c.role.Load() == roleSubscriber && isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
-			c.fleet.owner.Strayed(c)
+		if c.role.Load() == roleSubscriber {
+			if isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
+				c.fleet.owner.Strayed(c)
+			}
+			c.subscribed()
 		}
 		// An answer comes after its request, however far the keeper's clock lags.
 		c.heard.Store(max(c.fleet.clock.Last(), c.owes.Swap(0)))
@@ -209,6 +234,9 @@ func (c *Conn) broke(err error) error {
 		}
 	}
 	if c.role.Load() == roleSubscriber {
+		if !errors.Is(failure.Err, net.ErrClosed) { // else its user has closed it
+			c.unsubscribed()
+		}
 		return failure
 	}
 	return c.fleet.Seal(failure)
@@ -333,6 +361,7 @@ func (c *Conn) Retire(cause error) {
 	if c.cause.CompareAndSwap(nil, &RetiredError{Cause: cause}) {
 		_ = c.raw.Close()
 		c.fleet.forget(c)
+		c.unsubscribed()
 	}
 }
 

@@ -34,6 +34,8 @@ func (*recorder) Address() string     { return "127.0.0.1:1" }
 func (o *recorder) Suspect(err error) { o.suspects = append(o.suspects, err) }
 func (*recorder) Cause() error        { return errRefused }
 func (*recorder) Strayed(*Conn)       {}
+func (*recorder) Unsubscribed()       {}
+func (*recorder) Subscribed()         {}
 func (*recorder) Shake()              {}
 
 // still returns a fleet and its owner, which does nothing.

@@ -46,7 +46,7 @@ type trail struct {
 // record is what is remembered of the way to a server, of late and for longer. It is used
 // by Inspect alone.
 type record struct {
-	at         time.Time // of the last look
+	at, next   time.Time // of the last look, and when it wanted another
 	late, long tally
 }
 
@@ -98,13 +98,14 @@ func (r *record) sound() bool {
 // Loss alone is no proof: what gets lost is sent again, and TCP carries on where one packet
 // in ten does. So nothing is concluded early on a way on which that happens.
 func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time) {
+	if now.Sub(f.record.at) < closerGlance/2 { // a heartbeat may be that fast
+		return f.record.next
+	}
 	next = now.Add(f.settings.Beat)
 	if busy {
 		next = now.Add(min(f.settings.Beat, glance))
 	}
-	if now.Sub(f.record.at) < closerGlance/2 {
-		return next // a heartbeat may be that fast
-	}
+	defer func() { f.record.next = next }()
 	f.record.begin(now)
 	clock := f.clock.Read()
 	var stuck []*Conn

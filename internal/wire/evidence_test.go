@@ -4,6 +4,7 @@ import (
 	"net"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,4 +24,20 @@ func TestEvidence_None(t *testing.T) {
 	require.NoError(t, err)
 	defer tcp.Close()
 	assert.Equal(t, runtime.GOOS != "linux", newConn(tcp, f, 1).evidence() == noEvidence)
+}
+
+// A look that comes right after another does not put off the one that was planned.
+func TestInspect_LooksCloserAsPlanned(t *testing.T) {
+	f, _ := still(0)
+	f.settings.Beat = time.Second
+	c := newConn(&scriptConn{}, f, 1)
+	require.True(t, f.Add(c))
+	c.owes.Store(1)
+	for f.clock.Read() <= int64(resentFor/2) {
+		time.Sleep(time.Millisecond)
+	}
+	now := time.Now()
+	planned := f.Inspect(now, true)
+	assert.Equal(t, now.Add(closerGlance), planned)
+	assert.Equal(t, planned, f.Inspect(now.Add(closerGlance/5), true))
 }

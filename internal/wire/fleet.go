@@ -35,6 +35,10 @@ type Owner interface {
 	Cause() error
 	// Strayed is called when a subscription has to go to another node.
 	Strayed(c *Conn)
+	// Unsubscribed is called when a connection of a subscription has failed, or was given
+	// up, and Subscribed when one was answered that has subscribed.
+	Unsubscribed()
+	Subscribed()
 	// Shake is called when go-redis has closed a connection.
 	Shake()
 }

@@ -82,8 +82,11 @@ func Pipelines(rdb redis.Cmdable, n int) error {
 }
 
 // ParallelGets issues n GETs from 16 goroutines.
-func ParallelGets(rdb redis.Cmdable, n int) error {
-	return inParallel(n, func(n int) error { return Gets(rdb, n) })
+func ParallelGets(rdb redis.Cmdable, n int) error { return Parallel(parallel, Gets)(rdb, n) }
+
+// Parallel spreads the n units of a task over goroutines.
+func Parallel(goroutines int, t Task) Task {
+	return func(rdb redis.Cmdable, n int) error { return inParallel(goroutines, n, t.With(rdb)) }
 }
 
 // AutoPipelinedGets is ParallelGets through the client's autopipeline.
@@ -102,11 +105,11 @@ func AutoPipelinedGets(rdb redis.Cmdable, n int) error {
 }
 
 // inParallel spreads n units over goroutines.
-func inParallel(n int, w Work) error {
+func inParallel(goroutines, n int, w Work) error {
 	var wg sync.WaitGroup
-	errs := make(chan error, parallel)
-	for i := range parallel {
-		wg.Go(func() { errs <- w((n + i) / parallel) })
+	errs := make(chan error, goroutines)
+	for i := range goroutines {
+		wg.Go(func() { errs <- w((n + i) / goroutines) })
 	}
 	wg.Wait()
 	close(errs)

@@ -69,5 +69,5 @@ func RueidisPipelines(c rueidis.Client) Work {
 
 // RueidisParallelGets is ParallelGets with rueidis, which pipelines them by itself.
 func RueidisParallelGets(c rueidis.Client) Work {
-	return func(n int) error { return inParallel(n, RueidisGets(c)) }
+	return func(n int) error { return inParallel(parallel, n, RueidisGets(c)) }
 }

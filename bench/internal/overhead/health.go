@@ -1,0 +1,121 @@
+package overhead
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/stats"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// Cost compares redial with go-redis at one task.
+type Cost struct {
+	Name string
+	Bare time.Duration // the median for one unit
+	// Ratio is the time of redial over that of go-redis, the median of the rounds, with
+	// its quartiles.
+	Ratio, Low, High float64
+	Extra            float64 // allocations a unit beyond those of go-redis
+}
+
+// Throughput is how many units redial gets done in the time of one of go-redis.
+func (c Cost) Throughput() float64 { return 1 / c.Ratio }
+
+// Health measures what redial costs while nothing breaks: one goroutine and many, with
+// deadlines and without, with a hook of the caller and without.
+func Health(rounds int) (costs []Cost, err error) {
+	server, err := redialtest.LaunchServer()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	for _, hooked := range []bool{false, true} {
+		more, err := health(server.Addr(), rounds, hooked)
+		if err != nil {
+			return nil, err
+		}
+		costs = append(costs, more...)
+	}
+	return costs, nil
+}
+
+func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
+	bare := redis.NewClient(&redis.Options{Addr: addr})
+	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
+	c, err := client.Redial.Open(client.Settings{Addr: addr})
+	if err != nil {
+		return nil, err
+	}
+	ours := c.(client.GoRedisClient).Redis
+	for _, rdb := range []redis.UniversalClient{bare, timely, ours} {
+		defer func() { err = errors.Join(err, rdb.Close()) }()
+		if hooked {
+			rdb.AddHook(idleHook{})
+		}
+	}
+	if err := bare.Set(context.Background(), "key", "value", 0).Err(); err != nil {
+		return nil, err
+	}
+	type row struct {
+		name string
+		task Task
+		bare redis.Cmdable
+		n    int
+	}
+	rows := []row{
+		{"GET", Gets, bare, 1000},
+		{"GET with a deadline", GetsInTime, timely, 1000},
+		{"pipeline of 10 GETs", Pipelines, bare, 500},
+	}
+	for _, goroutines := range []int{8, 64, 512} {
+		n := max(8000, 20*goroutines)
+		rows = append(rows,
+			row{fmt.Sprintf("GET, %d goroutines", goroutines), Parallel(goroutines, Gets), bare, n},
+			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), Parallel(goroutines, GetsInTime), timely, n})
+	}
+	for _, r := range rows {
+		works := []Work{r.task.With(r.bare), r.task.With(ours)}
+		took, err := Rounds(rounds, r.n, works...)
+		if err != nil {
+			return nil, err
+		}
+		ratios := Ratios(took[0], took[1])
+		cost := Cost{
+			Name: r.name, Bare: unit(took[0], r.n),
+			Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
+		}
+		if hooked {
+			cost.Name += ", one hook"
+		}
+		var allocs [2]float64
+		for i, w := range works {
+			if allocs[i], err = Allocations(w, 4*r.n); err != nil {
+				return nil, err
+			}
+		}
+		cost.Extra = allocs[1] - allocs[0]
+		costs = append(costs, cost)
+	}
+	return costs, nil
+}
+
+// idleHook is a hook that does nothing.
+type idleHook struct{}
+
+func (idleHook) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (idleHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return next(ctx, cmd) }
+}
+
+func (idleHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
+}
