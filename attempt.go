@@ -13,6 +13,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -178,6 +179,8 @@ type attempt struct {
 	context.Context
 	mu    sync.Mutex
 	found finding // guarded by mu: a hook may call next on another goroutine
+	call  wire.Call
+	lent  atomic.Bool // call is in use, or was: a hook may call next twice
 }
 
 type attemptKey struct{}
@@ -322,7 +325,11 @@ func (s oneServer) begin(ctx context.Context, from origin) *wire.Call {
 	if from == sharedCall { // go-redis itself lets the caller go
 		return nil
 	}
-	return s.calls.Begin(ctx, s.writeTimeout)
+	var room *wire.Call
+	if a, ok := ctx.(*attempt); ok && !a.lent.Swap(true) {
+		room = &a.call
+	}
+	return s.calls.Begin(ctx, s.writeTimeout, room)
 }
 
 func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {

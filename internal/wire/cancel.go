@@ -24,8 +24,8 @@ type Call struct {
 
 	conn  atomic.Pointer[Conn] // serves the attempt; nil before the first byte
 	freed atomic.Bool          // the server was told to end it, and did
-	token int64                // guarded by Calls.mu; key in Calls.waiting, 0: none
-	over  bool                 // guarded by Calls.mu
+	token atomic.Int64         // in Unix nanoseconds; names the place in calls; 0: it has none
+	over  atomic.Bool
 }
 
 // severed takes the place of the call that a connection was serving when that
@@ -73,10 +73,23 @@ func (x *Call) Lost(why error) error {
 	return x.conn.Load().fleet.Seal(&Error{Phase: PhaseRead, Err: why})
 }
 
-// Calls holds the attempts that may be about to write.
+// Calls holds the attempts that may be about to write, each in a place of its own, which
+// its token names. There is no lock on the way of a command.
+//
+// The zero Calls is ready for use. It is safe for concurrent use.
 type Calls struct {
-	mu      sync.Mutex
-	waiting map[int64]*Call // guarded by mu; by token, in Unix nanoseconds
+	next  atomic.Uint32 // where the next attempt looks for a place first
+	used  atomic.Uint32 // pages there are
+	pages [callPages]atomic.Pointer[callPage]
+	grows sync.Mutex // held while a page is added
+}
+
+type callPage [callPlaces]callPlace
+
+// callPlace is where one call can be.
+type callPlace struct {
+	call atomic.Pointer[Call] // nil: it is free
+	last int64                // used by whom the place belongs to; the latest token that named it
 }
 
 // callZone marks deadlines that are tokens. It is UTC by another name.
@@ -84,39 +97,89 @@ var callZone = time.FixedZone("redial", 0)
 
 // Begin returns the context for an attempt, or nil when there is nothing to add to
 // ctx: it cannot be canceled, it belongs to an attempt already, or go-redis was
-// told to set no deadlines.
-func (s *Calls) Begin(ctx context.Context, writeTimeout time.Duration) *Call {
+// told to set no deadlines. Where there is room, a Call that nobody has used, it is that.
+func (s *Calls) Begin(ctx context.Context, writeTimeout time.Duration, room *Call) *Call {
 	if ctx.Done() == nil || writeTimeout < 0 {
 		return nil
 	}
-	if outer, ok := ctx.Value(callKey{}).(*Call); ok && outer.calls.current(outer) {
+	if outer, ok := ctx.Value(callKey{}).(*Call); ok && !outer.over.Load() {
 		return nil
 	}
 	if writeTimeout == 0 {
 		writeTimeout = noWriteTimeout
 	}
-	return &Call{Context: ctx, calls: s, writeTimeout: writeTimeout - tokenMargin}
+	if room == nil {
+		room = new(Call)
+	}
+	room.Context, room.calls, room.writeTimeout = ctx, s, writeTimeout-tokenMargin
+	return room
 }
 
-// register makes t the token of x, or the nearest time before it that is not
-// taken. Once the attempt is over it returns the caller's own deadline.
+// register makes t the token of x, or a time shortly before it that names its place. Once
+// the attempt is over, or where there are too many, it returns the caller's own deadline.
 func (s *Calls) register(x *Call, t, deadline time.Time, ok bool) (time.Time, bool) {
-	token := t.UnixNano()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if x.over {
+	if x.over.Load() {
 		return deadline, ok
 	}
-	if s.waiting == nil {
-		s.waiting = make(map[int64]*Call)
+	token, there := s.place(x, t.UnixNano()&^tokenMask-tokenMask-1)
+	if !there {
+		return deadline, ok
 	}
-	delete(s.waiting, x.token)
-	for s.waiting[token] != nil {
-		token--
+	if old := x.token.Swap(token); old&tokenMask != token&tokenMask {
+		s.leave(x, old)
 	}
-	s.waiting[token] = x
-	x.token = token
+	if x.over.Load() {
+		s.forget(x)
+		return deadline, ok
+	}
 	return time.Unix(0, token).In(callZone), true
+}
+
+// place puts x in a place that is free and returns the token for a time, whose lowest bits
+// are 0. It is not the one that the place had before: who still knows that must not be led
+// to x. It reports false when there is no place.
+func (s *Calls) place(x *Call, at int64) (token int64, ok bool) {
+	for {
+		pages := s.used.Load()
+		first := s.next.Add(1)
+		for i := range min(pages, 1) * placeTries {
+			n := int64((first + i) % (pages * callPlaces))
+			place := s.at(n)
+			if place.call.CompareAndSwap(nil, x) {
+				if token := at | n; token != place.last {
+					place.last = token
+					return token, true
+				}
+				place.call.CompareAndSwap(x, nil)
+			}
+		}
+		if pages == callPages {
+			return 0, false
+		}
+		s.grow(pages)
+	}
+}
+
+// grow adds a page, unless there are more than that.
+func (s *Calls) grow(pages uint32) {
+	s.grows.Lock()
+	defer s.grows.Unlock()
+	if s.used.Load() == pages {
+		s.pages[pages].Store(new(callPage))
+		s.used.Store(pages + 1)
+	}
+}
+
+// at returns a place, of a page that there is.
+func (s *Calls) at(n int64) *callPlace {
+	return &s.pages[n/callPlaces].Load()[n%callPlaces]
+}
+
+// leave frees the place that a token of x names, 0: none.
+func (s *Calls) leave(x *Call, token int64) {
+	if token != 0 {
+		s.at(token&tokenMask).call.CompareAndSwap(x, nil)
+	}
 }
 
 // take returns the call that t is the token of, or nil.
@@ -124,34 +187,31 @@ func (s *Calls) take(t time.Time) *Call {
 	if t.Location() != callZone {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	x := s.waiting[t.UnixNano()]
-	if x != nil {
-		delete(s.waiting, x.token)
-		x.token = 0
+	token := t.UnixNano()
+	if n := token & tokenMask; n < int64(s.used.Load())*callPlaces {
+		if x := s.at(n).call.Load(); x != nil && x.token.CompareAndSwap(token, 0) {
+			s.leave(x, token)
+			return x
+		}
 	}
-	return x
+	return nil
 }
 
 // Len returns how many there are.
 func (s *Calls) Len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.waiting)
+	taken := 0
+	for n := range int64(s.used.Load()) * callPlaces {
+		if s.at(n).call.Load() != nil {
+			taken++
+		}
+	}
+	return taken
 }
 
+// forget ends x.
 func (s *Calls) forget(x *Call) {
-	s.mu.Lock()
-	delete(s.waiting, x.token)
-	x.token, x.over = 0, true
-	s.mu.Unlock()
-}
-
-func (s *Calls) current(x *Call) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !x.over
+	x.over.Store(true)
+	s.leave(x, x.token.Swap(0))
 }
 
 // serve notes which call, if any, writes with deadline t. It reports false when

@@ -27,6 +27,9 @@ func (c *Clock) Read() int64 { return max(int64(time.Since(c.began)), 1) }
 // Of returns what the clock had told at t.
 func (c *Clock) Of(t time.Time) int64 { return max(int64(t.Sub(c.began)), 1) }
 
+// at returns the time at which the clock had told that.
+func (c *Clock) at(told int64) time.Time { return c.began.Add(time.Duration(told)) }
+
 // Last returns what the time was when the clock was advanced last.
 func (c *Clock) Last() int64 { return c.last.Load() }
 

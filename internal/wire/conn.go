@@ -312,7 +312,11 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	defer c.leave()
 	c.readDeadline, c.early, c.late = t, false, false
 	if c.serving.Load() != nil && !t.IsZero() {
-		if soon := time.Now().Add(Unwatched); soon.Before(t) {
+		sent := c.owes.Load()
+		if sent == 0 {
+			sent = c.fleet.clock.Read()
+		}
+		if soon := c.fleet.clock.at(sent).Add(Unwatched); soon.Before(t) {
 			t, c.early = soon, true
 		}
 	}

@@ -38,6 +38,12 @@ const (
 	// none, noWriteTimeout stands for it.
 	tokenMargin    = time.Millisecond
 	noWriteTimeout = 24 * time.Hour
+	// The lowest bits of a token name the place of its call. There are up to callPages
+	// pages of callPlaces, and one more when placeTries places in a row are taken.
+	tokenMask  = callPages*callPlaces - 1
+	callPages  = 256
+	callPlaces = 256
+	placeTries = 8
 	// Unwatched is how long a command waits for its reply before its context is
 	// watched, and watchedWrite the size from which on it is watched while it is
 	// written.
