@@ -897,6 +897,9 @@ func testAllocations(t *testing.T, c, bare *redis.Client) {
 			with := testing.AllocsPerRun(500, func() { run(ctx, c) })
 			without := testing.AllocsPerRun(500, func() { run(ctx, bare) })
 			t.Logf("%s: %v allocations, %v without redial", name, with, without)
+			if redial.RaceDetector {
+				without++ // it has pools lose things at random
+			}
 			assert.LessOrEqual(t, with, without, name)
 		}
 	}
