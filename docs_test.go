@@ -143,6 +143,27 @@ func TestDocs_TwoClicksFromTheREADME(t *testing.T) {
 	}
 }
 
+// What the README says of measurements is what the report of them says.
+func TestREADME_FiguresAreTheReports(t *testing.T) {
+	report := document(t, "RESILIENCE.md")
+	ways := regexp.MustCompile(`clients, (\d+) ways to break`).FindStringSubmatch(report)
+	_, outage, _ := strings.Cut(report, "\n### Refused port\n")
+	gone := regexp.MustCompile(`For ([\d.]+) s every connection is cut and the port refuses`).FindStringSubmatch(outage)
+	require.NotNil(t, ways)
+	require.NotNil(t, gone)
+	for _, name := range []string{"README.md", "README.zh-CN.md"} {
+		text := document(t, name)
+		for _, m := range regexp.MustCompile(`(?:the |用 )(\d+) (?:ways|种方式)`).FindAllStringSubmatch(text, -1) {
+			assert.Equal(t, ways[1], m[1], name)
+		}
+		found := regexp.MustCompile(`(?:away for|服务器消失) ([\d.]+) (?:s|秒)`).FindAllStringSubmatch(text, -1)
+		require.NotEmpty(t, found, name)
+		for _, m := range found {
+			assert.Equal(t, gone[1], m[1], name)
+		}
+	}
+}
+
 func TestREADME_IsShort(t *testing.T) {
 	for _, name := range []string{"README.md", "README.zh-CN.md"} {
 		assert.LessOrEqual(t, strings.Count(document(t, name), "\n"), 200, name)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -39,6 +40,34 @@ func TestRun_NothingLostNothingDoubled(t *testing.T) {
 	if last := lines[len(lines)-1]; !regexp.MustCompile(proved).MatchString(last) {
 		t.Errorf("it ends with %q", last)
 	}
+}
+
+// What the README shows is what the program prints, but for the numbers.
+func TestREADME_ShowsTheOutput(t *testing.T) {
+	var out strings.Builder
+	if err := run(t.Context(), &out, "", schedule{healthy: 100 * time.Millisecond, outage: 200 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	want := shape(out.String())
+	for _, name := range []string{"../../README.md", "../../README.zh-CN.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, sample, found := strings.Cut(string(text), "```text\nredial quickstart:")
+		sample, _, ended := strings.Cut(sample, "\n```")
+		if got := shape("redial quickstart:" + sample); !found || !ended || got != want {
+			t.Errorf("%s shows\n%s\nand the program prints\n%s", name, got, want)
+		}
+	}
+}
+
+// shape is an output without its numbers, and without the words of the system.
+func shape(output string) string {
+	output = regexp.MustCompile(`connection lost: .*`).ReplaceAllString(output, "connection lost")
+	output = regexp.MustCompile(` at attempt \d+`).ReplaceAllString(output, "")
+	output = regexp.MustCompile(` *[\d.:]*\d`).ReplaceAllString(output, " #")
+	return strings.TrimSpace(output)
 }
 
 func TestRun_OwnServer_StopsWithContextAndCleansUp(t *testing.T) {
