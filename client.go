@@ -172,7 +172,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false), o, pingerOf(opt, quick)))
 		k.whole = g.link
 		k.add(g)
-		rdb := redis.NewClient(g.lend(ownOptions(opt, g.dial)))
+		rdb := redis.NewClient(g.lend(g.accountable(ownOptions(opt, g.dial))))
 		outer, err := k.cfg.surround(rdb)
 		if err != nil {
 			k.shut(notBuilt)

@@ -24,7 +24,28 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(redialtest.LeaksMain(m)) }
+func TestMain(m *testing.M) {
+	code := redialtest.LeaksMain(m)
+	if skipped := redialtest.Skipped(); skipped != "" {
+		tell(skipped)
+	}
+	os.Exit(code)
+}
+
+// tell prints a line for whoever runs the tests. The go command keeps what a package that
+// passes has printed to itself, so where there is a terminal it goes there.
+func tell(line string) {
+	fmt.Fprintln(os.Stderr, line)
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		return // it has been seen
+	}
+	terminal, err := os.OpenFile("/dev/tty", os.O_WRONLY, 0)
+	if err != nil {
+		return // nobody looks
+	}
+	fmt.Fprintln(terminal, line)
+	_ = terminal.Close()
+}
 
 // backend is a server that the behaviour tests run on.
 type backend struct {

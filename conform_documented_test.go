@@ -3,7 +3,6 @@ package redial_test
 import (
 	"context"
 	"errors"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,7 +18,7 @@ import (
 
 // documented are the differences that a program may see, each with its reason. The suite
 // builds the bare client so that they do not show, and TestConform_Documented shows
-// each one. Row is what the README says of it.
+// each one. Row is what the documents say of it.
 var documented = []struct {
 	name, reason, row string
 	show              func(t *testing.T)
@@ -87,12 +86,11 @@ var documented = []struct {
 }
 
 func TestConform_Documented(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
+	pages := document(t, "docs/migrating.md") + document(t, "docs/commands.md")
 	for _, d := range documented {
 		t.Run(d.name, func(t *testing.T) {
 			assert.NotEmpty(t, d.reason)
-			assert.True(t, strings.Contains(string(readme), d.row), "the README must say so, too: %q", d.row)
+			assert.True(t, strings.Contains(pages, d.row), "the documents must say so, too: %q", d.row)
 			d.show(t)
 		})
 	}

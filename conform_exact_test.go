@@ -115,7 +115,7 @@ func canceled() context.Context {
 // The error of a command that a node's hook sends itself, with the context it was given,
 // is one for callers.
 func TestConform_Exact_NodeHookSendsByItself_SeesNoMark(t *testing.T) {
-	for _, k := range []kind{aCluster} { // hooks of shards stand outside of redial's, see the README
+	for _, k := range []kind{aCluster} { // hooks of shards stand outside of redial's, see docs/limits.md
 		t.Run(string(k), func(t *testing.T) {
 			var node sync.Map
 			var seen atomic.Value
@@ -234,7 +234,7 @@ func TestConform_Exact_HookSendsAnotherAfterwards_RunsOnce(t *testing.T) {
 	for _, k := range allKinds {
 		for _, where := range []string{"client", "node"} {
 			if where == "node" && (k.isSingle() || k == aRing) {
-				continue // hooks of shards stand outside of redial's, see the README
+				continue // hooks of shards stand outside of redial's, see docs/limits.md
 			}
 			t.Run(fmt.Sprint(k, " on ", where), func(t *testing.T) {
 				journal := act{single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
@@ -425,7 +425,7 @@ func TestConform_Exact_EndedContextWhileDown(t *testing.T) {
 				}:
 					err := c.ForEachShard(canceled(), ping)
 					if s == bare && err == nil {
-						t.Skip("bare finds no shard that is up")
+						redialtest.Skip(t, "bare finds no shard that is up")
 					}
 					assert.Equal(t, context.Canceled, err, "ForEachShard")
 				}

@@ -119,7 +119,7 @@ func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
 // What is dead is gone before a caller meets it, and what is alive stays warm.
 func TestSweep_FindsDeadConnections(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("skipped, the pool does not check connections here, so a Conn may get a dead one")
+		redialtest.Skip(t, "the pool does not check connections here, so a Conn may get a dead one")
 	}
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
 
 	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/wire"
@@ -70,6 +71,45 @@ func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
 // only where nobody counts failures; see wire.Standin.
 func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return l.dialBy(ctx, network, addr, l.dialer)
+}
+
+// accountable has a provider of credentials that fails count as what it is, a connection
+// that could not be made: nothing was sent on it, and the caller's commands wait for the
+// next one as they do when a dial fails. own are the options of a pool.
+func (l *link) accountable(own *redis.Options) *redis.Options {
+	if f := own.CredentialsProviderContext; f != nil {
+		own.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
+			username, password, err := f(ctx)
+			return username, password, l.unprovided(ctx, err)
+		}
+	}
+	if p := own.StreamingCredentialsProvider; p != nil {
+		own.StreamingCredentialsProvider = &accountableProvider{p, l}
+	}
+	return own
+}
+
+// unprovided is what the error of a provider comes to.
+func (l *link) unprovided(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
+		l.Suspect(err)
+		l.awaitVerdict(ctx)
+	}
+	return &wire.Error{Phase: wire.PhaseDial, Err: err}
+}
+
+// accountableProvider is the provider of the caller, for the pool of a link.
+type accountableProvider struct {
+	auth.StreamingCredentialsProvider
+	link *link
+}
+
+func (p *accountableProvider) Subscribe(l auth.CredentialsListener) (auth.Credentials, auth.UnsubscribeFunc, error) {
+	credentials, unsubscribe, err := p.StreamingCredentialsProvider.Subscribe(l)
+	return credentials, unsubscribe, p.link.unprovided(p.link.ctx, err)
 }
 
 // spare takes the connection on which the server was found to answer, so that none is set

@@ -120,7 +120,7 @@ var _ = []net.Error{(*Error)(nil), (*wire.Error)(nil)}
 // for nil, for replies that say that the command ran, and for every error it
 // does not know.
 //
-// Replies that mean "not executed" are known, see the README, but not those that
+// Replies that mean "not executed" are known, see docs/commands.md, but not those that
 // [WithRefusals] adds. Of a reply that a script has raised it is false, for the script
 // may have done something before; a script that catches such a reply and returns it
 // cannot be told from a server that refuses the script. For a pipeline, ask for each

@@ -16,7 +16,7 @@ import (
 	"github.com/redial-go/redial"
 )
 
-// The samples of README.md are taken from this file; readme_test.go compares.
+// Samples of the documents are taken from this file; docs_test.go compares.
 
 // startServer starts an embedded server, so that the examples run anywhere.
 func startServer() *miniredis.Miniredis {

@@ -45,11 +45,11 @@ func TestNetwork_PacketsDropped(t *testing.T) {
 	}
 	probe := exec.Command(unshare[0], append(unshare[1:], "iptables", "-w", "-L")...)
 	if out, err := probe.CombinedOutput(); err != nil {
-		msg := fmt.Sprintf("skipped, needs a network namespace with iptables: %v: %s", err, out)
+		msg := fmt.Sprintf("needs a network namespace with iptables: %v: %s", err, out)
 		if os.Getenv("REDIAL_REQUIRE_REDIS") == "1" {
 			t.Fatal(msg)
 		}
-		t.Skip(msg)
+		redialtest.Skip(t, msg)
 	}
 	cmd := exec.CommandContext(t.Context(), unshare[0],
 		append(unshare[1:], os.Args[0], "-test.run=^TestNetwork_PacketsDropped$", "-test.v")...)

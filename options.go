@@ -426,7 +426,7 @@ func WithRetry(p RetryPolicy) Option {
 // WithRefusals teaches the client replies of proxies and other servers that mean "not
 // executed, try later", such as "no upstream host": a command that gets one is sent
 // again within the grace, as after CLUSTERDOWN, and in the end the reply is returned as
-// it is. The README lists those that are known without it.
+// it is. docs/commands.md lists those that are known without it.
 //
 // f is called with replies of the server, as go-redis returns them, and with nothing
 // else; not with those that show that a script raised them. It may be called more than

@@ -23,16 +23,8 @@ import (
 	"github.com/redial-go/redial"
 )
 
-// The README is checked against the code, so that it cannot drift.
-
-func readme(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
+// What the documents state of the code is checked against it, so that it cannot drift. What
+// can be checked of all of them is in docs_test.go.
 
 // optionDefaults says which constants of options.go, and of connections, the row of an option in the
 // README must state.
@@ -52,9 +44,15 @@ var optionDefaults = map[string][]string{
 }
 
 func TestREADME_OptionTable_MatchesCode(t *testing.T) {
+	for _, name := range []string{"README.md", "README.zh-CN.md"} {
+		t.Run(name, func(t *testing.T) { optionTable(t, document(t, name)) })
+	}
+}
+
+func optionTable(t *testing.T, readme string) {
 	options, constants := parseOptions(t)
 	rows := make(map[string]string)
-	for _, m := range regexp.MustCompile("(?m)^\\| `(With\\w+)\\(.*$").FindAllStringSubmatch(readme(t), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `(With\\w+)\\(.*$").FindAllStringSubmatch(readme, -1) {
 		if _, twice := rows[m[1]]; twice {
 			t.Errorf("%s has two rows", m[1])
 		}
@@ -98,15 +96,16 @@ func TestREADME_OptionTable_MatchesCode(t *testing.T) {
 }
 
 // Numbers outside the table of options are those of the code, too.
-func TestREADME_OtherNumbers_MatchCode(t *testing.T) {
+func TestDocs_OtherNumbers_MatchCode(t *testing.T) {
 	_, constants := parseOptions(t)
+	commands := document(t, "docs/commands.md")
 	for name, phrase := range map[string]string{
 		"Unwatched":  "so does a cancellation, within `%s`",
 		"retryBurst": "share a budget of `%s` retries",
 		"retryRate":  "refilled by `%s` a second",
 	} {
-		if want := fmt.Sprintf(phrase, constants[name]); !strings.Contains(readme(t), want) {
-			t.Errorf("the README does not say %q", want)
+		if want := fmt.Sprintf(phrase, constants[name]); !strings.Contains(commands, want) {
+			t.Errorf("docs/commands.md does not say %q", want)
 		}
 	}
 }
@@ -199,43 +198,9 @@ func (onlyTime) Import(path string) (*types.Package, error) {
 	return new(types.Config).Check("time", fset, []*ast.File{file}, nil)
 }
 
-// Every Go sample of the README is a part of a compiled file.
-func TestREADME_GoSamples_AreCompiled(t *testing.T) {
-	files, err := filepath.Glob("examples/*/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var compiled strings.Builder
-	for _, name := range append(files, "example_test.go") {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		compiled.WriteString(trimLines(string(b)))
-	}
-	samples := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
-	if len(samples) == 0 {
-		t.Fatal("no samples")
-	}
-	for _, m := range samples {
-		if !strings.Contains(compiled.String(), trimLines(m[1])) {
-			t.Errorf("not in example_test.go, nor in examples:\n%s", m[1])
-		}
-	}
-}
-
-// trimLines removes indentation.
-func trimLines(s string) string {
-	var b strings.Builder
-	for line := range strings.Lines(s) {
-		fmt.Fprintln(&b, strings.TrimSpace(line))
-	}
-	return b.String()
-}
-
-// The JSON sample of the README has exactly the fields of Stats.
-func TestREADME_StatsSample_HasEveryField(t *testing.T) {
-	sample := regexp.MustCompile("(?s)```json\n(.*?)```").FindStringSubmatch(readme(t))
+// The JSON sample has exactly the fields of Stats.
+func TestDocs_StatsSample_HasEveryField(t *testing.T) {
+	sample := regexp.MustCompile("(?s)```json\n(.*?)```").FindStringSubmatch(document(t, "docs/observability.md"))
 	if sample == nil {
 		t.Fatal("no JSON sample")
 	}
@@ -255,55 +220,9 @@ func TestREADME_StatsSample_HasEveryField(t *testing.T) {
 	}
 }
 
-// What the documents link to and tell the reader to run is there.
-func TestDocs_PathsExist(t *testing.T) {
-	for _, doc := range []string{"README.md", "CONTRIBUTING.md"} {
-		b, err := os.ReadFile(doc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text := string(b)
-		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)|(?:go run|go test) (\./[\w/]+)`).FindAllStringSubmatch(text, -1) {
-			if path := m[1] + m[2]; path != "" {
-				if _, err := os.Stat(path); err != nil {
-					t.Errorf("%s: %v", doc, err)
-				}
-			}
-		}
-		// Files named at the start of a table row.
-		for _, row := range regexp.MustCompile("(?m)^\\| ((?:`[\\w./*]+`,? ?)+)\\|").FindAllStringSubmatch(text, -1) {
-			for _, m := range regexp.MustCompile("`([\\w./*]+(?:\\.go|/))`").FindAllStringSubmatch(row[1], -1) {
-				if found, err := filepath.Glob(m[1]); err != nil || len(found) == 0 {
-					t.Errorf("%s: there is no %s", doc, m[1])
-				}
-			}
-		}
-		if strings.Contains(text, "](#") {
-			anchors := anchorsOf(text)
-			for _, m := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(text, -1) {
-				if !anchors[m[1]] {
-					t.Errorf("%s: no heading for #%s", doc, m[1])
-				}
-			}
-		}
-	}
-}
-
-// anchorsOf returns the anchors that GitHub gives to the headings of text.
-func anchorsOf(text string) map[string]bool {
-	anchors := make(map[string]bool)
-	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
-		a := strings.ReplaceAll(strings.ToLower(m[1]), " ", "-")
-		anchors[regexp.MustCompile(`[^\p{L}\p{N}_-]`).ReplaceAllString(a, "")] = true
-	}
-	return anchors
-}
-
 // The one table of files names every file and folder that there is, and nothing else.
 func TestArchitecture_FilesAreThoseOfTheTree(t *testing.T) {
-	page, err := os.ReadFile("docs/ARCHITECTURE.md")
-	require.NoError(t, err)
-	_, table, found := strings.Cut(string(page), "\n## Files\n")
+	_, table, found := strings.Cut(document(t, "docs/ARCHITECTURE.md"), "\n## Files\n")
 	require.True(t, found)
 	named := make(map[string]bool)
 	for _, row := range strings.Split(table, "\n") {

@@ -17,7 +17,7 @@ type refusal struct {
 	begins string // the reply begins so, with or without ERR before it, as some proxies put it
 	has    string // and this is in it
 
-	means string // in words, as the README has it
+	means string // in words, as docs/commands.md has it
 
 	// ran is set when the reply does not mean that nothing ran: it only looks like one
 	// that does.

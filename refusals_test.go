@@ -250,15 +250,15 @@ func TestRefusals_EveryRowIsFound(t *testing.T) {
 	assert.Nil(t, row)
 }
 
-// The README's table of replies has the rows of the code, and no others.
-func TestREADME_TableOfReplies_MatchesCode(t *testing.T) {
-	text, err := os.ReadFile("README.md")
+// The document's table of replies has the rows of the code, and no others.
+func TestDocs_TableOfReplies_MatchesCode(t *testing.T) {
+	text, err := os.ReadFile("docs/commands.md")
 	require.NoError(t, err)
 	var want, got []string
 	for _, r := range refusals {
-		want = append(want, r.inREADME())
+		want = append(want, r.inDocument())
 	}
-	_, section, found := strings.Cut(string(text), "### Replies that mean \"not executed\"\n")
+	_, section, found := strings.Cut(string(text), "## Replies that mean \"not executed\"\n")
 	require.True(t, found)
 	section, _, _ = strings.Cut(section, "\n#")
 	for line := range strings.Lines(section) {
@@ -269,8 +269,8 @@ func TestREADME_TableOfReplies_MatchesCode(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-// inREADME is the row of the README's table for a row of the code's.
-func (r refusal) inREADME() string {
+// inDocument is the row of the document's table for a row of the code's.
+func (r refusal) inDocument() string {
 	reply := "`" + strings.TrimSpace(r.begins) + "`"
 	switch {
 	case r.begins == "":

@@ -26,11 +26,11 @@ func TestPolicies(t *testing.T) {
 	assert.False(t, RetryNever(cmd("get", "k")))
 }
 
-// The table of the README says what the code does.
-func TestREADME_WhatIsSentAgain(t *testing.T) {
-	text, err := os.ReadFile("README.md")
+// The table of the document says what the code does.
+func TestDocs_WhatIsSentAgain(t *testing.T) {
+	text, err := os.ReadFile("docs/commands.md")
 	require.NoError(t, err)
-	_, section, found := strings.Cut(string(text), "### What is sent again\n")
+	_, section, found := strings.Cut(string(text), "## What is sent again\n")
 	require.True(t, found)
 	ctx := context.Background()
 	with := func(policy RetryPolicy) *config {

@@ -129,7 +129,7 @@ type nodeHook struct {
 // calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
-	rdb := newClient(ownOptions(opt, m.link.dial))
+	rdb := newClient(m.link.accountable(ownOptions(opt, m.link.dial)))
 	m.hook = hook{link: m.link.peer(), router: oneServer{&n.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)

@@ -137,3 +137,42 @@ func TestAsynq(t *testing.T) {
 	assert.LessOrEqual(t, leased, workers)
 	t.Logf("%d tasks acknowledged with redial, %d of them still leased to nobody", len(q.enqueued), leased)
 }
+
+// seeing is a hook that notes the last error of a call.
+type seeing struct{ last *atomic.Pointer[error] }
+
+func (h seeing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h seeing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err != nil {
+			h.last.Store(&err)
+		}
+		return err
+	}
+}
+
+func (h seeing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// TestAsynq_FlattensErrors: of an error of redial asynq hands on nothing but the text. A
+// hook outside sees what it was.
+func TestAsynq_FlattensErrors(t *testing.T) {
+	server := startServer(t)
+	var last atomic.Pointer[error]
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}, redial.WithGrace(0), redial.WithOuterHook(seeing{&last}))
+	t.Cleanup(func() { assert.NoError(t, rdb.Close()) })
+	client := asynq.NewClientFromRedisClient(rdb)
+	_, err := client.Enqueue(asynq.NewTask("work", nil), asynq.Queue("queue"), asynq.TaskID("1"))
+	require.NoError(t, err)
+	server.Kill()
+	_, err = client.Enqueue(asynq.NewTask("work", nil), asynq.Queue("queue"), asynq.TaskID("2"))
+	require.ErrorContains(t, err, "nothing ran")
+	assert.NotErrorIs(t, err, redial.ErrUnavailable, "then the documents need not say so any more")
+	assert.False(t, redial.SafeToRetry(err))
+	require.NotNil(t, last.Load())
+	assert.ErrorIs(t, *last.Load(), redial.ErrUnavailable)
+	assert.True(t, redial.SafeToRetry(*last.Load()))
+}

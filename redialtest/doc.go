@@ -40,5 +40,6 @@
 //
 // [StartServer], [StartTLSServer], [StartCluster] and [StartFailover] skip the test
 // when redis-server is not in PATH. With REDIAL_REQUIRE_REDIS=1 they fail it
-// instead, so that a continuous build cannot turn green by testing nothing.
+// instead, so that a continuous build cannot turn green by testing nothing. [Skipped] says
+// how many were.
 package redialtest

@@ -142,7 +142,7 @@ func start[T io.Closer](tb testing.TB, launch func() (T, error)) T {
 	}
 	missing := errors.Is(err, exec.ErrNotFound) || errors.Is(err, errNoTLS)
 	if missing && os.Getenv(requireRedis) != "1" {
-		tb.Skipf("redialtest: skipped, needs a real server: %v (set %s=1 to fail instead)", err, requireRedis)
+		Skip(tb, fmt.Sprintf("needs a real server: %v (set %s=1 to fail instead)", err, requireRedis))
 	}
 	tb.Fatal(err)
 	return s
@@ -325,7 +325,7 @@ func (s *Server) signal(name string, send func(pid int) error) {
 	}
 	err := send(s.proc.os.Pid)
 	if errors.Is(err, errors.ErrUnsupported) && s.tb != nil {
-		s.tb.Skipf("redialtest: skipped, %s has no SIGSTOP", runtime.GOOS)
+		Skip(s.tb, runtime.GOOS, "has no SIGSTOP")
 	}
 	if err != nil {
 		s.fatal(fmt.Errorf("redialtest: %s: %w", name, err))

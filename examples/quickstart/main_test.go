@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +28,46 @@ func TestRun_NothingLostNothingDoubled(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, &out)
 		}
 	}
+	const columns, rows = 80, 24 // of a terminal, as it is by default
+	lines, taken := strings.Split(strings.TrimSpace(out.String()), "\n"), 0
+	for _, line := range lines {
+		taken += 1 + max(0, len(line)-1)/columns
+	}
+	if taken > rows-2 { // the command above, the prompt below
+		t.Errorf("%d lines do not fit a screen:\n%s", taken, &out)
+	}
+	const proved = `^Proved: the server was away for 0\.\ds under load, no acknowledged write was lost, and no write ran twice\.$`
+	if last := lines[len(lines)-1]; !regexp.MustCompile(proved).MatchString(last) {
+		t.Errorf("it ends with %q", last)
+	}
+}
+
+// What the README shows is what the program prints, but for the numbers.
+func TestREADME_ShowsTheOutput(t *testing.T) {
+	var out strings.Builder
+	if err := run(t.Context(), &out, "", schedule{healthy: 100 * time.Millisecond, outage: 200 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	want := shape(out.String())
+	for _, name := range []string{"../../README.md", "../../README.zh-CN.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, sample, found := strings.Cut(string(text), "```text\nredial quickstart:")
+		sample, _, ended := strings.Cut(sample, "\n```")
+		if got := shape("redial quickstart:" + sample); !found || !ended || got != want {
+			t.Errorf("%s shows\n%s\nand the program prints\n%s", name, got, want)
+		}
+	}
+}
+
+// shape is an output without its numbers, and without the words of the system.
+func shape(output string) string {
+	output = regexp.MustCompile(`connection lost: .*`).ReplaceAllString(output, "connection lost")
+	output = regexp.MustCompile(` at attempt \d+`).ReplaceAllString(output, "")
+	output = regexp.MustCompile(` *[\d.:]*\d`).ReplaceAllString(output, " #")
+	return strings.TrimSpace(output)
 }
 
 func TestRun_OwnServer_StopsWithContextAndCleansUp(t *testing.T) {
@@ -35,6 +77,9 @@ func TestRun_OwnServer_StopsWithContextAndCleansUp(t *testing.T) {
 	var out strings.Builder
 	if err := run(ctx, &out, server.Addr(), schedule{}); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
+	}
+	if !strings.HasSuffix(out.String(), "\nProved: whatever became of the server, no acknowledged write was lost, and no write ran twice.\n") {
+		t.Errorf("it ends with something else:\n%s", &out)
 	}
 	if keys := server.Keys(); len(keys) > 0 {
 		t.Errorf("left behind: %v", keys)
