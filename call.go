@@ -27,6 +27,13 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		if onceUsed.Load() {
+			var err error
+			if ctx, err = h.link.cfg.once(ctx, cmd, h.router.redirects()); err != nil {
+				cmd.SetErr(err)
+				return err
+			}
+		}
 		// Hooks see a command whose context had ended before the call, as they do in
 		// go-redis, which then does not send it.
 		late := ctx.Err() != nil
@@ -152,6 +159,9 @@ func (c *call) carry(w work, err error) error {
 		if final == nil {
 			final = c.admit()
 		}
+		if final == nil && tried {
+			final = c.outlived()
+		}
 		if final != nil {
 			return w.end(c, final)
 		}
@@ -177,6 +187,20 @@ func (c *call) attempt(try func(*call) error) error {
 		c.link.budget.giveBack()
 	}
 	return err
+}
+
+// outlived returns the final error of a call with ids whose records may be gone, so that
+// what may have run must not be sent again.
+func (c *call) outlived() error {
+	if o := oncesOf(c.ctx); o == nil || o.fresh() {
+		return nil
+	}
+	if c.admitted {
+		c.admitted = false
+		c.link.leave()
+	}
+	c.why = CauseUnsafe
+	return c.fail(ErrUnavailable, c.withCtx(c.last))
 }
 
 // countRetry counts an attempt by what is known of the one before.
@@ -300,7 +324,7 @@ func (c *call) settle(r ruling) error {
 	switch {
 	case same: // a full-duplex command cannot be sent again
 		c.why = CauseSharedConnection
-	case o == repeatable && c.runs >= maxRuns:
+	case o == repeatable && c.runs >= maxRuns && oncesOf(c.ctx) == nil:
 		c.why = CauseRunsSpent
 	case c.bypassesGate():
 		c.why = CauseHandshake

@@ -45,6 +45,7 @@ var optionDefaults = map[string][]string{
 	"WithRetry":           nil,
 	"WithRefusals":        nil,
 	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
+	"WithOnceTTL":         {"DefaultOnceTTL"},
 	"WithLogger":          nil,
 	"WithOnStateChange":   {"eventQueue"},
 	"WithOuterHook":       nil,
