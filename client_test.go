@@ -864,6 +864,7 @@ func TestClient_Shutdown_OfTheServer(t *testing.T) {
 // While everything works, supervision allocates nothing. Only a context that can be
 // canceled costs one small object, by which its cancellation finds the connection.
 func TestClient_HealthyPath_AllocatesNothing(t *testing.T) {
+	redial.Once(t.Context(), "another command of the program has an id")
 	s := redialtest.StartServer(t)
 	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
 	defer bare.Close()

@@ -217,13 +217,24 @@ func contextOf(cmd redis.Cmder) context.Context {
 		v.Type().Elem().PkgPath()+"." != goRedis {
 		return nil
 	}
-	f := v.Elem().FieldByName("ctx")
-	if !f.IsValid() || f.Type() != reflect.TypeFor[context.Context]() {
+	t := v.Type().Elem()
+	at, ok := contextFields.Load(t)
+	if !ok {
+		f, found := t.FieldByName("ctx")
+		if !found || f.Type != reflect.TypeFor[context.Context]() {
+			f.Index = nil
+		}
+		at, _ = contextFields.LoadOrStore(t, f.Index)
+	}
+	if len(at.([]int)) == 0 {
 		return nil
 	}
+	f := v.Elem().FieldByIndex(at.([]int))
 	ctx, _ := reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem().Interface().(context.Context)
 	return ctx
 }
+
+var contextFields sync.Map // []int by reflect.Type, of commands of go-redis; they are few
 
 // noRetry is a command that go-redis must not send again.
 type noRetry struct{ redis.Cmder }

@@ -251,9 +251,6 @@ func (c *config) onceBatch(ctx context.Context, cmds []redis.Cmder, slots, share
 	}
 	inner := command.Inner(cmds)
 	o := &onces{all: true, ids: make(map[redis.Cmder]onceID, len(inner))}
-	if command.IsTransaction(cmds) {
-		o.unit = inner
-	}
 	for i, cmd := range inner {
 		switch err = onceHas(cmd, id, slots); {
 		case err != nil:
@@ -352,10 +349,23 @@ func (w onceWay) record(id onceID, key string, tagged bool) string {
 	return oncePrefix + "{" + tag + "}:" + text
 }
 
+// unitOf returns the commands of a transaction, as one server gets it, nil for another batch.
+func unitOf(cmds []redis.Cmder) (unit []redis.Cmder) {
+	if !command.HoldsMulti(cmds) {
+		return nil
+	}
+	for _, cmd := range cmds {
+		if !isPassing(cmd) {
+			unit = append(unit, cmd)
+		}
+	}
+	return unit
+}
+
 // sum identifies what an id stands for. Of a transaction that is all of it.
-func (w onceWay) sum(o *onces, cmd redis.Cmder) (string, error) {
-	cmds := o.unit
-	if cmds == nil {
+func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, error) {
+	cmds := unit
+	if unit == nil {
 		cmds = []redis.Cmder{cmd}
 	}
 	h := sha256.New()
@@ -364,7 +374,7 @@ func (w onceWay) sum(o *onces, cmd redis.Cmder) (string, error) {
 		n = binary.BigEndian.AppendUint64(n[:0], uint64(i))
 		_, _ = h.Write(n) // a hash takes everything
 	}
-	if o.unit == nil {
+	if unit == nil {
 		number(o.ids[cmd].position)
 	}
 	for _, cmd := range cmds {
@@ -382,15 +392,16 @@ func (w onceWay) sum(o *onces, cmd redis.Cmder) (string, error) {
 	return string(h.Sum(nil)[:onceSum]), nil
 }
 
-// standIn returns what is sent in place of a command with an id.
-func (w onceWay) standIn(o *onces, cmd redis.Cmder, tagged, whole bool) (*onceCmd, error) {
+// standIn returns what is sent in place of a command with an id. unit is the transaction
+// that it is part of, nil if it is of none.
+func (w onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
 	id := o.ids[cmd]
 	args := cmd.Args()
 	at, reply, why := command.Keys(cmd)
 	if why != "" { // a hook has made another command of it
 		return nil, refuse(cmd, why)
 	}
-	sum, err := w.sum(o, cmd)
+	sum, err := w.sum(o, cmd, unit)
 	if err != nil {
 		return nil, refuse(cmd, "an argument cannot be sent")
 	}
@@ -410,14 +421,14 @@ func (w onceWay) standIn(o *onces, cmd redis.Cmder, tagged, whole bool) (*onceCm
 		out = append(out, text)
 	}
 	flags := w.flags(cmd, reply)
-	if o.unit != nil {
+	if unit != nil {
 		flags += "e"
-		first := o.unit[0]
+		first := unit[0]
 		key, err := firstKey(first)
 		if err != nil {
 			return nil, err
 		}
-		if id.position > 0 {
+		if cmd != first {
 			flags += "u"
 			out = append(out, w.record(o.ids[first], key, tagged))
 		}
@@ -568,7 +579,7 @@ func (w onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	whole := false
 	for err == nil {
 		tagged := w.cluster.Load()
-		stand, no := w.standIn(o, cmd, tagged, whole)
+		stand, no := w.standIn(o, cmd, nil, tagged, whole)
 		if no != nil {
 			err = no
 			break
@@ -646,13 +657,13 @@ func (w onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err 
 // standIns returns what is sent in place of the commands of a batch. whole says that the
 // server does not have the script: the first command brings it.
 func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole bool) (sent []redis.Cmder, err error) {
-	o := oncesOf(ctx)
+	o, unit := oncesOf(ctx), unitOf(cmds)
 	sent = slices.Clone(cmds)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
 			continue
 		}
-		stand, err := w.standIn(o, cmd, tagged, whole)
+		stand, err := w.standIn(o, cmd, unit, tagged, whole)
 		if err != nil {
 			return nil, err
 		}
@@ -682,7 +693,7 @@ func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (
 		}
 		rest = append(rest, cmd)
 	}
-	if len(rest) > 0 && o.unit != nil {
+	if len(rest) > 0 && command.HoldsMulti(cmds) {
 		rest = cmds
 	}
 	return rest, script

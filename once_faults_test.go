@@ -284,6 +284,31 @@ func TestOnce_SeveralNodes(t *testing.T) {
 				reply, err = incrThrice(redial.Once(ctx, "tx "+key), x.c.TxPipelined, "tx"+key)
 				require.NoError(t, err)
 				require.Equal(t, "1", reply)
+				// A transaction of a ring may be one for each of several shards.
+				unit := func(keys ...string) error {
+					ctx := redial.Once(ctx, "unit "+key)
+					_, err := x.c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+						for _, k := range keys {
+							p.Incr(ctx, k)
+						}
+						return nil
+					})
+					return err
+				}
+				if strings.Contains(name, "ring") {
+					keys := []string{"u1" + key, "u2" + key, "u3" + key, "u4" + key, "u5" + key}
+					for _, p := range x.proxies {
+						p.CutAfterRequest(i)
+					}
+					require.NoError(t, unit(keys...))
+					for _, p := range x.proxies {
+						p.CutAfterRequest(0)
+					}
+					require.NoError(t, unit(keys...))
+					for _, k := range keys {
+						require.Equal(t, "1", x.c.Get(ctx, k).Val(), k)
+					}
+				}
 				// Commands with several keys.
 				require.NoError(t, x.c.MSet(ctx, "{x}a", 1, "{x}b", 2).Err())
 				for range 2 {

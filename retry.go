@@ -88,9 +88,8 @@ func idOf(ctx context.Context) (id string, ok bool) {
 // onces are the commands of a call that have ids.
 type onces struct {
 	ids   map[redis.Cmder]onceID
-	unit  []redis.Cmder // of a transaction, its commands in order; nil: it is none
-	all   bool          // there are no commands without ids in the call
-	until time.Time     // when their records may be gone soon
+	all   bool      // there are no commands without ids in the call
+	until time.Time // when their records may be gone soon
 }
 
 // onceID is the id of one command.
