@@ -118,6 +118,7 @@ type call struct {
 	// mayHaveRun is set when an attempt was followed by another although its
 	// outcome is unknown. No later failure can then claim that nothing ran.
 	mayHaveRun bool
+	repeats    bool // something of it may have run, ever, and is sent again
 }
 
 func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
@@ -192,7 +193,7 @@ func (c *call) attempt(try func(*call) error) error {
 // outlived returns the final error of a call with ids whose records may be gone, so that
 // what may have run must not be sent again.
 func (c *call) outlived() error {
-	if o := oncesOf(c.ctx); o == nil || o.fresh() {
+	if o := oncesOf(c.ctx); !c.repeats || o == nil || o.fresh() {
 		return nil
 	}
 	if c.admitted {
@@ -313,7 +314,7 @@ func (c *call) settle(r ruling) error {
 	case refused:
 		l.react(err)
 	case repeatable:
-		c.mayHaveRun = true
+		c.mayHaveRun, c.repeats = true, true
 		if !isOfDial(err) { // else it is parts for other nodes that have run
 			c.runs++
 		}

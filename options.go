@@ -126,15 +126,15 @@ const (
 	retryRate  = 100
 
 	// An id is at most maxOnceID bytes long. A command with one has at most maxOnceArgs
-	// arguments: a script can hand on some 8000 values. onceShare is the part of the time of its
-	// record after which it is not sent again any more. onceSends is how often a batch is
-	// sent because a server has lost the script while it was under way.
+	// arguments: a script can hand on some 8000 values. It is not sent again once the life
+	// of its record, divided by onceShare, is over. onceSends is how often a batch is sent
+	// because a server has lost the script while it was under way.
 	maxOnceID   = 512
 	maxOnceArgs = 7000
 	onceShare   = 2
 	onceSends   = 8
-	// A record begins with onceSum bytes of a SHA-256 of what was asked for. onceExtra is how many
-	// arguments there are besides those of the command and its keys.
+	// A record begins with onceSum bytes of a SHA-256 of what was asked for. onceExtra is
+	// how many arguments there are besides those of the command and its keys.
 	onceSum   = 16
 	onceExtra = 9
 

@@ -60,8 +60,9 @@ func NoRetry(ctx context.Context) context.Context {
 // id names one piece of work and is anything from 1 to 512 bytes long. An id that comes
 // with another command or other arguments than before is [ErrOnceMismatch]. What cannot be
 // protected is [ErrOnceUnsupported]: commands that block, are scripts or concern no keys,
-// keys of several slots of a cluster, what cannot be queued for a full-duplex
-// auto-pipeline, servers and accounts without EVAL. In both cases nothing runs.
+// keys of several slots of a cluster, commands of an auto-pipeline of a cluster, servers
+// and accounts without EVAL. In both cases nothing runs; but a full-duplex auto-pipeline
+// has written its commands before they can be refused, see there.
 //
 // With Exec of a pipeline each command has a record of its own, by id and position, and a
 // transaction is one unit. Of a pipeline without an id, and of an auto-pipeline, a command
