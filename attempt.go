@@ -318,6 +318,11 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 type oneServer struct {
 	calls        *wire.Calls
 	writeTimeout time.Duration // of the client, as its Options have it
+	once         onceWay
+}
+
+func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, cluster bool) oneServer {
+	return oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, cluster)}
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
@@ -335,9 +340,9 @@ func (s oneServer) begin(ctx context.Context, from origin) *wire.Call {
 func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	if x := s.begin(ctx, from); x != nil {
 		defer x.Release()
-		return told(x, cmd, next(x, cmd))
+		return told(x, cmd, s.once.send(x, cmd, next, from))
 	}
-	return next(ctx, cmd)
+	return s.once.send(ctx, cmd, next, from)
 }
 
 // told is the error of a command whose call has ended, so that the server was told to end
@@ -356,6 +361,41 @@ func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis
 		defer x.Release()
 		ctx = x
 	}
+	some, err := s.once.among(ctx, cmds)
+	if err != nil {
+		command.SetErrors(cmds, err)
+		return found(ctx, from, err)
+	}
+	if !some {
+		return deliver(ctx, cmds, cmds, next, from)
+	}
+	var f finding
+	rest, whole := cmds, false
+	for n := range onceSends {
+		tagged := s.once.cluster.Load()
+		sent, err := s.once.standIns(ctx, rest, tagged, whole)
+		if err != nil {
+			command.SetErrors(rest, err)
+			f.join(found(ctx, from, err))
+			return f
+		}
+		g := deliver(ctx, rest, sent, next, from)
+		if n == 0 || command.HoldsMulti(cmds) {
+			f = g
+		} else {
+			f.join(g)
+		}
+		if rest, whole = s.once.lacking(ctx, rest, tagged); len(rest) == 0 {
+			break
+		}
+		command.SetErrors(rest, nil)
+	}
+	s.once.readBatch(ctx, cmds, &f)
+	return f
+}
+
+// deliver has next send the commands of a batch, or what stands for them.
+func deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	switch {
 	case from == clusterCall && !command.HoldsMulti(cmds):
 		// go-redis sets the error that ended a pipeline only on commands that were not
@@ -363,7 +403,7 @@ func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis
 		if ctx.Err() == nil { // else nothing is sent
 			command.SetErrors(cmds, nil)
 		}
-		f := found(ctx, from, next(ctx, atMostOnce(cmds)))
+		f := found(ctx, from, next(ctx, atMostOnce(sent)))
 		first := slices.IndexFunc(cmds, isUnanswered)
 		if first < 0 && f.err != nil && !isReply(f.err) {
 			first = 0 // not even reading could begin, which go-redis sets on commands later
@@ -374,9 +414,9 @@ func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis
 		}
 		return f
 	case from != pooledCall || command.IsTransaction(cmds):
-		return found(ctx, from, next(ctx, cmds))
+		return found(ctx, from, next(ctx, sent))
 	}
-	r := read(cmds)
+	r := read(sent)
 	f := found(ctx, from, next(ctx, r.cmds))
 	if f.err != nil {
 		f.noteRest(r.unanswered(cmds), f.err)

@@ -21,26 +21,42 @@ import (
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		late := ctx.Err() != nil // see ProcessHook
+		if !onceUsed.Load() || len(cmds) == 0 {
+			return h.guard(ctx, cmds, next, w)
+		}
+		ctx, rest, err := h.link.cfg.onceBatch(ctx, cmds, h.router.redirects(), w.from == sharedCall)
 		switch {
-		case len(cmds) == 0:
-			return next(ctx, cmds)
-		case !late && w.from == sharedCall:
-			return h.shared(ctx, cmds, next)
-		case !late && h.router.spreads(cmds):
-			return h.spread(ctx, cmds, next, w)
-		}
-		admitted := !late && h.link.enter()
-		if !admitted && !late && !(h.link.csc && slices.ContainsFunc(cmds, isBarredByCache)) {
-			return h.pipeline(ctx, cmds, next, w, finding{}, nil, 0)
-		}
-		found, err := h.tryBatch(ctx, cmds, next, w, admitted)
-		if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) ||
-			late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
+		case len(rest) == 0:
 			return err
+		case err == nil:
+			return h.guard(ctx, rest, next, w)
 		}
-		return h.pipeline(ctx, cmds, next, w, found, err, 1)
+		_ = h.guard(ctx, rest, next, w) // the commands have their errors
+		return command.FirstError(cmds, err)
 	}
+}
+
+// guard does so for commands that may be sent.
+func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+	late := ctx.Err() != nil // see ProcessHook
+	switch {
+	case len(cmds) == 0:
+		return next(ctx, cmds)
+	case !late && w.from == sharedCall:
+		return h.shared(ctx, cmds, next)
+	case !late && h.router.spreads(cmds):
+		return h.spread(ctx, cmds, next, w)
+	}
+	admitted := !late && h.link.enter()
+	if !admitted && !late && !(h.link.csc && slices.ContainsFunc(cmds, isBarredByCache)) {
+		return h.pipeline(ctx, cmds, next, w, finding{}, nil, 0)
+	}
+	found, err := h.tryBatch(ctx, cmds, next, w, admitted)
+	if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) ||
+		late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
+		return err
+	}
+	return h.pipeline(ctx, cmds, next, w, found, err, 1)
 }
 
 // pipeline carries on a batch for one server, or a transaction.
@@ -107,8 +123,33 @@ func (b *batch) judge(c *call, err error) ruling {
 	if r.why != f.why {
 		r.said = r.why
 	}
+	b.part(c, &r)
 	b.outcome = r.outcome
 	return r
+}
+
+// part takes the commands that must not be sent again out of a rest in which others may
+// be, since they have ids: in an auto-pipeline they are of other callers.
+func (b *batch) part(c *call, r *ruling) {
+	if r.outcome != unknown && r.outcome != partly || c.name == "transaction" || oncesOf(c.ctx) == nil {
+		return
+	}
+	may := func(cmd redis.Cmder) bool { return c.mayRepeat([]redis.Cmder{cmd}) }
+	if !slices.ContainsFunc(b.rest, may) {
+		return
+	}
+	c.because(CauseUnsafe)
+	_, shown := reveal(r.why)
+	final := c.fail(ErrOutcomeUnknown, c.withCtx(shown))
+	var again []redis.Cmder
+	for _, cmd := range b.rest {
+		if may(cmd) {
+			again = append(again, cmd)
+		} else {
+			cmd.SetErr(final)
+		}
+	}
+	b.rest, b.undelivered, r.outcome = again, nil, repeatable
 }
 
 func (b *batch) end(c *call, final error) error {

@@ -27,6 +27,13 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		if onceUsed.Load() {
+			var err error
+			if ctx, err = h.link.cfg.once(ctx, cmd, h.router.redirects()); err != nil {
+				cmd.SetErr(err)
+				return err
+			}
+		}
 		// Hooks see a command whose context had ended before the call, as they do in
 		// go-redis, which then does not send it.
 		late := ctx.Err() != nil
@@ -114,6 +121,7 @@ type call struct {
 	// mayHaveRun is set when an attempt was followed by another although its
 	// outcome is unknown. No later failure can then claim that nothing ran.
 	mayHaveRun bool
+	repeats    bool // something of it may have run, ever, and is sent again
 }
 
 func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
@@ -157,6 +165,9 @@ func (c *call) carry(w work, err error) error {
 		if final == nil {
 			final = c.admit()
 		}
+		if final == nil && tried {
+			final = c.outlived()
+		}
 		if final == nil && c.waited && w.publishes() {
 			c.waited = false
 			c.link.subs.await(c.ctx, subscribersFirst)
@@ -186,6 +197,20 @@ func (c *call) attempt(try func(*call) error) error {
 		c.link.budget.giveBack()
 	}
 	return err
+}
+
+// outlived returns the final error of a call with ids whose records may be gone, so that
+// what may have run must not be sent again.
+func (c *call) outlived() error {
+	if o := oncesOf(c.ctx); !c.repeats || o == nil || o.fresh() {
+		return nil
+	}
+	if c.admitted {
+		c.admitted = false
+		c.link.leave()
+	}
+	c.why = CauseUnsafe
+	return c.fail(ErrUnavailable, c.withCtx(c.last))
 }
 
 // countRetry counts an attempt by what is known of the one before.
@@ -299,7 +324,7 @@ func (c *call) settle(r ruling) error {
 	case refused:
 		l.react(err)
 	case repeatable:
-		c.mayHaveRun = true
+		c.mayHaveRun, c.repeats = true, true
 		if !isOfDial(err) { // else it is parts for other nodes that have run
 			c.runs++
 		}
@@ -310,7 +335,7 @@ func (c *call) settle(r ruling) error {
 	switch {
 	case same: // a full-duplex command cannot be sent again
 		c.why = CauseSharedConnection
-	case o == repeatable && c.runs >= maxRuns:
+	case o == repeatable && c.runs >= maxRuns && oncesOf(c.ctx) == nil:
 		c.why = CauseRunsSpent
 	case c.bypassesGate():
 		c.why = CauseHandshake

@@ -179,7 +179,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 			_ = rdb.Close()
 			return nil, err
 		}
-		h := hook{link: g.peer(), router: oneServer{&k.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
+		h := hook{link: g.peer(), router: newOneServer(&k.calls, rdb.Options(), k.cfg, false), inners: new(innerParts)}
 		rdb.AddHook(h)
 		o.is(rdb, &g.inflight, k.cfg.timeout, g.Declined)
 		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
@@ -216,7 +216,9 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
 	c.outer.on(clone.Client)
-	clone.hook.router = oneServer{&c.keeper.calls, clone.Options().WriteTimeout}
+	router := c.hook.router.(oneServer)
+	router.writeTimeout = clone.Options().WriteTimeout
+	clone.hook.router = router
 	clone.hook.inners = new(innerParts)
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}

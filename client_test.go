@@ -885,6 +885,7 @@ func TestClient_Shutdown_OfTheServer(t *testing.T) {
 // While everything works, a command allocates no more than without supervision, whatever
 // its context and with a hook of the caller, too.
 func TestClient_HealthyPath_AllocatesNothing(t *testing.T) {
+	redial.Once(t.Context(), "another command of the program has an id")
 	s := redialtest.StartServer(t)
 	for _, hooked := range []bool{false, true} {
 		bare := redis.NewClient(&redis.Options{Addr: s.Addr()})

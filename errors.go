@@ -26,6 +26,16 @@ var (
 	// lost: they may have run once, or not at all.
 	ErrOutcomeUnknown = errors.New("redial: outcome unknown")
 
+	// ErrOnceMismatch is returned for a command whose id, see [Once], was that of another
+	// command, or of the same with other arguments, before. Nothing ran.
+	ErrOnceMismatch = errors.New("redial: once: the id is that of something else")
+
+	// ErrOnceUnsupported is returned for a command that cannot have an id, see [Once]. The
+	// error names the command and the reason. Nothing ran; but what a full-duplex
+	// auto-pipeline has written before it could be refused may have, and is
+	// [ErrOutcomeUnknown] as well.
+	ErrOnceUnsupported = errors.New("redial: once: not possible")
+
 	// ErrClosed is returned for commands on a closed client that redial itself
 	// refuses. errors.Is(err, redis.ErrClosed) holds for it too.
 	ErrClosed = fmt.Errorf("redial: %w", redis.ErrClosed)
@@ -115,6 +125,37 @@ func (e *Error) Temporary() bool { return sys.IsTemporary(e.Err) }
 
 var _ = []net.Error{(*Error)(nil), (*wire.Error)(nil)}
 
+// onceError is the error of a command with an id that is no reply to it. To go-redis it
+// is an answer: there is nothing to be sent again.
+type onceError struct {
+	kind error
+	cmd  string
+	why  string
+	ran  bool  // something may have run
+	err  error // the reply that says so; nil: there is none
+}
+
+func (e *onceError) Error() string {
+	text := fmt.Sprintf("%v: %s: %s", e.kind, e.cmd, e.why)
+	if e.err != nil {
+		text += ": " + e.err.Error()
+	}
+	return text
+}
+
+func (e *onceError) RedisError() {}
+
+func (e *onceError) Unwrap() (all []error) {
+	all = append(all, e.kind)
+	if e.ran && e.kind != ErrOutcomeUnknown {
+		all = append(all, ErrOutcomeUnknown)
+	}
+	if e.err != nil {
+		all = append(all, e.err)
+	}
+	return all
+}
+
 // SafeToRetry reports whether the command that failed with err can be sent again
 // without running twice: it certainly did not run, or it only reads. It is false
 // for nil, for replies that say that the command ran, and for every error it
@@ -128,6 +169,9 @@ var _ = []net.Error{(*Error)(nil), (*wire.Error)(nil)}
 func SafeToRetry(err error) bool {
 	if e := asError(err); e != nil {
 		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
+	}
+	if o := (*onceError)(nil); errors.As(err, &o) {
+		return !o.ran
 	}
 	if !isAfterWrite(err) && rejected(err) {
 		return true

@@ -27,6 +27,30 @@ func startServer() *miniredis.Miniredis {
 	return server
 }
 
+// pay counts an order once, however often it is called for it.
+func pay(ctx context.Context, rdb *redial.Client, order string) (int64, error) {
+	return rdb.Incr(redial.Once(ctx, "order-"+order), "orders").Result()
+}
+
+func ExampleOnce() {
+	server := startServer()
+	defer server.Close()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+
+	for range 3 { // the caller has lost the reply, or was restarted
+		n, err := pay(context.Background(), rdb, "4711")
+		fmt.Println(n, err)
+	}
+	_, err := rdb.Decr(redial.Once(context.Background(), "order-4711"), "orders").Result()
+	fmt.Println(errors.Is(err, redial.ErrOnceMismatch))
+	// Output:
+	// 1 <nil>
+	// 1 <nil>
+	// 1 <nil>
+	// true
+}
+
 func ExampleNewClient() {
 	server := startServer()
 	defer server.Close()

@@ -166,12 +166,75 @@ func atMostOnce(cmds []redis.Cmder) []redis.Cmder {
 // plainCommands undoes atMostOnce for hooks of the caller: when go-redis sends commands
 // on to another node, it sends what it was given.
 func plainCommands(cmds []redis.Cmder) {
-	for i, cmd := range cmds {
-		if once, ok := cmd.(noRetry); ok {
-			cmds[i] = once.Cmder
+	for i := range cmds {
+		cmds[i] = plainCommand(cmds[i])
+	}
+}
+
+// plainCommand returns the command of the caller for which another stands.
+func plainCommand(cmd redis.Cmder) redis.Cmder {
+	for {
+		switch stand := cmd.(type) {
+		case noRetry:
+			cmd = stand.Cmder
+		case *onceCmd:
+			cmd = stand.Cmder
+		case unsplit:
+			cmd = stand.Cmder
+		default:
+			return cmd
 		}
 	}
 }
+
+// onceCmd stands for a command while it is written: go-redis writes the arguments of this
+// one, and reads the reply into that of the caller.
+type onceCmd struct {
+	redis.Cmder
+	args []any
+}
+
+// Args returns what is to be written.
+func (c *onceCmd) Args() []any { return c.args }
+
+// NoRetry says that the command must not be sent again by go-redis, nor be answered from
+// a cache.
+func (c *onceCmd) NoRetry() bool { return true }
+
+// unsplit stands for a command, of which go-redis would send parts to several nodes of a
+// cluster, on its way to one node. It looks like SET, whose first argument is its key.
+type unsplit struct{ redis.Cmder }
+
+func (unsplit) Name() string     { return "set" }
+func (unsplit) FullName() string { return "set" }
+func (unsplit) NoRetry() bool    { return true }
+
+// contextOf returns the context that a command of go-redis was made with, or nil. An
+// auto-pipeline keeps it nowhere else.
+func contextOf(cmd redis.Cmder) context.Context {
+	v := reflect.ValueOf(cmd)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct ||
+		v.Type().Elem().PkgPath()+"." != goRedis {
+		return nil
+	}
+	t := v.Type().Elem()
+	at, ok := contextFields.Load(t)
+	if !ok {
+		f, found := t.FieldByName("ctx")
+		if !found || f.Type != reflect.TypeFor[context.Context]() {
+			f.Index = nil
+		}
+		at, _ = contextFields.LoadOrStore(t, f.Index)
+	}
+	if len(at.([]int)) == 0 {
+		return nil
+	}
+	f := v.Elem().FieldByIndex(at.([]int))
+	ctx, _ := reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem().Interface().(context.Context)
+	return ctx
+}
+
+var contextFields sync.Map // []int by reflect.Type, of commands of go-redis; they are few
 
 // noRetry is a command that go-redis must not send again.
 type noRetry struct{ redis.Cmder }

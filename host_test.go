@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -1266,4 +1267,81 @@ func TestHost_Defaults(t *testing.T) {
 	opt := rdb.Options()
 	believe(t, opt.Addr == addrOf(""), "a client without an address is one for the address that addrOf returns; if this fails, errors and statistics name another server", opt.Addr)
 	believe(t, opt.DialTimeout == defaultDialTimeout, "a dial may take defaultDialTimeout by default; if this fails, redial ends dials sooner than it, or later", opt.DialTimeout)
+}
+
+type onceProbe struct{}
+
+// A command of go-redis keeps the context that it was made with, which an auto-pipeline
+// keeps nowhere else.
+func TestHost_ContextOfACommand(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer rdb.Close()
+	ctx := context.WithValue(t.Context(), onceProbe{}, "mine")
+	seen := make(map[string]bool)
+	methods := reflect.TypeFor[redis.Pipeliner]()
+	for i := range methods.NumMethod() {
+		p := rdb.Pipeline()
+		m := reflect.ValueOf(p).MethodByName(methods.Method(i).Name)
+		if m.Type().NumIn() == 0 || m.Type().In(0) != reflect.TypeFor[context.Context]() || slices.Contains([]string{"Exec", "Process", "BatchProcess"}, methods.Method(i).Name) {
+			continue
+		}
+		func() {
+			defer func() { _ = recover() }() // go-redis panics on some made-up arguments
+			in := []reflect.Value{reflect.ValueOf(ctx)}
+			for k := 1; k < m.Type().NumIn() && !(m.Type().IsVariadic() && k == m.Type().NumIn()-1); k++ {
+				in = append(in, reflect.Zero(m.Type().In(k)))
+			}
+			m.Call(in)
+		}()
+		for _, cmd := range p.Cmds() {
+			seen[fmt.Sprintf("%T", cmd)] = true
+			got := contextOf(cmd)
+			believe(t, got != nil && got.Value(onceProbe{}) == "mine", "A command has the context that it was made with, in a field ctx.", fmt.Sprintf("%T by %s", cmd, methods.Method(i).Name))
+		}
+	}
+	require.Greater(t, len(seen), 40)
+	require.Nil(t, contextOf(readCommand{}), "which is none of go-redis's")
+	require.Nil(t, contextOf((*redis.Cmd)(nil)))
+}
+
+type readCommand struct{ redis.Cmder }
+
+// go-redis writes the arguments of what it is given, and reads the reply into the command
+// inside: alone, in a pipeline and in a transaction.
+func TestHost_StandInsAreWritten(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	rdb := bare(t, f)
+	rdb.AddHook(lpushing{})
+	const sentence = "go-redis writes the Args of a stand-in, and reads into the command that is embedded in it."
+	n, err := rdb.Incr(t.Context(), "n").Result()
+	believe(t, err == nil && n == 1, sentence, err)
+	for _, exec := range []func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){rdb.Pipelined, rdb.TxPipelined} {
+		cmds, err := exec(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); p.Incr(t.Context(), "n"); return nil })
+		believe(t, err == nil && cmds[1].(*redis.IntCmd).Val() == cmds[0].(*redis.IntCmd).Val()+1, sentence, err)
+	}
+	believe(t, f.Executed("incr") == 0 && f.Executed("lpush") == 5, sentence)
+}
+
+// lpushing has LPUSH stand in for INCR.
+type lpushing struct{}
+
+func (lpushing) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (lpushing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return next(ctx, standIn(cmd)) }
+}
+func (lpushing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		sent := slices.Clone(cmds)
+		for i, cmd := range cmds {
+			sent[i] = standIn(cmd)
+		}
+		return next(ctx, sent)
+	}
+}
+
+func standIn(cmd redis.Cmder) redis.Cmder {
+	if cmd.Name() != "incr" {
+		return cmd
+	}
+	return &onceCmd{cmd, []any{"lpush", "list", "x"}}
 }

@@ -34,6 +34,10 @@ const (
 	// DefaultIdleCheck is the age at which an unused connection must prove
 	// itself before it carries a command.
 	DefaultIdleCheck = 2 * time.Second
+	// DefaultOnceTTL is how long the record of an id lives: as long as whoever has lost
+	// a reply may take to ask again, a process that is restarted or a queue that
+	// delivers once more.
+	DefaultOnceTTL = 10 * time.Minute
 )
 
 // The numbers that are not options.
@@ -125,6 +129,19 @@ const (
 	retryBurst = 500
 	retryRate  = 100
 
+	// An id is at most maxOnceID bytes long. A command with one has at most maxOnceArgs
+	// arguments: a script can hand on some 8000 values. It is not sent again once the life
+	// of its record, divided by onceShare, is over. onceSends is how often a batch is sent
+	// because a server has lost the script while it was under way.
+	maxOnceID   = 512
+	maxOnceArgs = 7000
+	onceShare   = 2
+	onceSends   = 8
+	// A record begins with onceSum bytes of a SHA-256 of what was asked for. onceExtra is
+	// how many arguments there are besides those of the command and its keys.
+	onceSum   = 16
+	onceExtra = 9
+
 	// maxReading is the length of a pipeline up to which what follows its reading is
 	// kept for the next one.
 	maxReading = 1024
@@ -193,6 +210,9 @@ const (
 	maxHeartbeat = time.Hour
 	maxMisses    = 100
 	maxWait      = 24 * time.Hour
+
+	minOnceTTL = time.Second
+	maxOnceTTL = 30 * 24 * time.Hour
 )
 
 // RetryPolicy decides whether a command may be sent again although it may have
@@ -237,6 +257,7 @@ type config struct {
 	policy     RetryPolicy
 	refusals   func(error) bool // nil: none
 	idleCheck  time.Duration
+	onceTTL    time.Duration
 	logger     *slog.Logger // nil: silent
 	onChange   func(Event)  // nil: none
 	outer      []outer      // the outermost first
@@ -291,6 +312,7 @@ func newConfig(opts []Option) (*config, error) {
 		maxWaiting: DefaultMaxWaiting,
 		policy:     RetryReadOnly,
 		idleCheck:  DefaultIdleCheck,
+		onceTTL:    DefaultOnceTTL,
 	}
 	var errs []error
 	for i, opt := range opts {
@@ -454,6 +476,20 @@ func WithIdleCheck(d time.Duration) Option {
 	return func(c *config) error {
 		c.idleCheck = d
 		return between("WithIdleCheck", d, 0, maxWait)
+	}
+}
+
+// WithOnceTTL sets how long the record of an id lives on the server, see [Once],
+// overriding the default of 10m: for so long a caller may come back with the id and get
+// the reply of the first run. It counts from that run, and a later call does not prolong
+// it. redial itself does not send a command again once half of it is over, so it should
+// be longer than twice the grace. A record takes memory of the server for as long.
+//
+// d must be between 1s and 720h.
+func WithOnceTTL(d time.Duration) Option {
+	return func(c *config) error {
+		c.onceTTL = d
+		return between("WithOnceTTL", d, minOnceTTL, maxOnceTTL)
 	}
 }
 

@@ -38,6 +38,9 @@ func TestOptions_Invalid_AreReportedByName(t *testing.T) {
 		{good, WithRefusals(nil), "WithRefusals function is nil"},
 		{good, WithIdleCheck(-1), "WithIdleCheck is -1ns"},
 		{good, WithIdleCheck(1000 * time.Hour), "WithIdleCheck is 1000h0m0s"},
+		{good, WithOnceTTL(0), "WithOnceTTL is 0s"},
+		{good, WithOnceTTL(time.Millisecond), "WithOnceTTL is 1ms"},
+		{good, WithOnceTTL(1000 * time.Hour), "WithOnceTTL is 1000h0m0s"},
 		{good, WithLogger(nil), "WithLogger logger is nil"},
 		{good, WithOnStateChange(nil), "WithOnStateChange callback is nil"},
 		{good, WithOuterHook(nil), "WithOuterHook hook is nil"},
@@ -72,7 +75,7 @@ func TestOptions_ReachEveryField(t *testing.T) {
 	changed, err := newConfig([]Option{
 		WithHeartbeat(2*time.Second, 3*time.Second), WithHeartbeatMisses(4),
 		WithBackoff(func() backoff.BackOff { return &backoff.ZeroBackOff{} }),
-		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second), WithRefusals(func(error) bool { return false }),
+		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second), WithOnceTTL(time.Minute), WithRefusals(func(error) bool { return false }),
 		WithLogger(discard), WithOnStateChange(func(Event) {}), WithOuterHook(passing{}),
 	})
 	require.NoError(t, err)

@@ -37,6 +37,7 @@ var optionDefaults = map[string][]string{
 	"WithRetry":           nil,
 	"WithRefusals":        nil,
 	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
+	"WithOnceTTL":         {"DefaultOnceTTL"},
 	"WithLogger":          nil,
 	"WithOnStateChange":   {"eventQueue"},
 	"WithOuterHook":       nil,

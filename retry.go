@@ -2,7 +2,9 @@ package redial
 
 import (
 	"context"
+	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -17,6 +19,7 @@ const (
 	ctxWaitFor
 	ctxIdempotent
 	ctxNoRetry
+	ctxOnce
 	ctxNested // set for commands that go-redis runs inside another command's dial
 )
 
@@ -44,6 +47,101 @@ func Idempotent(ctx context.Context) context.Context {
 // again. Commands that provably did not run still are. It overrides [Idempotent].
 func NoRetry(ctx context.Context) context.Context {
 	return context.WithValue(ctx, ctxNoRetry, true)
+}
+
+// Once returns a context with which a write runs once, whatever is lost on the way, and
+// returns the reply of that run: the command goes out in a script that keeps a record of
+// id on the server, with the reply, for the time of [WithOnceTTL]. So it is sent again
+// whenever it is unknown whether it ran, whatever the [RetryPolicy], until the grace, the
+// context or half of that time is over, and then ends as [ErrOutcomeUnknown], as without
+// an id. The caller may send it again with the same id, from another process as well, as
+// long as the record lives: if it ran, nothing runs and the reply is that of its run.
+//
+// id names one piece of work and is anything from 1 to 512 bytes long. An id that comes
+// with another command or other arguments than before is [ErrOnceMismatch]. What cannot be
+// protected is [ErrOnceUnsupported]: commands that block, are scripts or concern no keys,
+// keys of several slots of a cluster, commands of an auto-pipeline of a cluster, servers
+// and accounts without EVAL. In both cases nothing runs; but a full-duplex auto-pipeline
+// has written its commands before they can be refused, see there.
+//
+// With Exec of a pipeline each command has a record of its own, by id and position, and a
+// transaction is one unit. Of a pipeline without an id, and of an auto-pipeline, a command
+// that was made with such a context has its own. [NoRetry] still forbids to send again.
+// What go-redis sends to set up a connection is not concerned, nor is what hooks send
+// besides.
+//
+// An error reply means that nothing ran, and is not recorded, but in transactions. See
+// docs/once.md for what this protects against and what it costs.
+func Once(ctx context.Context, id string) context.Context {
+	onceUsed.Store(true)
+	return context.WithValue(ctx, ctxOnce, id)
+}
+
+// onceUsed is set when there was an id, ever: before that no context needs a look.
+var onceUsed atomic.Bool
+
+// idOf returns the id that a context has.
+func idOf(ctx context.Context) (id string, ok bool) {
+	id, ok = ctx.Value(ctxOnce).(string)
+	return id, ok
+}
+
+// onces are the commands of a call that have ids.
+type onces struct {
+	ids   map[redis.Cmder]onceID
+	all   bool      // there are no commands without ids in the call
+	until time.Time // when their records may be gone soon
+}
+
+// onceID is the id of one command.
+type onceID struct {
+	text     string
+	position int // in its batch; -1: it has the id for itself
+}
+
+// has reports whether a command has an id.
+func (o *onces) has(cmd redis.Cmder) bool {
+	if o == nil || !reflect.TypeOf(cmd).Comparable() {
+		return false
+	}
+	_, ok := o.ids[cmd]
+	return ok
+}
+
+// fresh reports whether the records of what ran first still live for a while.
+func (o *onces) fresh() bool { return time.Now().Before(o.until) }
+
+// onceContext is the context of a call with ids. Without any it is that of something sent
+// besides.
+type onceContext struct {
+	context.Context
+	onces *onces
+}
+
+type onceKey struct{}
+
+func (c *onceContext) Value(key any) any {
+	if key == (onceKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// onceContextOf returns what ctx is part of, or nil.
+func onceContextOf(ctx context.Context) *onceContext {
+	if !onceUsed.Load() {
+		return nil
+	}
+	c, _ := ctx.Value(onceKey{}).(*onceContext)
+	return c
+}
+
+// oncesOf returns the ids of the call that ctx belongs to, nil when it has none.
+func oncesOf(ctx context.Context) *onces {
+	if c := onceContextOf(ctx); c != nil {
+		return c.onces
+	}
+	return nil
 }
 
 // patience is how long a command may wait, from its context.
@@ -108,11 +206,17 @@ func (b *budget) giveBack() {
 
 // mayRepeat reports whether cmd may be sent again after an unknown outcome.
 func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
-	if cmd.NoRetry() || command.ClassOf(cmd) == command.Takes {
-		return false // its reply went to a writer of the caller, or its element is gone
+	if cmd.NoRetry() {
+		return false // its reply went to a writer of the caller
 	}
 	if no, _ := ctx.Value(ctxNoRetry).(bool); no {
 		return false
+	}
+	if o := oncesOf(ctx); o != nil && o.has(cmd) {
+		return o.fresh()
+	}
+	if command.ClassOf(cmd) == command.Takes {
+		return false // its element is gone
 	}
 	if ok, _ := ctx.Value(ctxIdempotent).(bool); ok {
 		return true

@@ -80,6 +80,10 @@ func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.
 // send marks the context of a command and has go-redis send it to its node.
 func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
 	n.use()
+	if o := oncesOf(ctx); o != nil && o.has(cmd) && n.splits(cmd) { // its keys are in one slot
+		cmd.SetStepCount(1)
+		return next(routedContext(ctx, false), unsplit{cmd})
+	}
 	if !n.splits(cmd) {
 		if command.Known(cmd) {
 			// go-redis wants to know this of commands that it splits, and would ask a
@@ -130,7 +134,7 @@ type nodeHook struct {
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
 	rdb := newClient(m.link.accountable(ownOptions(opt, m.link.dial)))
-	m.hook = hook{link: m.link.peer(), router: oneServer{&n.calls, rdb.Options().WriteTimeout}, inners: new(innerParts)}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, !n.ring), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb
@@ -141,6 +145,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	direct := h.hook.ProcessHook(next)
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		cmd = plainCommand(cmd)
 		r := routedOf(ctx)
 		if w.from == foreignHook { // what a hook of the caller sends by itself is no part of this
 			ctx = unrouted(ctx)

@@ -49,6 +49,7 @@ var floors = []string{
 	"batch.go watch.go",
 	"call.go",
 	"attempt.go",
+	"once.go",
 	// Links and who looks after them.
 	"keeper.go",
 	"reconnect.go",
@@ -95,6 +96,11 @@ var numberFiles = []string{"options.go", "internal/wire/limits.go"}
 var numbers = []struct{ where, numbers, why string }{
 	{"classesByArgs", "*", "numbers of arguments"},
 	{"lasting", "3", "the number of an argument"},
+	{"options", "4", "the number of an argument"},
+	{"exactBits", "53", "of a double"},
+	{"slots", "*", "of Redis Cluster"},
+	{"crcs", "*", "of CRC16"},
+	{"Slot", "8", "of CRC16"},
 	{"Directory.hear", "3 4 5", "numbers of words"},
 	{"connErrno", "*", "the kernel's"},
 	{"tcpUserTimeout", "0x12", "the kernel's"},

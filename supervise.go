@@ -109,7 +109,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
 		k.whole = g.link
 		k.add(g)
-		rdb.AddHook(existing{hook{link: g.peer(), router: oneServer{&k.calls, opt.WriteTimeout}}, g.link, opt})
+		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, opt, cfg, false)}, g.link, opt})
 		return supervisorOver(k), nil
 	})
 }
@@ -123,7 +123,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	m := n.newMember(opt, false)
-	m.hook = hook{link: m.link.peer(), router: oneServer{&n.calls, opt.WriteTimeout}}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, opt, n.cfg, !n.ring)}
 	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)
 	return m.link

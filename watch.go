@@ -8,9 +8,10 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // watch runs a Watch of go-redis's, see Client.Watch.
@@ -32,6 +33,9 @@ func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis
 			return err
 		}
 	}
+	if _, ok := idOf(ctx); ok && onceContextOf(ctx) == nil {
+		return refuse(watchCmd, "it is about transactions")
+	}
 	c := h.newCall(ctx, "watch", 0, true)
 	c.inside = true
 	return c.carry(&watching{run: watch, fn: fn, keys: keys}, nil)
@@ -42,18 +46,8 @@ func together(keys []string) bool {
 	if len(keys) == 0 || keys[0] == "" {
 		return false
 	}
-	tag := hashTag(keys[0])
-	return !slices.ContainsFunc(keys, func(key string) bool { return hashTag(key) != tag })
-}
-
-// hashTag returns the part of key that decides about its node.
-func hashTag(key string) string {
-	if _, after, ok := strings.Cut(key, "{"); ok {
-		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {
-			return tag
-		}
-	}
-	return key
+	tag := command.HashTag(keys[0])
+	return !slices.ContainsFunc(keys, func(key string) bool { return command.HashTag(key) != tag })
 }
 
 // watching is the work of a Watch, which is tried again until its function was called.

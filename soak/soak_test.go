@@ -279,6 +279,9 @@ func (l *load) step(w, k int) {
 	key := fmt.Sprintf("r:%d:%d", age, rand.IntN(3))
 	value := strconv.FormatInt(l.seq.Add(1), 10)
 	call := l.h.now()
+	if k%8 > 3 && rand.IntN(2) == 0 { // a write, no script
+		ctx = redial.Once(ctx, "w:"+value)
+	}
 	switch k % 8 {
 	case 0, 1:
 		got, err := l.c.Get(ctx, key).Result()

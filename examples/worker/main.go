@@ -10,7 +10,8 @@
 // A list will not do for this: when the connection dies while BLPOP hands over
 // an element, the element is gone. An entry of a stream stays pending under the
 // name of the worker it was handed to until that worker acknowledges it. So
-// every job is done at least once, and doing one twice must do no harm.
+// every job is handed over at least once. What it does to the data is done exactly
+// once: it is a transaction with the id of the job, and so is adding it.
 package main
 
 import (
@@ -80,11 +81,15 @@ func run(ctx context.Context, logger *slog.Logger, addr, name string) error {
 
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	done, left := rdb.SCard(end, doneKey(p.run)), rdb.XLen(end, stream)
-	if err := errors.Join(done.Err(), left.Err(), rdb.Drain(end)); err != nil {
+	done, times, left := rdb.SCard(end, doneKey(p.run)), rdb.Get(end, timesKey(p.run)), rdb.XLen(end, stream)
+	twice, err := times.Int64()
+	if errors.Is(err, redis.Nil) {
+		err = nil // none was
+	}
+	if err := errors.Join(done.Err(), err, left.Err(), rdb.Drain(end)); err != nil {
 		return fmt.Errorf("%d jobs added, no count of those done: %w", p.added, err)
 	}
-	logger.Info("stopped", "added", p.added, "done", done.Val(), "deliveries", w.handled, "left_for_next_run", left.Val())
+	logger.Info("stopped", "added", p.added, "done", done.Val(), "twice", twice-done.Val(), "deliveries", w.handled, "left_for_next_run", left.Val())
 	return nil
 }
 
@@ -182,17 +187,20 @@ func (w *worker) explain(err error) {
 	w.logger.Warn("will try again", "error", err)
 }
 
-// handle does a job and acknowledges it. Doing it twice changes nothing, so its
-// commands may be repeated after an unknown outcome, too. A job that can fail for
-// good needs more: a limit of deliveries, which XPENDING counts, and a place to go.
+// handle does a job and acknowledges it, with the id of the job: whoever gets it again,
+// after an unknown outcome or from a dead worker, does nothing and gets the same reply. A
+// job that can fail for good needs more: a limit of deliveries, which XPENDING counts, and
+// a place to go.
 func (w *worker) handle(ctx context.Context, job redis.XMessage) error {
-	ctx = redial.Idempotent(ctx)
+	ctx = redial.Once(ctx, stream+":do:"+job.ID)
 	w.handled++
 	run, _ := job.Values["run"].(string)
 	number, _ := job.Values["number"].(string)
 	_, err := w.rdb.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 		if run != "" { // else it was deleted while it was pending
 			tx.SAdd(ctx, doneKey(run), number)
+			tx.Incr(ctx, timesKey(run))
+			tx.Expire(ctx, timesKey(run), time.Hour)
 			tx.Expire(ctx, doneKey(run), time.Hour)
 		}
 		tx.XAck(ctx, stream, group, job.ID)
@@ -204,6 +212,9 @@ func (w *worker) handle(ctx context.Context, job redis.XMessage) error {
 
 // doneKey names the set of jobs of one run that are done.
 func doneKey(run string) string { return "redial-worker:done:" + run }
+
+// timesKey names the count of how often jobs of one run were done.
+func timesKey(run string) string { return "redial-worker:times:" + run }
 
 // retrySoon returns when there is a point in trying again: the server is there,
 // and a moment has passed.

@@ -61,6 +61,30 @@ func TestWork_ReplyLost_JobsAreDone(t *testing.T) {
 	}
 }
 
+// The reply to the transaction of a job is lost, and another worker is handed the job: it
+// is done once.
+func TestHandle_ReplyLostAndHandedOverAgain_IsDoneOnce(t *testing.T) {
+	m := miniredis.RunT(t)
+	proxy := redialtest.NewProxy(t, m.Addr())
+	rdb := redial.NewClient(&redis.Options{Addr: proxy.Addr()})
+	defer rdb.Close()
+	w := &worker{rdb: rdb, logger: slog.New(slog.DiscardHandler), name: "w", cursor: "0"}
+	job := redis.XMessage{ID: "1-1", Values: map[string]any{"run": "r", "number": "7"}}
+	proxy.Match("exec")
+	proxy.CutAfterRequest(1)
+	for range 3 {
+		if err := w.handle(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := rdb.Get(t.Context(), timesKey("r")).Int(); err != nil || n != 1 {
+		t.Errorf("done %d times, %v", n, err)
+	}
+	if left := proxy.CutAfterRequest(0); left != 0 {
+		t.Error("no reply was cut")
+	}
+}
+
 func TestWork_DataGone_JoinsAgain(t *testing.T) {
 	m := miniredis.RunT(t)
 	rdb := redial.NewClient(&redis.Options{Addr: m.Addr()})

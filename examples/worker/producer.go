@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 
 	"github.com/redis/go-redis/v9"
@@ -18,10 +19,11 @@ type producer struct {
 }
 
 // produce adds a job at a time until ctx ends. A job that may have been added is
-// added again: the worker does not mind to see it twice.
+// added again with the same id, so that it is there once.
 func (p *producer) produce(ctx context.Context) {
 	for pause(ctx, every) {
-		err := p.rdb.XAdd(redial.Idempotent(ctx), &redis.XAddArgs{
+		id := fmt.Sprintf("%s:add:%s:%d", stream, p.run, p.added)
+		err := p.rdb.XAdd(redial.Once(ctx, id), &redis.XAddArgs{
 			Stream: stream, Values: []any{"run", p.run, "number", p.added},
 		}).Err()
 		if err != nil {

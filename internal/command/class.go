@@ -109,7 +109,7 @@ var classes = table(map[Class]string{
 		spublish srem tdigest.add tdigest.create tdigest.merge tdigest.reset
 		topk.add topk.incrby topk.reserve ts.add ts.alter ts.create ts.createrule
 		ts.decrby ts.del ts.deleterule ts.incrby ts.madd ts.read unlink vadd vrem
-		vsetattr xack xackdel xadd xautoclaim xcfgset xclaim xdel xdelex xnack
+		vsetattr xack xackdel xautoclaim xcfgset xclaim xdel xdelex xnack
 		xtrim zadd zincrby zmpop zpopmax zpopmin zrem zremrangebylex
 		zremrangebyrank zremrangebyscore`,
 	Takes: `
@@ -181,6 +181,8 @@ var classesByArgs = map[string]func(args []any) Class{
 		}
 		return Reads
 	},
+	// XADD key [NOMKSTREAM] [KEEPREF | DELREF | ACKED] [IDMP producer id | IDMPAUTO producer] ...
+	"xadd": byOptions,
 	// XREAD [COUNT n] [BLOCK ms] STREAMS key ... id ...: from "$" or "+" on, what
 	// a lost answer held is skipped by the next.
 	"xread": func(args []any) Class {
@@ -225,6 +227,29 @@ func lasting(args []any) Class {
 		return Changes
 	}
 	return Repeats
+}
+
+// byOptions is the class function of XADD: with an id by which the server knows that the
+// entry is there, a second run adds nothing and gives the same reply. Fields and values may
+// look like options, which come before the id of the entry.
+func byOptions(args []any) Class {
+	for i := 2; i < len(args); i++ {
+		switch word(args, i) {
+		case "nomkstream", "keepref", "delref", "acked":
+		case "idmp", "idmpauto":
+			return Repeats
+		case "maxlen", "minid":
+			if w := word(args, i+1); w == "~" || w == "=" {
+				i++
+			}
+			i++
+		case "limit":
+			i++
+		default:
+			return Changes
+		}
+	}
+	return Changes
 }
 
 // given is the opposite: Repeats only when one of the words is there.

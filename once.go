@@ -1,0 +1,736 @@
+package redial
+
+// What runs once: how the commands of a call get their ids, and what goes out in place of
+// a command that has one. The loop of call.go knows of that only that such a command may
+// always be sent again, see mayRepeat.
+//
+// The translation is the last thing before go-redis, so that hooks of the caller, on
+// clients and nodes, see the caller's own command. A stand-in writes the script and what it
+// wants to know; go-redis decodes the reply into the command that the caller holds.
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"math/big"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
+)
+
+// oncePrefix begins the names of all records.
+const oncePrefix = "redial:once:"
+
+// onceScript runs a command if there is no record of its id, and returns what the record
+// holds if there is. KEYS are those of the command, then, of a later command of a
+// transaction, the record of its first one, and the record of this one. ARGV are for how
+// long the record lives, in milliseconds, the sum of what the id stands for, flags, and the
+// command.
+//
+// Servers without cmsgpack, those of tests in memory, have it written out here.
+//
+// The record is set before the command runs, so that whatever forbids it does so while
+// nothing has happened. After an error reply it is emptied, for which no other right is
+// needed. What a server says of an unknown command, or of a wrong number of arguments, in a
+// script it says in other words than outside. Flags: 3, to run it as RESP3; n, what is returned goes out as RESP3; c and h, the
+// first key, or a field of it, holds the integer that is returned; d, g and s, the reply is
+// one of doubles, of pairs of them, or of streams by name; e, error replies are recorded;
+// u, there is the record of a first command.
+const onceScript = `local there, packer = pcall(function() return cmsgpack end)
+local record, ttl, sum, flags = KEYS[#KEYS], ARGV[1], ARGV[2], ARGV[3]
+local function has(flag) return string.find(flags, flag, 1, true) end
+local function bad(reply) return type(reply) == 'table' and reply['err'] end
+local function look(name)
+  local kept = redis.pcall('GET', name)
+  if bad(kept) and string.sub(kept['err'], 1, 9) == 'WRONGTYPE' then return '-' end
+  return kept
+end
+local function keep(value, time) return redis.pcall('SET', record, value, 'PX', time) end
+local function is(kept) return string.sub(kept, 1, #sum) == sum end
+local function pack(value)
+  if there and packer then return packer.pack(value) end
+  local of = type(value)
+  if of == 'string' then return 's' .. #value .. ':' .. value end
+  if of == 'number' then return 'n' .. string.format('%.17g', value) .. ':' end
+  if of == 'boolean' then return value and 't' or 'f' end
+  if of ~= 'table' then return 'z' end
+  local all = {}
+  for key, of in pairs(value) do all[#all + 1] = pack(key) .. pack(of) end
+  return 'm' .. #all .. ':' .. table.concat(all)
+end
+local function open(text, at)
+  local of = string.sub(text, at, at)
+  if of == 't' then return true, at + 1 elseif of == 'f' then return false, at + 1 elseif of == 'z' then return nil, at + 1 end
+  local colon = string.find(text, ':', at, true)
+  local number = tonumber(string.sub(text, at + 1, colon - 1))
+  at = colon + 1
+  if of == 'n' then return number, at elseif of == 's' then return string.sub(text, at, at + number - 1), at + number end
+  local all, key, value = {}, nil, nil
+  for i = 1, number do
+    key, at = open(text, at)
+    value, at = open(text, at)
+    all[key] = value
+  end
+  return all, at
+end
+local kept = look(record)
+if bad(kept) then return kept end
+if kept and kept ~= '' then
+  if not is(kept) then return {err='REDIALONCE other'} end
+  local how = string.sub(kept, #sum + 1, #sum + 1)
+  if how == '?' then return {err='REDIALONCE lost'} end
+  if how == '3' and redis.setresp then redis.setresp(3) end
+  kept = string.sub(kept, #sum + 2)
+  if there and packer then return packer.unpack(kept) end
+  return (open(kept, 1))
+end
+if has('u') then
+  local first = look(KEYS[#KEYS - 1])
+  if bad(first) then return first end
+  if not first or not is(first) then return {err='REDIALONCE other'} end
+end
+local no = keep(sum .. '?', ttl)
+if bad(no) then return no end
+local how = '2'
+if has('3') and redis.setresp then redis.setresp(3) how = '3' end
+local reply = redis.pcall(unpack(ARGV, 4))
+if bad(reply) then
+  local text = reply['err']
+  if string.find(text, 'Wrong number of args calling', 1, true) then
+    text = "ERR wrong number of arguments for '" .. string.lower(ARGV[4]) .. "' command"
+  elseif string.find(text, 'Unknown Redis command called', 1, true) then
+    text = "ERR unknown command '" .. ARGV[4] .. "'"
+  end
+  reply = {err=text}
+  if not has('e') then keep('', 1) return reply end
+elseif type(reply) == 'number' and (reply >= 9007199254740992 or reply <= -9007199254740992) then
+  local exact
+  if has('c') then exact = redis.call('GET', KEYS[1])
+  elseif has('h') then exact = redis.call('HGET', KEYS[1], ARGV[6])
+  else keep('', 1) return {err='REDIALONCE inexact'} end
+  if redis.setresp then reply = {big_number=exact} else reply = exact end
+elseif type(reply) == 'table' and has('n') then
+  local function double(text) return {double=tonumber(text)} end
+  if has('d') then
+    for i = 1, #reply do if reply[i] then reply[i] = double(reply[i]) end end
+  elseif has('g') then
+    for i = 1, #reply do if reply[i] then reply[i] = {double(reply[i][1]), double(reply[i][2])} end end
+  elseif has('s') then
+    local map = {}
+    for i = 1, #reply do map[reply[i][1]] = reply[i][2] end
+    reply = {map=map}
+  end
+end
+no = keep(sum .. how .. pack(reply), ttl)
+if bad(no) then return {err='REDIALONCE lost'} end
+return reply`
+
+var onceSHA = func() string {
+	sum := sha1.Sum([]byte(onceScript))
+	return hex.EncodeToString(sum[:])
+}()
+
+// What the script says by error replies.
+const (
+	onceOther   = "REDIALONCE other"
+	onceLost    = "REDIALONCE lost"
+	onceInexact = "REDIALONCE inexact"
+)
+
+// refuse is the error of a command that cannot have an id.
+func refuse(cmd redis.Cmder, why string) error {
+	return &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name(), why: why}
+}
+
+// onceHas returns the error of a command that cannot have an id, or of an id that cannot
+// be one. slots says that there are several, of which the keys must be in one.
+func onceHas(cmd redis.Cmder, id string, slots bool) error {
+	switch {
+	case id == "":
+		return refuse(cmd, "the id is empty")
+	case len(id) > maxOnceID:
+		return refuse(cmd, "the id has "+strconv.Itoa(len(id))+" bytes, and may have "+strconv.Itoa(maxOnceID))
+	}
+	if _, raw := cmd.(*redis.RawCmd); raw {
+		return refuse(cmd, "its reply is not decoded")
+	}
+	if !reflect.TypeOf(cmd).Comparable() {
+		return refuse(cmd, "it cannot be told from others")
+	}
+	at, _, why := command.Keys(cmd)
+	args := cmd.Args()
+	switch {
+	case why != "":
+		return refuse(cmd, why)
+	case len(args) > maxOnceArgs:
+		return refuse(cmd, "it has "+strconv.Itoa(len(args))+" arguments, and may have "+strconv.Itoa(maxOnceArgs))
+	case !slots:
+		return nil
+	}
+	first := -1
+	for _, i := range at {
+		key, err := command.Text(args[i])
+		if err != nil {
+			return refuse(cmd, "an argument cannot be sent")
+		}
+		if slot := command.Slot(key); first >= 0 && slot != first {
+			return refuse(cmd, "its keys are in several slots")
+		} else {
+			first = slot
+		}
+	}
+	return nil
+}
+
+// once returns the context for a call of one command. It is ctx itself for one without an
+// id.
+func (c *config) once(ctx context.Context, cmd redis.Cmder, slots bool) (context.Context, error) {
+	if x := onceContextOf(ctx); x != nil {
+		if x.onces == nil || x.onces.has(cmd) {
+			return ctx, nil
+		}
+		return &onceContext{Context: ctx}, nil // sent besides, by a hook or to set up a connection
+	}
+	id, ok := idOf(ctx)
+	own := false
+	if !ok {
+		id, own = ownID(cmd)
+	}
+	if !ok && !own || command.IsHandshake(cmd) {
+		return ctx, nil
+	}
+	if err := onceHas(cmd, id, slots); err != nil {
+		return ctx, err
+	}
+	if own && slots {
+		return ctx, refuse(cmd, whyQueued)
+	}
+	return c.withOnces(ctx, &onces{all: true, ids: map[redis.Cmder]onceID{cmd: {id, -1}}}), nil
+}
+
+func (c *config) withOnces(ctx context.Context, o *onces) context.Context {
+	o.until = time.Now().Add(c.onceTTL / onceShare)
+	return &onceContext{ctx, o}
+}
+
+// ownID returns the id in the context that a command was made with.
+func ownID(cmd redis.Cmder) (id string, ok bool) {
+	if ctx := contextOf(cmd); ctx != nil {
+		return idOf(ctx)
+	}
+	return "", false
+}
+
+// onceBatch does the same for a batch. No error is for all of it. Commands with ids of
+// their own that cannot have them get their errors, and rest are the others: in an
+// auto-pipeline they are of other callers. shared says that the batch is for a full-duplex
+// auto-pipeline.
+func (c *config) onceBatch(ctx context.Context, cmds []redis.Cmder, slots, shared bool) (_ context.Context, rest []redis.Cmder, err error) {
+	if x := onceContextOf(ctx); x != nil {
+		if x.onces == nil || slices.ContainsFunc(cmds, x.onces.has) {
+			return ctx, cmds, nil
+		}
+		return &onceContext{Context: ctx}, cmds, nil
+	}
+	if command.IsSetup(cmds) {
+		return ctx, cmds, nil
+	}
+	id, ok := idOf(ctx)
+	if !ok {
+		return c.ownIDs(ctx, cmds, slots, shared)
+	}
+	inner := command.Inner(cmds)
+	o := &onces{all: true, ids: make(map[redis.Cmder]onceID, len(inner))}
+	for i, cmd := range inner {
+		switch err = onceHas(cmd, id, slots); {
+		case err != nil:
+		case shared:
+			err = refuse(cmd, whyShared)
+		case o.has(cmd):
+			err = refuse(cmd, "it is in the batch twice")
+		}
+		if err != nil {
+			command.SetErrors(cmds, err)
+			return ctx, nil, err
+		}
+		o.ids[cmd] = onceID{id, i}
+	}
+	return c.withOnces(ctx, o), cmds, nil
+}
+
+// whyShared is why a full-duplex auto-pipeline takes no commands with ids.
+const whyShared = "a full-duplex auto-pipeline cannot protect it"
+
+// whyQueued is why a command cannot have an id of its own in a batch for a cluster: when
+// it is sent on to another node nobody knows any more which auto-pipeline waits for it.
+const whyQueued = "in a cluster the id must be that of the whole call, not of a command in a batch"
+
+// ownIDs is onceBatch for commands that may have ids of their own.
+func (c *config) ownIDs(ctx context.Context, cmds []redis.Cmder, slots, shared bool) (_ context.Context, rest []redis.Cmder, err error) {
+	if !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { _, ok := ownID(cmd); return ok }) {
+		return ctx, cmds, nil
+	}
+	o := &onces{ids: make(map[redis.Cmder]onceID)}
+	for _, cmd := range cmds {
+		id, ok := ownID(cmd)
+		if !ok || command.IsHandshake(cmd) {
+			rest = append(rest, cmd)
+			continue
+		}
+		no := onceHas(cmd, id, slots)
+		switch {
+		case no != nil:
+		case command.IsTransaction(cmds):
+			no = refuse(cmd, "it is in a transaction without an id")
+		case slots:
+			no = refuse(cmd, whyQueued)
+		case shared:
+			no = refuse(cmd, whyShared)
+		case o.has(cmd):
+			no = refuse(cmd, "it is in the batch twice")
+		default:
+			o.ids[cmd] = onceID{id, -1}
+			rest = append(rest, cmd)
+			continue
+		}
+		if command.IsTransaction(cmds) {
+			command.SetErrors(cmds, no)
+			return ctx, nil, no
+		}
+		cmd.SetErr(no)
+		err = cmp.Or(err, no)
+	}
+	return c.withOnces(ctx, o), rest, err
+}
+
+// onceWay is how commands with ids are sent to one server.
+type onceWay struct {
+	ttl     time.Duration
+	resp3   bool         // what the connections speak
+	cluster *atomic.Bool // the record must be in the slot of the command's keys
+}
+
+func newOnceWay(cfg *config, protocol int, cluster bool) onceWay {
+	w := onceWay{ttl: cfg.onceTTL, resp3: protocol != 2, cluster: new(atomic.Bool)}
+	w.cluster.Store(cluster)
+	return w
+}
+
+// record returns the name of the record of an id. In a cluster it shares the slot of key,
+// unless it does by itself: what a client of one server writes without knowing that this
+// is part of a cluster has the same name then.
+func (w onceWay) record(id onceID, key string, tagged bool) string {
+	text := id.text
+	if id.position >= 0 {
+		text += ":" + strconv.Itoa(id.position)
+	}
+	slot := command.Slot(key)
+	if !tagged || command.Slot(oncePrefix+text) == slot {
+		return oncePrefix + text
+	}
+	tag := command.HashTag(key)
+	if tag == "" || strings.Contains(tag, "}") {
+		for n := 0; ; n++ { // few keys are like that
+			if tag = strconv.Itoa(n); command.Slot(tag) == slot {
+				break
+			}
+		}
+	}
+	return oncePrefix + "{" + tag + "}:" + text
+}
+
+// unitOf returns the commands of a transaction, as one server gets it, nil for another batch.
+func unitOf(cmds []redis.Cmder) (unit []redis.Cmder) {
+	if !command.HoldsMulti(cmds) {
+		return nil
+	}
+	for _, cmd := range cmds {
+		if !isPassing(cmd) {
+			unit = append(unit, cmd)
+		}
+	}
+	return unit
+}
+
+// sum identifies what an id stands for. Of a transaction that is all of it.
+func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, error) {
+	cmds := unit
+	if unit == nil {
+		cmds = []redis.Cmder{cmd}
+	}
+	h := sha256.New()
+	var n []byte
+	number := func(i int) {
+		n = binary.BigEndian.AppendUint64(n[:0], uint64(i))
+		_, _ = h.Write(n) // a hash takes everything
+	}
+	if unit == nil {
+		number(o.ids[cmd].position)
+	}
+	for _, cmd := range cmds {
+		args := cmd.Args()
+		number(len(args))
+		for _, arg := range args {
+			text, err := command.Text(arg)
+			if err != nil {
+				return "", err
+			}
+			number(len(text))
+			_, _ = h.Write([]byte(text))
+		}
+	}
+	return string(h.Sum(nil)[:onceSum]), nil
+}
+
+// standIn returns what is sent in place of a command with an id. unit is the transaction
+// that it is part of, nil if it is of none.
+func (w onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
+	id := o.ids[cmd]
+	args := cmd.Args()
+	at, reply, why := command.Keys(cmd)
+	if why != "" { // a hook has made another command of it
+		return nil, refuse(cmd, why)
+	}
+	sum, err := w.sum(o, cmd, unit)
+	if err != nil {
+		return nil, refuse(cmd, "an argument cannot be sent")
+	}
+	out := make([]any, 0, len(args)+len(at)+onceExtra)
+	if whole {
+		out = append(out, "eval", onceScript)
+	} else {
+		out = append(out, "evalsha", onceSHA)
+	}
+	count := len(out)
+	out = append(out, 0)
+	for _, i := range at {
+		text, err := command.Text(args[i])
+		if err != nil {
+			return nil, refuse(cmd, "an argument cannot be sent")
+		}
+		out = append(out, text)
+	}
+	flags := w.flags(cmd, reply)
+	if unit != nil {
+		flags += "e"
+		first := unit[0]
+		key, err := firstKey(first)
+		if err != nil {
+			return nil, err
+		}
+		if cmd != first {
+			flags += "u"
+			out = append(out, w.record(o.ids[first], key, tagged))
+		}
+		out = append(out, w.record(id, key, tagged))
+	} else {
+		out = append(out, w.record(id, out[count+1].(string), tagged))
+	}
+	out[count] = len(out) - count - 1
+	out = append(out, w.ttl.Milliseconds(), sum, flags)
+	for _, arg := range args {
+		text, err := command.Text(arg)
+		if err != nil {
+			return nil, refuse(cmd, "an argument cannot be sent")
+		}
+		out = append(out, text)
+	}
+	return &onceCmd{cmd, out}, nil
+}
+
+func firstKey(cmd redis.Cmder) (string, error) {
+	at, _, why := command.Keys(cmd)
+	if why != "" {
+		return "", refuse(cmd, why)
+	}
+	key, err := command.Text(cmd.Args()[at[0]])
+	if err != nil {
+		return "", refuse(cmd, "an argument cannot be sent")
+	}
+	return key, nil
+}
+
+// flags tells the script what is to be known of the reply, see onceScript.
+func (w onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
+	if w.resp3 {
+		flags = "n"
+	}
+	switch r {
+	case command.Plain:
+		if w.resp3 {
+			return "3n"
+		}
+	case command.Counter:
+		return "c"
+	case command.HashCounter:
+		return "h"
+	case command.Scores:
+		return flags + "d"
+	case command.Places:
+		return flags + "g"
+	case command.Streams:
+		if _, any := cmd.(*redis.Cmd); any { // others keep the order of the streams
+			return flags + "s"
+		}
+	}
+	return flags
+}
+
+// lackOf says what is done about a reply to the script that is none to the command.
+type lackOf uint8
+
+const (
+	lacksNothing lackOf = iota
+	lacksScript         // the server does not have the script: nothing ran
+	lacksSlot           // the record is in another slot than the keys: nothing ran
+)
+
+// lack looks at the reply to a command with an id.
+func (w onceWay) lack(err error, tagged bool) lackOf {
+	if err == nil || !isReply(err) {
+		return lacksNothing
+	}
+	switch text := err.Error(); {
+	case strings.HasPrefix(text, "NOSCRIPT "):
+		return lacksScript
+	case strings.HasPrefix(text, "CROSSSLOT ") && !tagged:
+		return lacksSlot
+	}
+	return lacksNothing
+}
+
+// read returns the error of a command with an id, for which the server replied with err,
+// and makes an integer of what had to come as something else.
+func (w onceWay) read(cmd redis.Cmder, err error) error {
+	if err == nil {
+		exact(cmd)
+		return nil
+	}
+	if _, ours := err.(*onceError); ours || !isReply(err) || err == redis.Nil {
+		return err
+	}
+	e := &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name()}
+	switch text := err.Error(); {
+	case text == onceOther:
+		e.kind, e.why = ErrOnceMismatch, "nothing ran"
+	case text == onceLost:
+		e.kind, e.ran, e.why = ErrOutcomeUnknown, true, "it began, and its reply was not recorded"
+	case text == onceInexact:
+		e.why = "its reply is an integer that scripts cannot hold"
+	case strings.HasPrefix(text, "NOPERM "), strings.HasPrefix(text, "ERR The user executing the script can't "):
+		e.why, e.err = "the account must be allowed EVAL, EVALSHA, GET and SET on keys that begin with "+oncePrefix+", and the command itself", err
+	case isUnknownEval(text):
+		e.why = "the server does not know EVALSHA"
+	default:
+		return err
+	}
+	return e
+}
+
+// isUnknownEval reports whether a reply says that there are no scripts.
+func isUnknownEval(text string) bool {
+	text = strings.ToLower(strings.TrimPrefix(text, "ERR "))
+	rest, ok := strings.CutPrefix(text, "unknown command ")
+	return ok && strings.HasPrefix(strings.TrimLeft(rest, "'`"), "eval")
+}
+
+// exact makes an int64 of an integer that no double holds, which the script had to
+// return as something else, where the command would show that.
+func exact(cmd redis.Cmder) {
+	c, ok := cmd.(*redis.Cmd)
+	if !ok {
+		return
+	}
+	switch _, r, _ := command.Keys(cmd); r {
+	case command.Counter, command.HashCounter:
+	default:
+		return
+	}
+	switch v := c.Val().(type) {
+	case *big.Int:
+		c.SetVal(v.Int64())
+	case string:
+		if n, err := strconv.ParseInt(v, 10, 64); err == nil {
+			c.SetVal(n)
+		}
+	}
+}
+
+// send has next send a command, which may have an id.
+func (w onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+	o, err := w.oncesFor(ctx, cmd)
+	if o == nil && err == nil {
+		return next(ctx, cmd)
+	}
+	if err == nil && from == sharedCall { // it was written before this was called
+		_ = next(ctx, cmd)
+		err = &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name(), why: whyShared + ", and has written it already", ran: true}
+	}
+	whole := false
+	for err == nil {
+		tagged := w.cluster.Load()
+		stand, no := w.standIn(o, cmd, nil, tagged, whole)
+		if no != nil {
+			err = no
+			break
+		}
+		err = next(ctx, stand)
+		switch w.lack(err, tagged) {
+		case lacksScript:
+			if whole {
+				return err
+			}
+			whole, err = true, nil
+		case lacksSlot:
+			w.cluster.Store(true)
+			err = nil
+		default:
+			was := err
+			if err = w.read(cmd, err); err != was {
+				cmd.SetErr(err)
+			}
+			return err
+		}
+		cmd.SetErr(nil)
+	}
+	cmd.SetErr(err)
+	return err
+}
+
+// oncesFor returns the ids of the call if a command that is about to be sent has one, nil
+// if it has none, or why it must not be sent.
+func (w onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
+	x := onceContextOf(ctx)
+	switch {
+	case x == nil && !onceUsed.Load(), x != nil && x.onces == nil:
+		return nil, nil
+	case x != nil && x.onces.has(cmd):
+		return x.onces, nil
+	case isPassing(cmd):
+		return nil, nil
+	case x != nil && len(x.onces.ids) > 0 && x.onces.all:
+		return nil, refuse(cmd, "it is not the one that was called, but takes its place")
+	case x == nil:
+		if _, ok := ownID(cmd); ok {
+			return nil, refuse(cmd, "a hook has put another context in the place of its own")
+		}
+	}
+	return nil, nil
+}
+
+// isPassing reports whether a command may be sent by go-redis itself, on behalf of those
+// of the caller.
+func isPassing(cmd redis.Cmder) bool {
+	switch cmd.Name() {
+	case "asking", "multi", "exec", "unwatch":
+		return true
+	}
+	return command.IsHandshake(cmd) || command.IsAboutTopology(cmd)
+}
+
+// among reports whether some of the commands that are about to be sent have ids, or why
+// they must not be sent.
+func (w onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err error) {
+	if !onceUsed.Load() {
+		return false, nil
+	}
+	for _, cmd := range cmds {
+		o, err := w.oncesFor(ctx, cmd)
+		if err != nil {
+			return false, err
+		}
+		some = some || o != nil
+	}
+	return some, nil
+}
+
+// standIns returns what is sent in place of the commands of a batch. whole says that the
+// server does not have the script: the first command brings it.
+func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole bool) (sent []redis.Cmder, err error) {
+	o, unit := oncesOf(ctx), unitOf(cmds)
+	sent = slices.Clone(cmds)
+	for i, cmd := range cmds {
+		if !o.has(cmd) {
+			continue
+		}
+		stand, err := w.standIn(o, cmd, unit, tagged, whole)
+		if err != nil {
+			return nil, err
+		}
+		sent[i], whole = stand, false
+	}
+	return sent, nil
+}
+
+// lacking returns the commands of a batch that did not run for want of the script, or of
+// the right name of the record, and says of which. A transaction is sent again as a whole.
+func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (rest []redis.Cmder, script bool) {
+	o := oncesOf(ctx)
+	for i, cmd := range cmds {
+		if !o.has(cmd) {
+			continue
+		}
+		lack := w.lack(cmd.Err(), tagged)
+		if lack == lacksNothing {
+			continue
+		}
+		script = script || lack == lacksScript
+		if lack == lacksSlot {
+			w.cluster.Store(true)
+		}
+		if i > 0 && cmds[i-1].Name() == "asking" {
+			rest = append(rest, cmds[i-1])
+		}
+		rest = append(rest, cmd)
+	}
+	if len(rest) > 0 && command.HoldsMulti(cmds) {
+		rest = cmds
+	}
+	return rest, script
+}
+
+// join adds what became of the part of a batch that was sent once more.
+func (f *finding) join(g finding) {
+	if len(f.rest) > 0 {
+		g.unsent = false
+	}
+	if g.err == nil || isReply(g.err) {
+		if f.err != nil && !isReply(f.err) {
+			g.err, g.seen, g.why = f.err, f.seen, f.why
+		}
+	}
+	g.rest = append(f.rest, g.rest...)
+	g.errs = append(f.errs, g.errs...)
+	g.shown = append(f.shown, g.shown...)
+	g.undelivered = nil
+	*f = g
+}
+
+// readBatch does for the commands of a batch that have ids what read does for one.
+func (w onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding) {
+	o := oncesOf(ctx)
+	for _, cmd := range cmds {
+		if !o.has(cmd) {
+			continue
+		}
+		was := cmd.Err()
+		err := w.read(cmd, was)
+		if err == was {
+			continue
+		}
+		cmd.SetErr(err)
+		if f.err == was || redis.IsExecAbortError(f.err) {
+			f.err, f.seen, f.why = err, err, err
+		}
+	}
+}
