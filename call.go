@@ -99,6 +99,7 @@ type call struct {
 	renewed  bool      // it was tried again with new credentials
 	apiece   bool      // mayHaveRun is remembered for each of its commands
 	began    time.Time // when it first failed or had to wait; zero: not yet
+	waited   Wait      // the last time that it had to
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
@@ -189,6 +190,23 @@ func (c *call) countRetry() {
 	default:
 		n.retriesUnsent.Add(1)
 	}
+	c.tellRetry()
+}
+
+// tellRetry tells observers of it.
+func (c *call) tellRetry() {
+	r := Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
+	switch c.after {
+	case repeatable:
+		r.After = AfterRepeated
+	case refused, denied:
+		r.After = AfterRefused
+	}
+	if c.node != nil {
+		r.Node = c.node.node
+	}
+	_, r.Err = reveal(c.last)
+	c.link.observers.retry(c.ctx, r)
 }
 
 // admit waits at the gate and returns nil when an attempt may be made.
@@ -225,7 +243,8 @@ func (c *call) wait(g *gate) error {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	why, err := g.wait(c.ctx, c.began, c.rerouted)
+	c.waited.Cmd = c.name
+	why, err := g.wait(c.ctx, c.began, c.rerouted, &c.waited)
 	c.why = why
 	switch {
 	case err == nil:
@@ -312,6 +331,9 @@ func (c *call) settle(r ruling) error {
 		}
 		c.why = c.pause(o)
 	}
+	if c.why == CauseGraceOver || c.why == CauseBudgetSpent {
+		l.balk(c.why, c.fitToLog(err))
+	}
 	switch {
 	case c.why == CauseNone:
 		c.mayHaveRun = c.mayHaveRun && !c.apiece
@@ -320,6 +342,14 @@ func (c *call) settle(r ruling) error {
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// fitToLog returns err unless it is a reply of which only the caller knows what it says.
+func (c *call) fitToLog(err error) error {
+	if row, _ := refusalOf(err); row == nil && isReply(err) {
+		return nil
+	}
+	return err
 }
 
 // ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
@@ -420,6 +450,9 @@ func (c *call) fail(kind, err error) error {
 	case e.kind == ErrOutcomeUnknown:
 		c.link.n.unknown.Add(1)
 	}
+	if !c.bypassesGate() {
+		c.link.observers.failure(c.ctx, e)
+	}
 	return e
 }
 
@@ -461,6 +494,6 @@ func (h hook) ready(ctx context.Context, name string) error {
 func (h hook) patient(ctx context.Context) {
 	h.router.use()
 	if !h.link.open.Load() {
-		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil)
+		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil, &Wait{Cmd: "subscribe"})
 	}
 }

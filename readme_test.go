@@ -45,10 +45,11 @@ var optionDefaults = map[string][]string{
 	"WithRetry":           nil,
 	"WithRefusals":        nil,
 	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
-	"WithLogger":          nil,
+	"WithLogger":          {"logBurst", "logRefill"},
 	"WithOnStateChange":   {"eventQueue"},
 	"WithOuterHook":       nil,
 	"WithInstrument":      nil,
+	"WithObserver":        nil,
 }
 
 func TestREADME_OptionTable_MatchesCode(t *testing.T) {
@@ -121,16 +122,19 @@ func same(names []string, constants map[string]string, value string) (n int) {
 	return n
 }
 
-// parseOptions returns the exported functions of options.go that return an
-// Option, and the constants of numberFiles, durations as they print.
+// parseOptions returns the exported functions that return an Option, and the constants of numberFiles, durations as they print.
 func parseOptions(t *testing.T) (options []string, constants map[string]string) {
 	t.Helper()
 	fset := token.NewFileSet()
-	file, err := parser.ParseFile(fset, "options.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"options.go", "observe.go"} {
+		file, err := parser.ParseFile(fset, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
-	for _, decl := range file.Decls {
+	for _, decl := range decls {
 		fn, ok := decl.(*ast.FuncDecl)
 		if !ok || fn.Recv != nil || !fn.Name.IsExported() || fn.Type.Results.NumFields() != 1 {
 			continue
@@ -206,7 +210,7 @@ func TestREADME_GoSamples_AreCompiled(t *testing.T) {
 		t.Fatal(err)
 	}
 	var compiled strings.Builder
-	for _, name := range append(files, "example_test.go") {
+	for _, name := range append(files, "example_test.go", "redialprom/example_test.go", "redialotel/example_test.go") {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -219,7 +223,7 @@ func TestREADME_GoSamples_AreCompiled(t *testing.T) {
 	}
 	for _, m := range samples {
 		if !strings.Contains(compiled.String(), trimLines(m[1])) {
-			t.Errorf("not in example_test.go, nor in examples:\n%s", m[1])
+			t.Errorf("not in an example_test.go, nor in examples:\n%s", m[1])
 		}
 	}
 }
