@@ -99,7 +99,7 @@ type call struct {
 	renewed  bool      // it was tried again with new credentials
 	apiece   bool      // mayHaveRun is remembered for each of its commands
 	began    time.Time // when it first failed or had to wait; zero: not yet
-	waited   Wait      // the last time that it had to
+	waited   *Wait     // the last time that it had to; nil: never
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
@@ -219,7 +219,7 @@ func (c *call) admit() error {
 		return nil // go-redis says so itself, unless it has work to flush
 	}
 	if c.node != nil && c.attempts > 1 { // what it routed by may have been old at first
-		if final := c.wait(c.node.gate); final != nil {
+		if final := c.wait(c.node.gate, c.rerouted); final != nil {
 			return final
 		}
 	}
@@ -227,7 +227,7 @@ func (c *call) admit() error {
 		if l.hopeless() {
 			return nil // go-redis says why
 		}
-		if final := c.wait(l.gate); final != nil {
+		if final := c.wait(l.gate, nil); final != nil {
 			return final
 		}
 	}
@@ -238,13 +238,15 @@ func (c *call) admit() error {
 	return nil
 }
 
-// wait waits at a gate, or returns the final error.
-func (c *call) wait(g *gate) error {
+// wait waits at a gate until it opens or turn is closed, or returns the final error.
+func (c *call) wait(g *gate, turn <-chan struct{}) error {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	c.waited.Cmd = c.name
-	why, err := g.wait(c.ctx, c.began, c.rerouted, &c.waited)
+	if c.waited == nil {
+		c.waited = &Wait{Cmd: c.name}
+	}
+	why, err := g.wait(c.ctx, c.began, turn, c.waited)
 	c.why = why
 	switch {
 	case err == nil:

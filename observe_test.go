@@ -31,23 +31,23 @@ type observed struct {
 
 type markKey struct{}
 
-func (o *observed) note(ctx context.Context, f func()) {
+func (o *observed) note(f func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if f(); ctx != nil {
-		o.marks = append(o.marks, ctx.Value(markKey{}))
-	}
+	f()
 }
 
-func (o *observed) ObserveState(e Event) { o.note(nil, func() { o.states = append(o.states, e) }) }
+func (o *observed) mark(ctx context.Context) { o.marks = append(o.marks, ctx.Value(markKey{})) }
+
+func (o *observed) ObserveState(e Event) { o.note(func() { o.states = append(o.states, e) }) }
 func (o *observed) ObserveWait(ctx context.Context, w Wait) {
-	o.note(ctx, func() { o.waits = append(o.waits, w) })
+	o.note(func() { o.waits = append(o.waits, w); o.mark(ctx) })
 }
 func (o *observed) ObserveRetry(ctx context.Context, r Retry) {
-	o.note(ctx, func() { o.retries = append(o.retries, r) })
+	o.note(func() { o.retries = append(o.retries, r); o.mark(ctx) })
 }
 func (o *observed) ObserveFailure(ctx context.Context, e *Error) {
-	o.note(ctx, func() { o.failures = append(o.failures, e) })
+	o.note(func() { o.failures = append(o.failures, e); o.mark(ctx) })
 }
 
 // bufferedLog is a logger and what it has written, without the time.
@@ -533,4 +533,50 @@ func TestStats_Limits(t *testing.T) {
 	defer c.Close()
 	assert.Equal(t, 7, c.Stats().MaxWaiting)
 	assert.Equal(t, 8*time.Second, c.Stats().Grace)
+}
+
+// A command whose way has changed waits for the client as a whole like any other: it does
+// not look again and again until that is Connected.
+func TestWait_TopologyChanged_AllNodesDown_WaitsOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		seen := &impatient{most: 100, give: cancel}
+		c := NewClusterClient(&redis.ClusterOptions{
+			Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+			ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: []redis.ClusterNode{{Addr: "127.0.0.1:1"}}}}, nil
+			},
+		}, WithObserver(seen))
+		defer c.Close()
+		require.NoError(t, c.WaitReady(ctx))
+		require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+		n.Freeze()
+		var got error
+		var call sync.WaitGroup
+		call.Go(func() { got = c.Get(WaitFor(ctx, time.Hour), "k").Err() })
+		synctest.Wait()
+		n.Kill()
+		n.Thaw()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		synctest.Wait()
+		c.nodes.proceed()
+		time.Sleep(time.Second)
+		n.Start()
+		call.Wait()
+		require.NoError(t, got)
+		assert.Less(t, seen.waits, 10)
+	})
+}
+
+// impatient ends what waits too often.
+type impatient struct {
+	waits, most int
+	give        func()
+}
+
+func (i *impatient) ObserveWait(context.Context, Wait) {
+	if i.waits++; i.waits == i.most {
+		i.give()
+	}
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/redial-go/redial/redialhttp"
 	"github.com/redial-go/redial/redialotel"
 	"github.com/redial-go/redial/redialprom"
+	"github.com/redial-go/redial/redialtest"
 )
 
 const (
@@ -112,6 +113,84 @@ func scrape(t *testing.T, h http.Handler) series {
 type sight struct {
 	began, ended                     time.Time
 	waits, refused, unknown, retries int
+}
+
+func (s sight) plus(counts sight) sight {
+	s.waits, s.refused, s.unknown, s.retries = counts.waits, counts.refused, counts.unknown, counts.retries
+	return s
+}
+
+// countedIn returns the numbers of a scrape, and waitsIn how many waits the histogram has.
+func countedIn(all series) (s sight) {
+	s.waits = int(all[`redial_command_waits_total{client="cache"}`])
+	s.refused = int(all[`redial_command_failures_total{outcome="not_run"}`])
+	s.unknown = int(all[`redial_command_failures_total{outcome="unknown"}`])
+	for _, after := range []string{"unsent", "refused", "repeated"} {
+		s.retries += int(all[`redial_command_retries_total{after="`+after+`"}`])
+	}
+	return s
+}
+
+func waitsIn(all series) (n int) {
+	for _, result := range []string{"admitted", "refused", "canceled"} {
+		n += int(all[`redial_command_wait_time_seconds_count{result="`+result+`"}`])
+	}
+	return n
+}
+
+// sightOf returns what spans say. Who waited, was refused or is unknown met the outage.
+func sightOf(stubs tracetest.SpanStubs) (s sight) {
+	for _, one := range stubs {
+		attrs := make(map[string]any)
+		for _, kv := range one.Attributes {
+			attrs[string(kv.Key)] = kv.Value.AsInterface()
+		}
+		met := false
+		if _, ok := attrs["redial.waited"]; ok {
+			s.waits++
+			met = true
+		}
+		switch attrs["redial.outcome"] {
+		case "not_run":
+			s.refused++
+			met = true
+		case "unknown":
+			s.unknown++
+			met = true
+		}
+		if n, ok := attrs["redial.attempts"].(int64); ok && n > 1 {
+			s.retries += int(n) - 1
+		}
+		if met {
+			if s.began.IsZero() || one.EndTime.Before(s.began) {
+				s.began = one.EndTime // who is unknown ends when the outage begins
+			}
+			if one.EndTime.After(s.ended) {
+				s.ended = one.EndTime
+			}
+		}
+	}
+	return s
+}
+
+// shownOn returns the numbers of a page.
+func shownOn(t *testing.T, page string) (s sight) {
+	t.Helper()
+	for name, to := range map[string]*int{"had to wait": &s.waits, "refused": &s.refused, "outcome unknown": &s.unknown, "sent again": &s.retries} {
+		m := regexp.MustCompile(`<dt>` + name + `</dt><dd>(\d+)</dd>`).FindStringSubmatch(page)
+		require.NotNil(t, m, name)
+		n, err := strconv.Atoi(m[1])
+		require.NoError(t, err)
+		*to = n
+	}
+	return s
+}
+
+// allIn returns the sums of the line that is written when a client is closed.
+func allIn(line map[string]any) sight {
+	all := line["all"].(map[string]any)
+	n := func(name string) int { return int(all[name].(float64)) }
+	return sight{waits: n("waited"), refused: n("refused"), unknown: n("unknown"), retries: n("retries")}
 }
 
 // TestSeen_OneOutage_FourViews: of an outage of 20 s under load the scraped series, the
@@ -250,20 +329,12 @@ func TestSeen_OneOutage_FourViews(t *testing.T) {
 			s.ended = one.at
 		}
 	}
-	count := func(name string) int { return int(final[name]) }
-	s.waits, s.refused, s.unknown = count(`redial_command_waits_total{client="cache"}`), count(`redial_command_failures_total{outcome="not_run"}`), count(`redial_command_failures_total{outcome="unknown"}`)
-	for _, after := range []string{"unsent", "refused", "repeated"} {
-		s.retries += count(`redial_command_retries_total{after="` + after + `"}`)
-	}
+	s = s.plus(countedIn(final))
 	all["series"] = s
-	assert.Equal(t, 1, count(`redial_outages_total{client="cache"}`))
-	assert.Equal(t, 1, count(`redial_outage_duration_seconds_count{cause="connection_lost"}`))
+	assert.EqualValues(t, 1, final[`redial_outages_total{client="cache"}`])
+	assert.EqualValues(t, 1, final[`redial_outage_duration_seconds_count{cause="connection_lost"}`])
 	assert.InDelta(t, longOutage.Seconds(), final[`redial_outage_duration_seconds_sum{cause="connection_lost"}`], 1)
-	waited := 0
-	for _, result := range []string{"admitted", "refused", "canceled"} {
-		waited += count(`redial_command_wait_time_seconds_count{result="` + result + `"}`)
-	}
-	assert.Equal(t, s.waits, waited)
+	assert.Equal(t, s.waits, waitsIn(final))
 	assert.Greater(t, s.waits, crowd)
 	assert.Greater(t, s.refused, crowd)
 	assert.GreaterOrEqual(t, s.unknown, crowd+1)
@@ -289,39 +360,9 @@ func TestSeen_OneOutage_FourViews(t *testing.T) {
 	assert.Equal(t, s.retries, sums["redial.command.retries"])
 
 	// The spans. Who waited, was refused or is unknown met the outage.
-	s = sight{}
 	stubs := spans.GetSpans()
 	assert.EqualValues(t, made.Load()+crowd+1+crowd, len(stubs), "one span a call")
-	for _, one := range stubs {
-		attrs := make(map[string]any)
-		for _, kv := range one.Attributes {
-			attrs[string(kv.Key)] = kv.Value.AsInterface()
-		}
-		met := false
-		if _, ok := attrs["redial.waited"]; ok {
-			s.waits++
-			met = true
-		}
-		switch attrs["redial.outcome"] {
-		case "not_run":
-			s.refused++
-			met = true
-		case "unknown":
-			s.unknown++
-			met = true
-		}
-		if n, ok := attrs["redial.attempts"].(int64); ok && n > 1 {
-			s.retries += int(n) - 1
-		}
-		if met {
-			if s.began.IsZero() || one.EndTime.Before(s.began) {
-				s.began = one.EndTime // who is unknown ends when the outage begins
-			}
-			if one.EndTime.After(s.ended) {
-				s.ended = one.EndTime
-			}
-		}
-	}
+	s = sightOf(stubs)
 	all["spans"] = s
 
 	// The log.
@@ -344,7 +385,8 @@ func TestSeen_OneOutage_FourViews(t *testing.T) {
 				assert.InDelta(t, longOutage.Seconds(), line["outage"].(float64)/float64(time.Second), 1)
 			}
 		case "redis closed": // what was sent again after the outage is known now
-			s.retries = int(line["all"].(map[string]any)["retries"].(float64))
+			assert.Equal(t, s.plus(allIn(line)).waits, s.waits)
+			s.retries = allIn(line).retries
 		}
 	}
 	assert.Equal(t, []string{"INFO redis connected", "WARN redis reconnecting", "WARN redis refusing commands", "INFO redis connected", "INFO redis closed"}, messages)
@@ -352,14 +394,7 @@ func TestSeen_OneOutage_FourViews(t *testing.T) {
 
 	// The page.
 	s = sight{}
-	figure := func(name string) int {
-		m := regexp.MustCompile(`<dt>` + name + `</dt><dd>(\d+)</dd>`).FindStringSubmatch(shown)
-		require.NotNil(t, m, name)
-		n, err := strconv.Atoi(m[1])
-		require.NoError(t, err)
-		return n
-	}
-	s.waits, s.refused, s.unknown, s.retries = figure("had to wait"), figure("refused"), figure("outcome unknown"), figure("sent again")
+	s = s.plus(shownOn(t, shown))
 	row := regexp.MustCompile(`<tr><td><time datetime="([^"]+)">[^<]*</time></td><td class="n">([^<]*)</td><td><code>([^<]*)</code></td><td class="n">(\d+)</td><td class="n">(\d+)</td><td class="n">(\d+)</td>`).FindAllStringSubmatch(shown, -1)
 	require.Len(t, row, 1, html.UnescapeString(shown))
 	s.began, err = time.Parse(time.RFC3339, row[0][1])
@@ -386,6 +421,120 @@ func TestSeen_OneOutage_FourViews(t *testing.T) {
 		assert.Equal(t, want.refused, got.refused, name)
 		assert.Equal(t, want.unknown, got.unknown, name)
 		assert.Equal(t, want.retries, got.retries, name)
+	}
+}
+
+// TestSeen_EveryKindOfClient: clients of several servers are seen the same way, and their
+// nodes where that was asked for.
+func TestSeen_EveryKindOfClient(t *testing.T) {
+	const away = 7 * time.Second // longer than the grace
+	shards := []*redialtest.Server{startServer(t), startServer(t)}
+	cluster := redialtest.StartCluster(t, 3, 0)
+	failover := redialtest.StartFailover(t, 1, 3)
+	for _, kind := range []struct {
+		name    string
+		servers []*redialtest.Server
+		build   func(...redial.Option) redial.UniversalClient
+		settle  func()
+		nodes   int
+	}{
+		{"Cluster", cluster.Nodes, func(o ...redial.Option) redial.UniversalClient {
+			return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, o...)
+		}, cluster.Settle, 3},
+		{"Ring", shards, func(o ...redial.Option) redial.UniversalClient {
+			return redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": shards[0].Addr(), "b": shards[1].Addr()}}, o...)
+		}, func() {}, 2},
+		{"Failover", failover.Servers, func(o ...redial.Option) redial.UniversalClient {
+			return redial.NewFailoverClient(&redis.FailoverOptions{MasterName: failover.Name, SentinelAddrs: failover.SentinelAddrs()}, o...)
+		}, func() {}, 0},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			log := &lockedBuffer{}
+			spans := tracetest.NewInMemoryExporter()
+			tracing := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+			t.Cleanup(func() { _ = tracing.Shutdown(context.Background()) })
+			seen := redialprom.NewObserver()
+			tracer := redialotel.NewTracer("cache", redialotel.WithTracerProvider(tracing))
+			rdb := kind.build(redial.WithLogger(slog.New(slog.NewJSONHandler(log, nil))),
+				redial.WithOuterHook(tracer), redial.WithObserver(tracer), redial.WithObserver(seen))
+			t.Cleanup(func() { _ = rdb.Close() })
+			source := rdb.(redialhttp.Source)
+			exposing := func(opts ...redialprom.Option) http.Handler {
+				reg := prometheus.NewPedanticRegistry()
+				reg.MustRegister(redialprom.NewCollector("cache", source, append(opts, redialprom.WithObserver(seen))...))
+				return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+			defer cancel()
+			require.NoError(t, rdb.WaitReady(ctx))
+			var callers sync.WaitGroup
+			stop := make(chan struct{})
+			var refused, unknown, made atomic.Int64
+			for i := range crowd {
+				callers.Go(func() {
+					for !isOver(stop) {
+						made.Add(1)
+						switch err := rdb.Incr(ctx, fmt.Sprint("n", i)).Err(); {
+						case errors.Is(err, redial.ErrOutcomeUnknown):
+							unknown.Add(1)
+						case errors.Is(err, redial.ErrUnavailable):
+							refused.Add(1)
+						}
+						time.Sleep(10 * time.Millisecond)
+					}
+				})
+			}
+			time.Sleep(500 * time.Millisecond)
+			for _, s := range kind.servers {
+				s.Kill()
+			}
+			require.NoError(t, rdb.WaitForState(ctx, redial.StateReconnecting))
+			time.Sleep(away)
+			for _, s := range kind.servers {
+				s.Start()
+			}
+			kind.settle()
+			require.NoError(t, rdb.WaitReady(ctx))
+			time.Sleep(500 * time.Millisecond)
+			close(stop)
+			callers.Wait()
+			plain, full := scrape(t, exposing()), scrape(t, exposing(redialprom.WithNodes()))
+			page := get(t, redialhttp.Page(source))
+			require.NoError(t, rdb.Close())
+
+			of := countedIn(plain)
+			t.Logf("waits %d, refused %d, unknown %d, retries %d; series: %d, and %d more for %d nodes",
+				of.waits, of.refused, of.unknown, of.retries, len(plain), len(full)-len(plain), kind.nodes)
+			assert.NotZero(t, of.waits)
+			assert.Less(t, of.waits, 100*crowd, "nobody waits again and again")
+			assert.NotZero(t, of.refused)
+			assert.Equal(t, of.waits, waitsIn(plain))
+			assert.EqualValues(t, refused.Load(), of.refused)
+			assert.EqualValues(t, unknown.Load(), of.unknown)
+			assert.Equal(t, of, shownOn(t, page), "the page")
+			stubs := spans.GetSpans()
+			assert.EqualValues(t, made.Load(), len(stubs), "one span a call")
+			traced := sightOf(stubs)
+			assert.Equal(t, of, sight{}.plus(sight{waits: of.waits, refused: traced.refused, unknown: traced.unknown, retries: traced.retries}), "the spans")
+			assert.LessOrEqual(t, traced.waits, of.waits, "a call may wait for a node, and for all of them")
+			assert.NotZero(t, traced.waits)
+			for _, line := range log.lines(t) {
+				if line["msg"] == "redis closed" && line["node"] == nil {
+					assert.Equal(t, of, allIn(line), "the log")
+				}
+			}
+			assert.LessOrEqual(t, len(full)-len(plain), 8*kind.nodes)
+			assert.Equal(t, kind.nodes > 0, len(full) > len(plain))
+		})
+	}
+}
+
+func isOver(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
 	}
 }
 

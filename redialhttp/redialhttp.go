@@ -19,6 +19,8 @@
 //     [After] have it answer 503 once an outage has lasted longer than what commands ride
 //     out.
 //   - Start-up may wait for the first connection: [Required] alone.
+//   - A worker that takes its jobs from Redis needs no readiness: nobody sends it requests,
+//     and its loop goes on when the server is back.
 package redialhttp
 
 import (

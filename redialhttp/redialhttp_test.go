@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -256,4 +257,27 @@ func BenchmarkPage(b *testing.B) {
 	for b.Loop() {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
 	}
+}
+
+// A client may be closed while it is shown.
+func TestHandlers_ClosedWhileShown(t *testing.T) {
+	rdb := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	var looks sync.WaitGroup
+	closed := make(chan struct{})
+	for _, h := range []http.Handler{redialhttp.Handler(rdb), redialhttp.Page(rdb)} {
+		looks.Go(func() {
+			for last := false; !last; {
+				select {
+				case <-closed:
+					last = true
+				default:
+				}
+				assert.Equal(t, http.StatusOK, do(t, h, http.MethodGet).StatusCode)
+			}
+		})
+	}
+	assert.ErrorIs(t, rdb.Ping(redial.FailFast(t.Context())).Err(), redial.ErrUnavailable)
+	assert.NoError(t, rdb.Close())
+	close(closed)
+	looks.Wait()
 }

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -363,4 +364,32 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	t.Log("shown: ", slices.Sorted(maps.Keys(used)))
+}
+
+// A client may be closed while it is scraped.
+func TestCollector_ClosedWhileScraped(t *testing.T) {
+	seen := redialprom.NewObserver()
+	rdb := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"}, redial.WithObserver(seen))
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(redialprom.NewCollector("cache", rdb, redialprom.WithObserver(seen), redialprom.WithNodes()))
+	var scrapes sync.WaitGroup
+	closed := make(chan struct{})
+	for range 4 {
+		scrapes.Go(func() {
+			for last := false; !last; {
+				select {
+				case <-closed:
+					last = true
+				default:
+				}
+				_, err := reg.Gather()
+				assert.NoError(t, err)
+			}
+		})
+	}
+	assert.ErrorIs(t, rdb.Ping(redial.FailFast(t.Context())).Err(), redial.ErrUnavailable)
+	assert.NoError(t, rdb.Close())
+	close(closed)
+	scrapes.Wait()
+	assert.Contains(t, exposed(t, reg), `redial_status{client="cache",state="closed"} 1`)
 }
