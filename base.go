@@ -39,6 +39,8 @@ type base struct {
 	calls  wire.Calls
 	subs   subscriptions
 
+	observers *observers
+
 	refusing chan struct{} // closed when the client as a whole admits no command any more
 	knock    chan struct{} // capacity 1: there is something for the keeper to look at
 
@@ -54,12 +56,14 @@ type base struct {
 
 func newBase(cfg *config, addr string) *base {
 	life, end := context.WithCancel(context.Background())
+	told := newObservers(cfg)
 	return &base{
 		cfg: cfg, addr: addr, life: life, end: end,
-		clock:    wire.NewClock(),
-		events:   newEvents(cfg),
-		refusing: make(chan struct{}),
-		knock:    make(chan struct{}, 1),
+		clock:     wire.NewClock(),
+		events:    newEvents(cfg, told),
+		observers: told,
+		refusing:  make(chan struct{}),
+		knock:     make(chan struct{}, 1),
 	}
 }
 
@@ -80,6 +84,7 @@ func (b *base) counted() Stats {
 		Generation: n.Generations.Load(),
 		Heartbeats: n.beats.Load(), HeartbeatsMissed: n.missed.Load(), HeartbeatsSkipped: n.skipped.Load(),
 		Dials: n.Dials.Load(), DialErrors: n.DialErrors.Load(),
+		MaxWaiting: b.cfg.maxWaiting, Grace: b.cfg.grace,
 		Waited: n.waited.Load(), Refused: n.refused.Load(), Unknown: n.unknown.Load(),
 		RetriesUnsent: n.retriesUnsent.Load(), RetriesRefused: n.retriesRefused.Load(),
 		RetriesRepeated: n.retriesRepeated.Load(), RetriesDelayed: n.retriesDelayed.Load(),
@@ -88,6 +93,13 @@ func (b *base) counted() Stats {
 	}
 	s.Retries = s.RetriesUnsent + s.RetriesRefused + s.RetriesRepeated
 	return s
+}
+
+// tally returns how many commands were in trouble so far.
+func (b *base) tally() tally {
+	n := &b.n
+	return tally{n.waited.Load(), n.refused.Load(), n.unknown.Load(),
+		n.retriesUnsent.Load() + n.retriesRefused.Load() + n.retriesRepeated.Load()}
 }
 
 // spawn runs f on a goroutine that join waits for. It reports false, and does not,

@@ -105,10 +105,11 @@ type call struct {
 	name     string
 	inside   bool      // its parts wait at the gate and are counted by themselves
 	admitted bool      // the next attempt was counted by enter
-	waited   bool      // at a gate
+	parked   bool      // it has waited at a gate since the last attempt
 	renewed  bool      // it was tried again with new credentials
 	apiece   bool      // mayHaveRun is remembered for each of its commands
 	began    time.Time // when it first failed or had to wait; zero: not yet
+	waited   *Wait     // the last time that it had to; nil: never
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
 	paid     bool      // the next attempt was paid from the budget
@@ -168,8 +169,8 @@ func (c *call) carry(w work, err error) error {
 		if final == nil && tried {
 			final = c.outlived()
 		}
-		if final == nil && c.waited && w.publishes() {
-			c.waited = false
+		if final == nil && c.parked && w.publishes() {
+			c.parked = false
 			c.link.subs.await(c.ctx, subscribersFirst)
 		}
 		if final != nil {
@@ -223,6 +224,23 @@ func (c *call) countRetry() {
 	default:
 		n.retriesUnsent.Add(1)
 	}
+	c.tellRetry()
+}
+
+// tellRetry tells observers of it.
+func (c *call) tellRetry() {
+	r := Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
+	switch c.after {
+	case repeatable:
+		r.After = AfterRepeated
+	case refused, denied:
+		r.After = AfterRefused
+	}
+	if c.node != nil {
+		r.Node = c.node.node
+	}
+	_, r.Err = reveal(c.last)
+	c.link.observers.retry(c.ctx, r)
 }
 
 // admit waits at the gate and returns nil when an attempt may be made.
@@ -235,7 +253,7 @@ func (c *call) admit() error {
 		return nil // go-redis says so itself, unless it has work to flush
 	}
 	if c.node != nil && c.attempts > 1 { // what it routed by may have been old at first
-		if final := c.wait(c.node.gate); final != nil {
+		if final := c.wait(c.node.gate, c.rerouted); final != nil {
 			return final
 		}
 	}
@@ -243,7 +261,7 @@ func (c *call) admit() error {
 		if l.hopeless() {
 			return nil // go-redis says why
 		}
-		if final := c.wait(l.gate); final != nil {
+		if final := c.wait(l.gate, nil); final != nil {
 			return final
 		}
 	}
@@ -254,16 +272,19 @@ func (c *call) admit() error {
 	return nil
 }
 
-// wait waits at a gate, or returns the final error.
-func (c *call) wait(g *gate) error {
+// wait waits at a gate until it opens or turn is closed, or returns the final error.
+func (c *call) wait(g *gate, turn <-chan struct{}) error {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	why, err := g.wait(c.ctx, c.began, c.rerouted)
+	if c.waited == nil {
+		c.waited = &Wait{Cmd: c.name}
+	}
+	why, err := g.wait(c.ctx, c.began, turn, c.waited)
 	c.why = why
 	switch {
 	case err == nil:
-		c.waited = true
+		c.parked = true
 		return nil
 	case err == ErrClosed:
 		return c.fail(ErrClosed, err)
@@ -347,6 +368,9 @@ func (c *call) settle(r ruling) error {
 		}
 		c.why = c.pause(o)
 	}
+	if c.why == CauseGraceOver || c.why == CauseBudgetSpent {
+		l.balk(c.why, c.fitToLog(err))
+	}
 	switch {
 	case c.why == CauseNone:
 		c.mayHaveRun = c.mayHaveRun && !c.apiece
@@ -355,6 +379,14 @@ func (c *call) settle(r ruling) error {
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// fitToLog returns err unless it is a reply of which only the caller knows what it says.
+func (c *call) fitToLog(err error) error {
+	if row, _ := refusalOf(err); row == nil && isReply(err) {
+		return nil
+	}
+	return err
 }
 
 // ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
@@ -455,6 +487,9 @@ func (c *call) fail(kind, err error) error {
 	case e.kind == ErrOutcomeUnknown:
 		c.link.n.unknown.Add(1)
 	}
+	if !c.bypassesGate() {
+		c.link.observers.failure(c.ctx, e)
+	}
 	return e
 }
 
@@ -496,6 +531,6 @@ func (h hook) ready(ctx context.Context, name string) error {
 func (h hook) patient(ctx context.Context) {
 	h.router.use()
 	if !h.link.open.Load() {
-		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil)
+		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil, &Wait{Cmd: "subscribe"})
 	}
 }

@@ -73,9 +73,13 @@ type Error struct {
 	kind      error
 	handshake bool // the command was sent to set up a connection
 	reads     bool // running the command changes nothing
+	looked    bool // there was no command, somebody has asked how the link is
 }
 
 func (e *Error) Error() string {
+	if e.looked {
+		return fmt.Sprintf("redial: %s is %s since %s: %s: %v", e.Addr, e.State, e.Since.Format("15:04:05.000"), e.Reason, e.Err)
+	}
 	what := "failed"
 	switch e.kind {
 	case ErrUnavailable:

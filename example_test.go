@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -264,7 +265,7 @@ func ExampleWithLogger() {
 	}
 	// Output:
 	// level=INFO msg="redis connected" from=connecting to=connected reason="server answers" cause=answered attempts=1
-	// level=INFO msg="redis closed" from=connected to=closed reason="closed by the caller" cause=closed
+	// level=INFO msg="redis closed" from=connected to=closed reason="closed by the caller" cause=closed all.waited=0 all.refused=0 all.unknown=0 all.retries=0
 }
 
 // Reconnect every second, without jitter.
@@ -310,13 +311,45 @@ func ExampleSupervisor_WaitReady() {
 	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
 	defer rdb.Close()
 
-	ready := func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-		defer cancel()
-		return rdb.WaitReady(ctx)
-	}
-	fmt.Println(ready(ctx))
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	fmt.Println(rdb.WaitReady(ctx))
 	// Output: <nil>
+}
+
+func ExampleSupervisor_Check() {
+	server := startServer()
+	defer server.Close()
+	ctx := context.Background()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	alive := rdb.Check                        // at once
+	ready := rdb.CheckAfter(15 * time.Second) // not for outages that commands ride out
+	fmt.Println(alive(ctx), ready(ctx))
+	// Output: <nil> <nil>
+}
+
+// waits counts how often commands had to wait.
+type waits struct{ n atomic.Int64 }
+
+func (w *waits) ObserveWait(context.Context, redial.Wait) { w.n.Add(1) }
+
+func ExampleWithObserver() {
+	server := startServer()
+	defer server.Close()
+	ctx, addr := context.Background(), server.Addr()
+	seen := &waits{}
+	rdb := redial.NewClient(&redis.Options{Addr: addr}, redial.WithObserver(seen))
+	defer rdb.Close()
+	if err := rdb.WaitReady(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(rdb.Set(ctx, "greeting", "hello", 0).Err(), seen.n.Load())
+	// Output: <nil> 0
 }
 
 func ExampleSupervisor_Stats() {

@@ -66,8 +66,9 @@ func (g *gate) leave() {
 // wait blocks a command until the gate opens, or says why it does not wait
 // any longer, with ErrClosed, the end of ctx, or else the last transport error.
 // began is when the command first waited. A command that waits for a node goes on
-// as well when turn is closed, or the node is not part of the client any more.
-func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}) (why Cause, err error) {
+// as well when turn is closed, or the node is not part of the client any more. w is filled
+// in, and observers are told, if it waited at all.
+func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, w *Wait) (why Cause, err error) {
 	p := patienceOf(ctx)
 	if g.closing() {
 		return CauseClosed, ErrClosed
@@ -90,10 +91,15 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	}
 	if why != CauseNone {
 		err := g.causeLocked()
+		told := (why == CauseGraceOver || why == CauseWaitersFull) && g.balkLocked(why, err)
 		g.mu.Unlock()
+		if told {
+			g.events.signal()
+		}
 		g.want()
 		return why, err
 	}
+	start := time.Now()
 	futile := g.futile
 	g.waiting++
 	first := g.waiting == 1
@@ -124,16 +130,23 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}) 
 	g.mu.Lock()
 	g.waiting--
 	cause := g.causeLocked()
+	told := why == CauseGraceOver && g.outage == o && g.balkLocked(why, cause)
 	g.mu.Unlock()
+	if told {
+		g.events.signal()
+	}
 	switch {
 	case g.closing():
-		return CauseClosed, ErrClosed
+		why, err = CauseClosed, ErrClosed
 	case err != nil:
-		return why, &cutShort{ctx: err, cause: cause}
+		err = &cutShort{ctx: err, cause: cause}
 	case why != CauseNone:
-		return why, cause
+		err = cause
 	}
-	return CauseNone, nil
+	w.Node, w.For, w.Cause, w.Err = g.node, time.Since(start), why, err
+	w.Total += w.For
+	g.observers.wait(ctx, *w)
+	return why, err
 }
 
 // despair says whether it is a mistake that keeps the gate from opening, which

@@ -57,7 +57,7 @@ func (g *guard) acquit() {
 	g.Answered()
 	g.mu.Lock()
 	if g.suspected {
-		g.suspected = false
+		g.suspected, g.basis = false, nil
 		g.tellLocked()
 	}
 	g.beatIsDue = false

@@ -123,6 +123,7 @@ func (k *keeper) keep() {
 			g.Inquirer.Wonder()
 		}
 		k.sweep()
+		k.events.remind(now)
 		least := time.Duration(0)
 		if len(all) > 1 { // look at several at a time
 			least = pause / 16

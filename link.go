@@ -156,7 +156,10 @@ func (l *link) Suspect(err error) {
 		return
 	}
 	l.cause = notReply(err)
-	l.suspected = true
+	if !l.suspected {
+		n := l.tally()
+		l.suspected, l.basis = true, &n
+	}
 	l.Doubt()
 	l.mu.Unlock()
 	l.tend()

@@ -80,7 +80,7 @@ func (n *nodes) followLocked(to State, _ error) func() {
 	}
 	return func() {
 		if up, cause := n.anyUp(); to == StateConnected && !up { // the last one went meanwhile
-			n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
+			n.allDown(cause)
 		}
 	}
 }
@@ -196,9 +196,23 @@ func (m *member) changed(to State) {
 	case up && to == StateConnected:
 		nudge(n.front.loop.again)
 	case !up:
-		n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
+		n.allDown(cause)
 		n.front.tend()
 	}
+}
+
+// allDown has the client as a whole go by it that no node is Connected. What became of
+// commands since the first of them was suspected, if they went together, belongs to the
+// outage of the whole.
+func (n *nodes) allDown(cause error) bool {
+	first := n.tally()
+	for _, l := range n.all() {
+		if at, ok := l.suspectedAt(time.Now().Add(-n.cfg.detection())); ok && at.unknown <= first.unknown {
+			first = at
+		}
+	}
+	n.front.suspect(first)
+	return n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 }
 
 func (m *member) lookElsewhere() {

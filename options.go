@@ -188,6 +188,14 @@ const (
 
 	// eventQueue bounds the events not yet delivered to a slow callback.
 	eventQueue = 64
+	// Of one server or node logBurst lines are written at once, and from then on one
+	// every logRefill. refusalQuiet is for how long a server that is up must have refused
+	// nothing before it is worth another line when it does.
+	logBurst     = 20
+	logRefill    = 6 * time.Second
+	refusalQuiet = time.Minute
+	// outagesKept is how many outages are remembered.
+	outagesKept = 32
 	// callbackPatience is how long Close waits for a callback to return.
 	callbackPatience = 50 * time.Millisecond
 
@@ -261,6 +269,7 @@ type config struct {
 	logger     *slog.Logger // nil: silent
 	onChange   func(Event)  // nil: none
 	outer      []outer      // the outermost first
+	observers  []any        // see WithObserver
 }
 
 // detection is the time within which a dead peer is noticed.
@@ -297,8 +306,8 @@ func (c *config) sentinelLimits(dialTimeout time.Duration) sentinel.Limits {
 // Option changes one setting of a client. Options are built by the With
 // functions of this package; an invalid one is reported by name when the client
 // is built: drop-in constructors panic, as go-redis does, [Connect] returns an
-// error. When an option is given twice the last one counts; [WithOuterHook] and
-// [WithInstrument] add up.
+// error. When an option is given twice the last one counts; [WithOuterHook],
+// [WithInstrument] and [WithObserver] add up.
 type Option func(*config) error
 
 // newConfig applies opts to the defaults and reports every invalid option.
@@ -494,7 +503,16 @@ func WithOnceTTL(d time.Duration) Option {
 }
 
 // WithLogger makes the client write one line per state transition to l: at
-// level Info when the link comes up or is closed, at Warn when it goes down.
+// level Info when the link comes up or is closed, at Warn when it goes down. A line at
+// Warn says when commands begin to be refused, because the grace of an outage is over, as
+// many as may are waiting, or a server that is up keeps refusing; one at Error tells of
+// a panic in code of the caller. What is logged when an outage is over has its cause and
+// duration, and how many commands waited, were refused and have an unknown outcome.
+//
+// Of a server or node whose state flaps 20 lines are written at once, and from then on
+// one every 6s. The next one says how many were left out, and the last state is always
+// told, at most 6s later.
+//
 // Without it the client is silent. l must not be nil; [slog.DiscardHandler]
 // gives a logger that discards. No command argument or credential is logged.
 func WithLogger(l *slog.Logger) Option {

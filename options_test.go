@@ -45,6 +45,8 @@ func TestOptions_Invalid_AreReportedByName(t *testing.T) {
 		{good, WithOnStateChange(nil), "WithOnStateChange callback is nil"},
 		{good, WithOuterHook(nil), "WithOuterHook hook is nil"},
 		{good, WithInstrument(nil), "WithInstrument function is nil"},
+		{good, WithObserver(nil), "WithObserver observer is nil"},
+		{good, WithObserver(42), "WithObserver observer, a int, implements none"},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
 			c, err := Connect(t.Context(), tc.opt, tc.with)
@@ -77,6 +79,7 @@ func TestOptions_ReachEveryField(t *testing.T) {
 		WithBackoff(func() backoff.BackOff { return &backoff.ZeroBackOff{} }),
 		WithGrace(6 * time.Second), WithMaxWaiting(7), WithRetry(RetryNever), WithIdleCheck(8 * time.Second), WithOnceTTL(time.Minute), WithRefusals(func(error) bool { return false }),
 		WithLogger(discard), WithOnStateChange(func(Event) {}), WithOuterHook(passing{}),
+		WithObserver(new(observed)),
 	})
 	require.NoError(t, err)
 	v := reflect.ValueOf(*changed)

@@ -38,10 +38,11 @@ var optionDefaults = map[string][]string{
 	"WithRefusals":        nil,
 	"WithIdleCheck":       {"DefaultIdleCheck", "sweepAge"},
 	"WithOnceTTL":         {"DefaultOnceTTL"},
-	"WithLogger":          nil,
+	"WithLogger":          {"logBurst", "logRefill"},
 	"WithOnStateChange":   {"eventQueue"},
 	"WithOuterHook":       nil,
 	"WithInstrument":      nil,
+	"WithObserver":        nil,
 }
 
 func TestREADME_OptionTable_MatchesCode(t *testing.T) {
@@ -121,16 +122,19 @@ func same(names []string, constants map[string]string, value string) (n int) {
 	return n
 }
 
-// parseOptions returns the exported functions of options.go that return an
-// Option, and the constants of numberFiles, durations as they print.
+// parseOptions returns the exported functions that return an Option, and the constants of numberFiles, durations as they print.
 func parseOptions(t *testing.T) (options []string, constants map[string]string) {
 	t.Helper()
 	fset := token.NewFileSet()
-	file, err := parser.ParseFile(fset, "options.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"options.go", "observe.go"} {
+		file, err := parser.ParseFile(fset, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
-	for _, decl := range file.Decls {
+	for _, decl := range decls {
 		fn, ok := decl.(*ast.FuncDecl)
 		if !ok || fn.Recv != nil || !fn.Name.IsExported() || fn.Type.Results.NumFields() != 1 {
 			continue

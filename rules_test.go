@@ -63,6 +63,7 @@ var floors = []string{
 	"state.go",
 	"base.go",
 	"events.go",
+	"observe.go",
 	// What a failure means.
 	"errors.go",
 	"outcome.go",

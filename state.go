@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,8 +36,11 @@ type cell struct {
 	words   error         // guarded by mu; of a server that will serve nobody, see link.bar; nil: there are none
 	changed chan struct{} // guarded by mu; closed when there is news for await
 	outage  *outage       // guarded by mu; nil while Connected
+	basis   *tally        // guarded by mu; when a suspicion arose that has not been settled; nil: there is none
 	down    time.Duration // guarded by mu; length of past outages
 	outages uint64        // guarded by mu
+	past    []Outage      // guarded by mu; the last ones, of the client as a whole
+	balked  time.Time     // guarded by mu; when the server last refused a command for long while it was up
 }
 
 // follower is what changes together with a state.
@@ -60,20 +64,27 @@ func newCell(b *base, addr, node string) *cell {
 		why:     CauseCreated,
 		reason:  CauseCreated.text(b.cfg.maxWaiting),
 		changed: make(chan struct{}),
-		outage:  newOutage(b.cfg.grace),
+		outage:  newOutage(b.cfg.grace, CauseCreated, CauseCreated.text(b.cfg.maxWaiting), tally{}),
 	}
 }
 
 // outage is one stretch of time outside Connected.
 type outage struct {
 	began    time.Time
+	why      Cause         // it began
+	reason   string        // why, in words
+	basis    tally         // when it was first suspected
+	refusing uint8         // guarded by the mu of its cell; what was told of commands that are refused, see balk
 	ended    chan struct{} // closed when the state is Connected or Closed
 	hopeless chan struct{} // closed when the grace has passed
 	timer    *time.Timer   // closes hopeless; nil without grace
 }
 
-func newOutage(grace time.Duration) *outage {
-	o := &outage{began: time.Now(), ended: make(chan struct{}), hopeless: make(chan struct{})}
+func newOutage(grace time.Duration, why Cause, reason string, basis tally) *outage {
+	o := &outage{
+		began: time.Now(), why: why, reason: reason, basis: basis,
+		ended: make(chan struct{}), hopeless: make(chan struct{}),
+	}
 	if grace <= 0 {
 		close(o.hopeless)
 		return o
@@ -113,18 +124,21 @@ func (c *cell) transition(to State, why Cause, reason string, cause error, attem
 	}
 	switch to {
 	case StateConnected:
-		c.down += now.Sub(c.outage.began)
-		c.outage.end()
+		e.Outage = c.overLocked(e.From, now)
 		c.outage = nil
 	case StateReconnecting:
 		c.outages++
-		c.outage = newOutage(c.cfg.grace)
+		basis := c.tally()
+		if c.basis != nil {
+			basis = *c.basis
+		}
+		c.outage = newOutage(c.cfg.grace, why, reason, basis)
 	case StateClosed:
-		if c.outage != nil {
-			c.down += now.Sub(c.outage.began)
-			c.outage.end()
+		if e.all = c.tally(); c.outage != nil {
+			e.Outage = c.overLocked(e.From, now)
 		}
 	}
+	c.basis = nil
 	var then []func()
 	for _, f := range c.followers {
 		then = append(then, f.followLocked(to, cause))
@@ -145,6 +159,102 @@ func (c *cell) transition(to State, why Cause, reason string, cause error, attem
 	return true
 }
 
+// overLocked ends the outage, as of which the state was from, and remembers it. The caller
+// holds mu.
+func (c *cell) overLocked(from State, now time.Time) *Outage {
+	said := c.sayLocked(now)
+	said.Over = true
+	c.down += said.Duration
+	c.outage.end()
+	if c.node == "" && from == StateReconnecting {
+		if len(c.past) >= outagesKept {
+			c.past = c.past[1:]
+		}
+		c.past = append(c.past, *said)
+	}
+	return said
+}
+
+// sayLocked says what there is to say of the outage. The caller holds mu.
+func (c *cell) sayLocked(now time.Time) *Outage {
+	o, n := c.outage, c.tally()
+	return &Outage{
+		Began: o.began, Duration: now.Sub(o.began), Cause: o.why, Reason: o.reason,
+		Waited: n.waited - o.basis.waited, Refused: n.refused - o.basis.refused, Unknown: n.unknown - o.basis.unknown,
+	}
+}
+
+// suspect notes that an outage which may begin now began when n was true. It is for a
+// client of several nodes: they were suspected before it. A link notes it by itself.
+func (c *cell) suspect(n tally) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.basis = &n
+}
+
+// suspectedAt returns what was true when the outage was first suspected, if it began after
+// then.
+func (c *cell) suspectedAt(then time.Time) (n tally, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != StateReconnecting || c.outage.began.Before(then) {
+		return tally{}, false
+	}
+	return c.outage.basis, true
+}
+
+// lastOutages returns the last ones, the one that is not over included.
+func (c *cell) lastOutages() []Outage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := slices.Clone(c.past)
+	if c.state == StateReconnecting {
+		all = append(all, *c.sayLocked(time.Now()))
+	}
+	return all
+}
+
+// balk tells that commands begin to be refused, once in an outage for each reason, or when
+// a server that is up has refused none for a while.
+func (c *cell) balk(why Cause, err error) {
+	c.mu.Lock()
+	told := c.balkLocked(why, err)
+	c.mu.Unlock()
+	if told {
+		c.events.signal()
+	}
+}
+
+// balkLocked is balk, and reports whether signal must follow. The caller holds mu.
+func (c *cell) balkLocked(why Cause, err error) bool {
+	if c.state == StateClosed {
+		return false
+	}
+	now := time.Now()
+	e := Event{
+		From: c.state, To: c.state, At: now, In: now.Sub(c.since), Addr: c.base.addr, Node: c.node,
+		Cause: why, Reason: why.text(c.cfg.maxWaiting), Err: notReply(err), refusing: true,
+	}
+	if o := c.outage; o != nil {
+		bit := uint8(1)
+		if why == CauseWaitersFull {
+			bit = 2
+		}
+		if o.refusing&bit != 0 {
+			return false
+		}
+		o.refusing |= bit
+		e.Outage = c.sayLocked(now)
+	} else {
+		told := !c.balked.IsZero() && now.Sub(c.balked) < refusalQuiet
+		if c.balked = now; told {
+			return false
+		}
+	}
+	c.events.put(e)
+	return true
+}
+
 // tellLocked has everybody who waits look again. The caller holds mu.
 func (c *cell) tellLocked() {
 	close(c.changed)
@@ -154,9 +264,10 @@ func (c *cell) tellLocked() {
 // beginLocked has the first outage begin when somebody tries to end it, however long ago
 // the client was built. The caller holds mu.
 func (c *cell) beginLocked() {
-	if c.state == StateConnecting && c.cause == nil {
-		c.outage.end()
-		c.outage = newOutage(c.cfg.grace)
+	if o := c.outage; c.state == StateConnecting && c.cause == nil {
+		c.down += time.Since(o.began)
+		o.end()
+		c.outage = newOutage(c.cfg.grace, o.why, o.reason, o.basis)
 	}
 }
 
@@ -264,6 +375,26 @@ func (c *cell) pause(d time.Duration) bool {
 // goroutines are told to stop. Connections and commands in flight are left to go-redis.
 // It is idempotent.
 func (c *cell) shut(why Cause, reason string) { c.transition(StateClosed, why, reason, nil, 0) }
+
+// check returns nil while the state is Connected, or has not been anything else for longer
+// than patience, and else what is wrong.
+func (c *cell) check(patience time.Duration) error {
+	if c.now() == StateConnected {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state == StateConnected, c.state != StateClosed && patience > 0 && time.Since(c.since) <= patience:
+		return nil
+	case c.state == StateClosed:
+		return ErrClosed
+	}
+	return &Error{
+		Cmd: "check", Addr: c.addr, State: c.state, Since: c.since, Cause: c.why, Reason: c.reason,
+		Err: c.causeLocked(), kind: ErrUnavailable, looked: true,
+	}
+}
 
 // describeLocked adds what the cell holds to a snapshot. The caller holds mu.
 func (c *cell) describeLocked(s *Stats) {

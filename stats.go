@@ -63,7 +63,38 @@ type Event struct {
 	// Attempts counts the connection attempts that were made since the link was
 	// last Connected; it is 0 on the way down.
 	Attempts int
+	// Outage is what there is to say of the stretch of time outside Connected that is
+	// over with this event. It is nil when From is StateConnected.
+	Outage *Outage
+
+	refusing bool  // it is no transition: commands begin to be refused
+	reminder bool  // it was told before, or left out
+	all      tally // since the client was built; of the last event
 }
+
+// Outage is one stretch of time outside Connected.
+type Outage struct {
+	// Began is when the link left Connected, or when the client was built and first tried
+	// to reach a server. Duration is how long the outage was, or has been so far.
+	Began    time.Time     `json:"began"`
+	Duration time.Duration `json:"duration"`
+	// Over reports whether it is.
+	Over bool `json:"over"`
+	// Cause says why it began, and Reason the same in a few words; of the first of all it
+	// is CauseCreated.
+	Cause  Cause  `json:"cause"`
+	Reason string `json:"reason"`
+	// Waited counts the commands of the client that had to wait for the link during the
+	// outage, Refused those that failed with ErrUnavailable, Unknown those that failed with
+	// ErrOutcomeUnknown, from the suspicion on that led to it. Those that end later are not
+	// among them.
+	Waited  uint64 `json:"waited"`
+	Refused uint64 `json:"refused"`
+	Unknown uint64 `json:"unknown"`
+}
+
+// tally is how many commands were in trouble.
+type tally struct{ waited, refused, unknown, retries uint64 }
 
 // Stats is a snapshot of a client's condition. Counters are cumulative since the
 // client was built. It can be encoded as JSON; durations are in nanoseconds, as
@@ -101,13 +132,16 @@ type Stats struct {
 	Dials      uint64 `json:"dials"`
 	DialErrors uint64 `json:"dial_errors"`
 
-	// Waiting is how many commands wait for the link now. Waited counts those
-	// that ever had to, Refused those that failed with ErrUnavailable, Unknown
-	// those that failed with ErrOutcomeUnknown.
-	Waiting int    `json:"waiting"`
-	Waited  uint64 `json:"waited"`
-	Refused uint64 `json:"refused"`
-	Unknown uint64 `json:"unknown"`
+	// Waiting is how many commands wait for the link now, MaxWaiting how many may, see
+	// WithMaxWaiting, and Grace for how long in an outage, see WithGrace. Waited counts
+	// the times that a command had to, Refused those that failed with ErrUnavailable,
+	// Unknown those that failed with ErrOutcomeUnknown.
+	Waiting    int           `json:"waiting"`
+	MaxWaiting int           `json:"max_waiting"`
+	Grace      time.Duration `json:"grace"`
+	Waited     uint64        `json:"waited"`
+	Refused    uint64        `json:"refused"`
+	Unknown    uint64        `json:"unknown"`
 
 	// Retries counts the attempts beyond a command's first, by what was known of
 	// the one before: RetriesUnsent, nothing ran; RetriesRefused, the server said

@@ -2,6 +2,7 @@ package redial
 
 import (
 	"context"
+	"time"
 )
 
 // Supervisor watches over the link of a client and reports on it. Clients of
@@ -60,8 +61,31 @@ func (s *Supervisor) Reconnect(reason string) {
 	s.keeper.whole.reconnect(reason)
 }
 
+// Check returns nil while the state is StateConnected, [ErrClosed] when it is StateClosed,
+// and else an [Error] that is ErrUnavailable and says since when, why, and what the last
+// transport error was. It never waits and does no I/O, and does not look at ctx, so it can
+// be given to any library for health checks as it is: rdb.Check. It is as fresh as the
+// heartbeat. [Supervisor.WaitReady] is for the start of a program; a library that hands it
+// a context without an end waits for as long as the outage lasts.
+//
+// A client of several nodes is well while one of them answers; [Stats] has the others.
+func (s *Supervisor) Check(ctx context.Context) error { return s.keeper.gate.check(0) }
+
+// CheckAfter returns a function that is [Supervisor.Check] once the state has been other
+// than StateConnected for longer than d, and returns nil before: outages that commands ride
+// out do not turn a readiness probe red. A closed client is reported at once. d <= 0 is
+// the same as Check.
+func (s *Supervisor) CheckAfter(d time.Duration) func(ctx context.Context) error {
+	return func(context.Context) error { return s.keeper.gate.check(d) }
+}
+
 // Stats returns a snapshot.
 func (s *Supervisor) Stats() Stats { return s.keeper.whole.stats() }
+
+// Outages returns the last outages of the client as a whole, the last 32, the oldest first, and
+// after them the one that is not over, if there is one. The time before
+// the first connection is none.
+func (s *Supervisor) Outages() []Outage { return s.keeper.gate.lastOutages() }
 
 // Close ends supervision: the state becomes StateClosed, waiting commands return
 // [ErrClosed], and the goroutines are stopped and joined. A client that a constructor of

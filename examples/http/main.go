@@ -8,7 +8,12 @@
 // the listen address, 127.0.0.1:8080. Stop your Redis while you curl: requests
 // wait for it for up to two seconds, then they are answered with 503, and with
 // 503 at once when it has been away for longer than the grace of five seconds.
-// /readyz turns red, /healthz stays green. SIGTERM or Ctrl-C ends the service.
+// /healthz stays green, and /readyz turns red when the outage has lasted for 15 s;
+// k8s.yaml says why each probe asks what it asks. /debug/redis shows it all to people,
+// in a browser. SIGTERM or Ctrl-C ends the service.
+//
+// Metrics and traces are a few lines more, and other modules: see redialprom and
+// redialotel.
 package main
 
 import (
@@ -29,12 +34,15 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialhttp"
 )
 
 const (
 	requestBudget  = 2 * time.Second // of one request, waiting for Redis included
-	probeBudget    = 200 * time.Millisecond
 	shutdownBudget = 10 * time.Second
+	// An outage takes the service out of rotation when it has lasted for longer than the
+	// grace and a period of the probe: before that, requests ride it out.
+	readyAfter = redial.DefaultGrace + 10*time.Second
 )
 
 func main() {
@@ -70,7 +78,7 @@ func run(ctx context.Context, logger *slog.Logger) error {
 		return errors.Join(err, rdb.Close())
 	}
 	web := &http.Server{
-		Handler:           handler(rdb, logger),
+		Handler:           handler(rdb, logger, readyAfter),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	served := make(chan error, 1)
@@ -89,12 +97,14 @@ func run(ctx context.Context, logger *slog.Logger) error {
 	return errors.Join(web.Shutdown(end), rdb.Drain(end))
 }
 
-// handler routes requests.
-func handler(rdb *redial.Client, logger *slog.Logger) http.Handler {
+// handler routes requests. An outage counts as one for readiness after a while.
+func handler(rdb *redial.Client, logger *slog.Logger, after time.Duration) http.Handler {
 	s := &service{rdb: rdb, logger: logger}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /startupz", redialhttp.Handler(rdb, redialhttp.Required()))
+	mux.Handle("GET /readyz", redialhttp.Handler(rdb, redialhttp.Required(), redialhttp.After(after)))
+	mux.Handle("GET /debug/redis", redialhttp.Page(rdb, redialhttp.Title("Redis of the hit counter")))
 	mux.HandleFunc("GET /stats", s.stats)
 	mux.HandleFunc("GET /hits", s.hits)
 	return mux
@@ -108,17 +118,6 @@ type service struct {
 // healthz says that the process lives. It must not depend on Redis: restarting
 // the service does not mend the server.
 func (s *service) healthz(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") }
-
-// readyz says whether requests can be served now.
-func (s *service) readyz(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), probeBudget)
-	defer cancel()
-	if err := s.rdb.WaitReady(ctx); err != nil {
-		text(w, http.StatusServiceUnavailable, err.Error())
-		return
-	}
-	text(w, http.StatusOK, "ready")
-}
 
 // stats shows the client's condition.
 func (s *service) stats(w http.ResponseWriter, _ *http.Request) {

@@ -4,8 +4,11 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
@@ -14,7 +17,7 @@ import (
 	"github.com/redial-go/redial"
 )
 
-func newService(t *testing.T) (*miniredis.Miniredis, http.Handler) {
+func newService(t *testing.T, after time.Duration) (*miniredis.Miniredis, http.Handler) {
 	t.Helper()
 	m := miniredis.RunT(t)
 	rdb := redial.NewClient(&redis.Options{Addr: m.Addr()}, redial.WithGrace(0))
@@ -22,7 +25,7 @@ func newService(t *testing.T) (*miniredis.Miniredis, http.Handler) {
 	if err := rdb.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return m, handler(rdb, slog.New(slog.DiscardHandler))
+	return m, handler(rdb, slog.New(slog.DiscardHandler), after)
 }
 
 func get(h http.Handler, url string) *httptest.ResponseRecorder {
@@ -39,13 +42,15 @@ func want(t *testing.T, w *httptest.ResponseRecorder, status int, body string) {
 }
 
 func TestHandler_Healthy(t *testing.T) {
-	m, h := newService(t)
+	m, h := newService(t, 0)
 	want(t, get(h, "/hits?key=home"), 200, "1\n")
 	want(t, get(h, "/hits?key=home"), 200, "2\n")
 	want(t, get(h, "/hits"), 400, "key is missing")
 	want(t, get(h, "/healthz"), 200, "ok")
-	want(t, get(h, "/readyz"), 200, "ready")
+	want(t, get(h, "/readyz"), 200, `"status":"up"`)
+	want(t, get(h, "/startupz"), 200, `"status":"up"`)
 	want(t, get(h, "/stats"), 200, `"state": "connected"`)
+	want(t, get(h, "/debug/redis"), 200, "<strong>up</strong> connected")
 
 	if err := m.Set("hits:bad", "not a number"); err != nil {
 		t.Fatal(err)
@@ -54,7 +59,7 @@ func TestHandler_Healthy(t *testing.T) {
 }
 
 func TestHandler_ServerGone_503NothingCounted(t *testing.T) {
-	m, h := newService(t)
+	m, h := newService(t, 0)
 	m.Close()
 	w := get(h, "/hits?key=home")
 	want(t, w, 503, "nothing was counted")
@@ -62,11 +67,39 @@ func TestHandler_ServerGone_503NothingCounted(t *testing.T) {
 		t.Errorf("Retry-After is %q, want 1", got)
 	}
 	want(t, get(h, "/readyz"), 503, "reconnecting")
+	want(t, get(h, "/startupz"), 503, "reconnecting")
 	want(t, get(h, "/healthz"), 200, "ok")
+	want(t, get(h, "/debug/redis"), 200, "<strong>down</strong> reconnecting")
+}
+
+// An outage that requests ride out takes the service out of nothing.
+func TestHandler_ServerGoneForAMoment_StaysReady(t *testing.T) {
+	m, h := newService(t, readyAfter)
+	m.Close()
+	want(t, get(h, "/hits?key=home"), 503, "nothing was counted")
+	want(t, get(h, "/readyz"), 200, `"status":"down","state":"reconnecting"`)
+}
+
+// The probes of k8s.yaml are answered, and they are patient enough.
+func TestManifest_Probes(t *testing.T) {
+	text, err := os.ReadFile("k8s.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, h := newService(t, readyAfter)
+	for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+		m := regexp.MustCompile(`(?s)` + probe + `:.*?path: (/\w+)`).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("no %s", probe)
+		}
+		if w := get(h, string(m[1])); w.Code != http.StatusOK {
+			t.Errorf("%s: %s is answered with %d", probe, m[1], w.Code)
+		}
+	}
 }
 
 func TestHandler_ReplyLost_502(t *testing.T) {
-	m, h := newService(t)
+	m, h := newService(t, 0)
 	m.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
 		if cmd == "INCR" {
 			p.Close()

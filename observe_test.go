@@ -1,0 +1,582 @@
+package redial
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// observed remembers what an observer is told.
+type observed struct {
+	mu       sync.Mutex
+	states   []Event
+	waits    []Wait
+	retries  []Retry
+	failures []*Error
+	marks    []any // of the contexts of commands
+}
+
+type markKey struct{}
+
+func (o *observed) note(f func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f()
+}
+
+func (o *observed) mark(ctx context.Context) { o.marks = append(o.marks, ctx.Value(markKey{})) }
+
+func (o *observed) ObserveState(e Event) { o.note(func() { o.states = append(o.states, e) }) }
+func (o *observed) ObserveWait(ctx context.Context, w Wait) {
+	o.note(func() { o.waits = append(o.waits, w); o.mark(ctx) })
+}
+func (o *observed) ObserveRetry(ctx context.Context, r Retry) {
+	o.note(func() { o.retries = append(o.retries, r); o.mark(ctx) })
+}
+func (o *observed) ObserveFailure(ctx context.Context, e *Error) {
+	o.note(func() { o.failures = append(o.failures, e); o.mark(ctx) })
+}
+
+// bufferedLog is a logger and what it has written, without the time.
+func bufferedLog() (*slog.Logger, *bytes.Buffer) {
+	var log bytes.Buffer
+	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey && len(groups) == 0 {
+			return slog.Attr{}
+		}
+		return a
+	}})), &log
+}
+
+// warmed has the pool of c hold as many connections.
+func warmed(t *testing.T, n *memNet, c *Client, conns int) {
+	t.Helper()
+	n.Freeze()
+	var calls sync.WaitGroup
+	for range conns {
+		calls.Go(func() { assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err()) })
+	}
+	synctest.Wait()
+	n.Thaw()
+	calls.Wait()
+}
+
+// What observers are told adds up to what is counted, and a command that is well meets none.
+func TestObserver_ToldWhatIsCounted(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		seen, second := &observed{}, &observed{}
+		c := NewClient(opt, WithObserver(seen), WithObserver(second), WithGrace(2*time.Second))
+		ready(t, c)
+		ctx := context.WithValue(t.Context(), markKey{}, "mark")
+		for range 10 {
+			require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+		}
+		assert.Empty(t, seen.waits)
+		assert.Empty(t, seen.retries)
+		assert.Empty(t, seen.failures)
+
+		warmed(t, n, c, 2)
+		n.Freeze()
+		var calls sync.WaitGroup
+		var got, incr, waited, short, late error
+		calls.Go(func() { got = c.Get(ctx, "k").Err() })
+		calls.Go(func() { incr = c.Incr(ctx, "n").Err() })
+		synctest.Wait()
+		n.Kill()
+		n.Thaw()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		calls.Go(func() { waited = c.Set(ctx, "k", "w", 0).Err() })
+		calls.Go(func() {
+			end, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+			defer cancel()
+			short = c.Get(end, "k").Err()
+		})
+		time.Sleep(time.Second)
+		n.Start()
+		calls.Wait()
+		require.NoError(t, got)
+		require.ErrorIs(t, incr, ErrOutcomeUnknown)
+		require.NoError(t, waited)
+		require.ErrorIs(t, short, context.DeadlineExceeded)
+
+		n.Kill()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		calls.Go(func() { late = c.Set(ctx, "k", "x", 0).Err() })
+		calls.Wait()
+		require.ErrorIs(t, late, ErrUnavailable)
+		require.ErrorIs(t, c.Ping(ctx).Err(), ErrUnavailable, "it does not even wait")
+		n.Start()
+		require.NoError(t, c.WaitReady(ctx))
+		require.NoError(t, c.Close())
+		s := c.Stats()
+
+		causes := make(map[Cause]int)
+		for _, w := range seen.waits {
+			causes[w.Cause]++
+			assert.Equal(t, w.Cause == CauseNone, w.Err == nil)
+			assert.GreaterOrEqual(t, w.Total, w.For)
+			assert.Empty(t, w.Node)
+		}
+		assert.Equal(t, map[Cause]int{CauseNone: 2, CauseContextEnded: 1, CauseGraceOver: 1}, causes)
+		assert.EqualValues(t, s.Waited, len(seen.waits))
+		require.NotEmpty(t, seen.retries)
+		assert.Equal(t, "get", seen.retries[0].Cmd)
+		assert.Equal(t, 2, seen.retries[0].Attempt)
+		assert.Equal(t, AfterRepeated, seen.retries[0].After)
+		assert.True(t, IsConnectionError(seen.retries[0].Err), "%v", seen.retries[0].Err)
+		assert.EqualValues(t, s.Retries, len(seen.retries))
+		unknown := 0
+		for _, e := range seen.failures {
+			if errors.Is(e, ErrOutcomeUnknown) {
+				unknown++
+			}
+		}
+		assert.EqualValues(t, 1, unknown)
+		assert.EqualValues(t, s.Unknown, unknown)
+		assert.EqualValues(t, s.Refused, len(seen.failures)-unknown)
+		for _, m := range seen.marks {
+			assert.Equal(t, "mark", m, "the context is that of the caller")
+		}
+		var to []State
+		for _, e := range seen.states {
+			to = append(to, e.To)
+		}
+		assert.Equal(t, []State{StateConnected, StateReconnecting, StateConnected, StateReconnecting, StateConnected, StateClosed}, to)
+		assert.Equal(t, seen.states, second.states)
+		assert.Equal(t, seen.waits, second.waits)
+		assert.Equal(t, seen.retries, second.retries)
+		assert.Equal(t, seen.failures, second.failures)
+	})
+}
+
+type panicking struct{}
+
+func (panicking) ObserveState(Event)                           { panic("oops") }
+func (panicking) ObserveFailure(ctx context.Context, e *Error) { panic("oops") }
+
+// A panic in an observer harms neither the command nor the observers after it.
+func TestObserver_Panic_IsContainedAndLogged(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		seen := &observed{}
+		c := NewClient(opt, WithObserver(panicking{}), WithObserver(seen), WithLogger(logger))
+		ready(t, c)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		require.ErrorIs(t, c.Ping(FailFast(t.Context())).Err(), ErrUnavailable)
+		require.NoError(t, c.Close())
+		assert.Len(t, seen.failures, 1)
+		assert.Len(t, seen.states, 3)
+		assert.Equal(t, 4, strings.Count(log.String(), logPanicObserver), log)
+	})
+}
+
+// The events of a cluster's nodes name them, and so do the waits for one.
+func TestObserver_Nodes(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		seen := &observed{}
+		c := NewClusterClient(&redis.ClusterOptions{
+			Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+			ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: []redis.ClusterNode{{Addr: "127.0.0.1:1"}}}}, nil
+			},
+		}, WithObserver(seen))
+		ctx := t.Context()
+		require.NoError(t, c.WaitReady(ctx))
+		require.NoError(t, c.Set(ctx, "k", 1, 0).Err())
+		n.Kill()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		time.AfterFunc(time.Second, n.Start)
+		require.NoError(t, c.Set(ctx, "k", 1, 0).Err())
+		require.NoError(t, c.Close())
+		assert.EqualValues(t, c.Stats().Waited, len(seen.waits))
+		assert.NotEmpty(t, seen.waits)
+		nodes, wholes := 0, 0
+		for _, e := range seen.states {
+			if e.From != StateReconnecting {
+				continue
+			}
+			require.NotNil(t, e.Outage)
+			if e.Node == "" {
+				wholes++
+				assert.Equal(t, CauseNoNode, e.Outage.Cause)
+			} else {
+				nodes++
+				assert.Equal(t, CauseConnectionLost, e.Outage.Cause)
+			}
+		}
+		assert.Equal(t, 1, nodes)
+		assert.Equal(t, 1, wholes)
+	})
+}
+
+func TestRetryAfter_Names(t *testing.T) {
+	for r, want := range map[RetryAfter]string{AfterUnsent: "unsent", AfterRefused: "refused", AfterRepeated: "repeated", 9: "RetryAfter(9)"} {
+		text, err := r.MarshalText()
+		require.NoError(t, err)
+		assert.Equal(t, want, string(text))
+	}
+}
+
+// The time before the first attempt to reach a server counts, and the attempt does not
+// take it away again.
+func TestStats_Down_GrowsThroughTheFirstAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		n.Kill()
+		c := NewClusterClient(&redis.ClusterOptions{
+			Dialer: n.Dial, Addrs: []string{"127.0.0.1:1"}, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+		})
+		defer c.Close()
+		last := c.Stats()
+		for range 20 {
+			time.Sleep(introduction / 10)
+			s := c.Stats()
+			s.growsFrom(t, last)
+			assert.Equal(t, last.Down+introduction/10, s.Down)
+			last = s
+		}
+	})
+}
+
+// What is logged and remembered of an outage, from the suspicion on that led to it.
+func TestOutage_IsSummedUp(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		seen := &observed{}
+		c := NewClient(opt, WithLogger(logger), WithObserver(seen), WithGrace(time.Second))
+		ready(t, c)
+		ctx := t.Context()
+		assert.Empty(t, c.Outages())
+		warmed(t, n, c, 3)
+		n.Freeze()
+		var calls sync.WaitGroup
+		for range 3 {
+			calls.Go(func() { assert.ErrorIs(t, c.Incr(ctx, "n").Err(), ErrOutcomeUnknown) })
+		}
+		synctest.Wait()
+		n.Kill()
+		n.Thaw()
+		calls.Wait()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		began := c.Stats().Since
+		for range 2 {
+			calls.Go(func() { assert.ErrorIs(t, c.Incr(ctx, "n").Err(), ErrUnavailable) })
+		}
+		calls.Wait()
+		for range 4 {
+			require.ErrorIs(t, c.Incr(ctx, "n").Err(), ErrUnavailable)
+		}
+		time.Sleep(2 * time.Second)
+		now := c.Outages()
+		require.Len(t, now, 1)
+		assert.Equal(t, Outage{
+			Began: began, Duration: time.Since(began), Cause: CauseConnectionLost, Reason: "connection lost",
+			Waited: 2, Refused: 6, Unknown: 3,
+		}, now[0])
+		n.Start()
+		ready(t, c)
+		after := c.Outages()
+		require.Len(t, after, 1)
+		want := now[0]
+		want.Over, want.Duration = true, c.Stats().Since.Sub(began)
+		assert.Equal(t, want, after[0])
+		assert.Equal(t, want, *seen.states[len(seen.states)-1].Outage)
+		require.NoError(t, c.Close())
+		assert.Equal(t, after, c.Outages(), "a closed client remembers")
+
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		require.Len(t, lines, 5, log)
+		assert.Contains(t, lines[0], "level=INFO msg=\"redis connected\"")
+		assert.NotContains(t, lines[0], "outage")
+		assert.NotContains(t, lines[0], "waited")
+		assert.Contains(t, lines[1], "level=WARN msg=\"redis reconnecting\"")
+		assert.Contains(t, lines[2], "level=WARN msg=\"redis refusing commands\"")
+		assert.Contains(t, lines[2], "state=reconnecting reason=\"the grace is over\" cause=grace_over outage_cause=connection_lost outage=1s waited=2")
+		assert.Contains(t, lines[3], "level=INFO msg=\"redis connected\"")
+		assert.Contains(t, lines[3], fmt.Sprintf("outage_cause=connection_lost outage=%v waited=2 refused=6 unknown=3", want.Duration.Round(time.Microsecond)))
+		assert.Contains(t, lines[4], "all.waited=2 all.refused=6 all.unknown=3 all.retries=0")
+	})
+}
+
+// An unknown outcome of long before is none of the outage's.
+func TestOutage_BeginsWithItsOwnSuspicion(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		ctx := t.Context()
+		n.Freeze()
+		var calls sync.WaitGroup
+		calls.Go(func() { assert.ErrorIs(t, c.Incr(ctx, "n").Err(), ErrOutcomeUnknown) })
+		synctest.Wait()
+		n.each(n.cut) // one connection broke, and the server is well
+		n.Thaw()
+		calls.Wait()
+		time.Sleep(10 * time.Second)
+		require.EqualValues(t, 1, c.Stats().Unknown)
+		require.Zero(t, c.Stats().Outages)
+		n.Kill()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		n.Start()
+		ready(t, c)
+		require.Len(t, c.Outages(), 1)
+		assert.Zero(t, c.Outages()[0].Unknown)
+	})
+}
+
+func TestOutages_TheLastOnesAreKept(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		for range outagesKept + 3 {
+			ready(t, c)
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			n.Start()
+		}
+		ready(t, c)
+		all := c.Outages()
+		require.Len(t, all, outagesKept)
+		assert.EqualValues(t, outagesKept+3, c.Stats().Outages)
+		for i, o := range all[1:] {
+			assert.True(t, o.Began.After(all[i].Began))
+		}
+		assert.Equal(t, c.Stats().Since, all[len(all)-1].Began.Add(all[len(all)-1].Duration))
+	})
+}
+
+// As many commands as may are waiting: that is told once in an outage, however many are
+// refused.
+func TestRefusing_WaitersFull_OneLine(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		c := NewClient(opt, WithLogger(logger), WithMaxWaiting(1))
+		ready(t, c)
+		for range 2 {
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			var calls sync.WaitGroup
+			calls.Go(func() { assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err()) })
+			synctest.Wait()
+			for range 50 {
+				require.ErrorIs(t, c.Get(t.Context(), "k").Err(), ErrUnavailable)
+			}
+			n.Start()
+			calls.Wait()
+		}
+		require.NoError(t, c.Close())
+		assert.Equal(t, 2, strings.Count(log.String(), logRefusing), log)
+		assert.Equal(t, 2, strings.Count(log.String(), "cause=waiters_full"), log)
+	})
+}
+
+// A server that is up and keeps refusing is told of when that begins.
+func TestRefusing_ServerThatIsUp_OneLineAtTheBeginning(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		c := NewClient(opt, WithLogger(logger), WithGrace(time.Second))
+		ready(t, c)
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		count := func() int {
+			return strings.Count(log.String(), "state=connected reason=\"the grace is over\" cause=grace_over error=\"BUSY")
+		}
+		for episode := range 2 {
+			n.srv.SetError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+			for range 5 {
+				require.ErrorContains(t, c.Get(t.Context(), "k").Err(), "BUSY")
+			}
+			synctest.Wait()
+			assert.Equal(t, episode+1, count(), log)
+			n.srv.SetError("")
+			time.Sleep(2 * refusalQuiet)
+		}
+		require.NoError(t, c.Close())
+		assert.NotContains(t, log.String(), "secret")
+	})
+}
+
+// What a proxy says, and only the caller can read, is in no log.
+func TestRefusing_TaughtReplies_AreNotLogged(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		c := NewClient(opt, WithLogger(logger), WithGrace(time.Second), WithRefusals(func(error) bool { return true }))
+		ready(t, c)
+		n.srv.SetError("PROXY cannot serve secret-key")
+		require.ErrorContains(t, c.Get(t.Context(), "k").Err(), "secret-key")
+		n.srv.SetError("")
+		require.NoError(t, c.Close())
+		assert.Equal(t, 1, strings.Count(log.String(), logRefusing), log)
+		assert.NotContains(t, log.String(), "secret")
+	})
+}
+
+// States that flap make few lines, each of which says how many were left out, and the last
+// state is told all the same.
+func TestLog_Flapping_IsBoundedAndCounted(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		seen := &observed{}
+		c := NewClient(opt, WithLogger(logger), WithObserver(seen))
+		ready(t, c)
+		began := time.Now()
+		for flap := range 200 {
+			c.Reconnect("flap")
+			ready(t, c)
+			time.Sleep(time.Until(began.Add(time.Duration(flap) * 600 * time.Millisecond)))
+		}
+		took := time.Since(began)
+		require.Less(t, took, 121*time.Second)
+		time.Sleep(logRefill + time.Second)
+		synctest.Wait()
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		left := 0
+		for _, m := range regexp.MustCompile(`left_out=(\d+)`).FindAllStringSubmatch(log.String(), -1) {
+			k, err := strconv.Atoi(m[1])
+			require.NoError(t, err)
+			left += k
+		}
+		assert.EqualValues(t, len(seen.states), len(lines)+left, "what is not told is counted")
+		assert.LessOrEqual(t, len(lines), logBurst+int((took+2*logRefill)/logRefill))
+		assert.Contains(t, lines[len(lines)-1], "redis connected")
+		assert.Contains(t, lines[len(lines)-1], " at=")
+
+		// A minute later there is room again.
+		time.Sleep(time.Duration(logBurst) * logRefill)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		synctest.Wait()
+		lines = strings.Split(strings.TrimSpace(log.String()), "\n")
+		assert.Contains(t, lines[len(lines)-1], "redis reconnecting")
+		assert.NotContains(t, lines[len(lines)-1], "left_out")
+		require.NoError(t, c.Close())
+	})
+}
+
+// The last line is written however many there were.
+func TestLog_Flapping_Close_IsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		c := NewClient(opt, WithLogger(logger))
+		for range logBurst {
+			ready(t, c)
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			n.Start()
+			ready(t, c)
+		}
+		require.NoError(t, c.Close())
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		assert.Contains(t, lines[len(lines)-1], "redis closed")
+		assert.Contains(t, lines[len(lines)-1], "left_out=")
+	})
+}
+
+func TestCheck(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		n.Kill()
+		c := NewClient(opt)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, c.Check(ended), ErrUnavailable)
+		assert.ErrorContains(t, c.Check(ended), "127.0.0.1:1 is connecting since")
+		n.Start()
+		ready(t, c)
+		assert.NoError(t, c.Check(ended), "it does not look at the context")
+		later := c.CheckAfter(3 * time.Second)
+
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		began := time.Now()
+		err := c.Check(t.Context())
+		assert.Zero(t, time.Since(began), "it does not wait")
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		require.ErrorIs(t, err, ErrUnavailable)
+		assert.Equal(t, StateReconnecting, e.State)
+		assert.Equal(t, c.Stats().Since, e.Since)
+		assert.Equal(t, CauseConnectionLost, e.Cause)
+		assert.True(t, IsConnectionError(err))
+		assert.Equal(t, fmt.Sprintf("redial: 127.0.0.1:1 is reconnecting since %s: connection lost: %v", e.Since.Format("15:04:05.000"), errRefused), err.Error())
+		assert.NoError(t, later(ended))
+		assert.Equal(t, err, c.CheckAfter(0)(ended))
+		time.Sleep(3 * time.Second)
+		assert.NoError(t, later(ended), "not for longer than that")
+		time.Sleep(time.Nanosecond)
+		assert.ErrorIs(t, later(ended), ErrUnavailable)
+		n.Start()
+		ready(t, c)
+		assert.NoError(t, later(ended))
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		assert.NoError(t, later(ended), "another outage")
+		require.NoError(t, c.Close())
+		assert.Equal(t, ErrClosed, c.Check(ended))
+		assert.Equal(t, ErrClosed, later(ended))
+	})
+}
+
+func TestStats_Limits(t *testing.T) {
+	c := NewClient(&redis.Options{Addr: "127.0.0.1:1"}, WithMaxWaiting(7), WithGrace(8*time.Second))
+	defer c.Close()
+	assert.Equal(t, 7, c.Stats().MaxWaiting)
+	assert.Equal(t, 8*time.Second, c.Stats().Grace)
+}
+
+// A command whose way has changed waits for the client as a whole like any other: it does
+// not look again and again until that is Connected.
+func TestWait_TopologyChanged_AllNodesDown_WaitsOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		seen := &impatient{most: 100, give: cancel}
+		c := NewClusterClient(&redis.ClusterOptions{
+			Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+			ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: []redis.ClusterNode{{Addr: "127.0.0.1:1"}}}}, nil
+			},
+		}, WithObserver(seen))
+		defer c.Close()
+		require.NoError(t, c.WaitReady(ctx))
+		require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+		n.Freeze()
+		var got error
+		var call sync.WaitGroup
+		call.Go(func() { got = c.Get(WaitFor(ctx, time.Hour), "k").Err() })
+		synctest.Wait()
+		n.Kill()
+		n.Thaw()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		synctest.Wait()
+		c.nodes.proceed()
+		time.Sleep(time.Second)
+		n.Start()
+		call.Wait()
+		require.NoError(t, got)
+		assert.Less(t, seen.waits, 10)
+	})
+}
+
+// impatient ends what waits too often.
+type impatient struct {
+	waits, most int
+	give        func()
+}
+
+func (i *impatient) ObserveWait(context.Context, Wait) {
+	if i.waits++; i.waits == i.most {
+		i.give()
+	}
+}

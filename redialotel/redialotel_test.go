@@ -1,0 +1,561 @@
+package redialotel_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/otlptranslator"
+	"github.com/redis/go-redis/extra/redisotel/v9"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialotel"
+	"github.com/redial-go/redial/redialtest"
+)
+
+var _ = []redialotel.Source{(*redial.Client)(nil), (*redial.ClusterClient)(nil), (*redial.Ring)(nil), (*redial.Supervisor)(nil)}
+
+var (
+	_ = []interface {
+		redial.StateObserver
+		redial.WaitObserver
+	}{(*redialotel.Metrics)(nil)}
+	_ = []interface {
+		redial.WaitObserver
+		redial.RetryObserver
+		redis.Hook
+	}{(*redialotel.Tracer)(nil)}
+)
+
+// shown is a client in any condition.
+type shown redial.Stats
+
+func (s shown) Stats() redial.Stats { return redial.Stats(s) }
+
+// numbered returns statistics in which every number is another.
+func numbered() shown {
+	var s redial.Stats
+	n := uint64(100)
+	v := reflect.ValueOf(&s).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i); f.Kind() {
+		case reflect.Uint64:
+			n++
+			f.SetUint(n)
+		case reflect.Int:
+			n++
+			f.SetInt(int64(n))
+		case reflect.Int64:
+			n++
+			f.SetInt(int64(time.Duration(n) * time.Millisecond))
+		}
+	}
+	s.State = redial.StateConnected
+	s.Nodes = []redial.NodeStats{
+		{Addr: "10.0.0.1:6379", State: redial.StateConnected, RTT: time.Millisecond, Connections: 3, Outages: 4, Waiting: 5},
+		{Addr: "10.0.0.2:6380", State: redial.StateReconnecting, Outages: 6},
+	}
+	return shown(s)
+}
+
+// series are the points of metrics, "name{attributes}" and the value, or that of how many
+// are in a histogram.
+type series map[string]float64
+
+// reading returns a provider and a function that exports what it has.
+func reading(t *testing.T) (*sdkmetric.MeterProvider, func() (metricdata.ResourceMetrics, series)) {
+	reader := sdkmetric.NewManualReader()
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	t.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
+	return provider, func() (all metricdata.ResourceMetrics, found series) {
+		t.Helper()
+		require.NoError(t, reader.Collect(context.Background(), &all))
+		found = make(series)
+		for _, s := range all.ScopeMetrics {
+			for _, m := range s.Metrics {
+				name := func(set attribute.Set) string {
+					var attrs []string
+					for _, kv := range set.ToSlice() {
+						if kv.Key != "db.system.name" && kv.Key != "db.client.connection.pool.name" {
+							attrs = append(attrs, string(kv.Key)+"="+kv.Value.String())
+						}
+					}
+					return m.Name + "{" + strings.Join(attrs, ",") + "}"
+				}
+				switch d := m.Data.(type) {
+				case metricdata.Sum[int64]:
+					for _, p := range d.DataPoints {
+						found[name(p.Attributes)] = float64(p.Value)
+					}
+				case metricdata.Sum[float64]:
+					for _, p := range d.DataPoints {
+						found[name(p.Attributes)] = p.Value
+					}
+				case metricdata.Gauge[float64]:
+					for _, p := range d.DataPoints {
+						found[name(p.Attributes)] = p.Value
+					}
+				case metricdata.Histogram[float64]:
+					for _, p := range d.DataPoints {
+						found[name(p.Attributes)] = float64(p.Count)
+					}
+				default:
+					t.Errorf("%s is a %T", m.Name, d)
+				}
+			}
+		}
+		return all, found
+	}
+}
+
+// fill has the histograms hold something.
+func fill(m *redialotel.Metrics) {
+	m.ObserveState(redial.Event{
+		From: redial.StateReconnecting, To: redial.StateConnected, Cause: redial.CauseAnswered,
+		Outage: &redial.Outage{Duration: time.Second, Cause: redial.CauseConnectionLost},
+	})
+	m.ObserveState(redial.Event{From: redial.StateConnecting, To: redial.StateConnected, Outage: &redial.Outage{Cause: redial.CauseCreated}})
+	for _, cause := range []redial.Cause{redial.CauseNone, redial.CauseNone, redial.CauseGraceOver, redial.CauseContextEnded} {
+		m.ObserveWait(context.Background(), redial.Wait{For: time.Second, Cause: cause})
+	}
+}
+
+// The names are those of package redialprom, by the standard translation. Of promlint it
+// has connections without _count, and it calls a node by its address.
+func TestMetrics_NamesTranslate(t *testing.T) {
+	provider, collect := reading(t)
+	m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), redialotel.WithNodes())
+	require.NoError(t, err)
+	require.NoError(t, m.Watch(numbered()))
+	fill(m)
+	all, _ := collect()
+	namer := otlptranslator.MetricNamer{WithMetricSuffixes: true}
+	labels := otlptranslator.LabelNamer{}
+	got := make(map[string][]string)
+	for _, s := range all.ScopeMetrics {
+		for _, m := range s.Metrics {
+			kind, sets := otlptranslator.MetricType(otlptranslator.MetricTypeGauge), []attribute.Set(nil)
+			switch d := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				if kind = otlptranslator.MetricTypeNonMonotonicCounter; d.IsMonotonic {
+					kind = otlptranslator.MetricTypeMonotonicCounter
+				}
+				for _, p := range d.DataPoints {
+					sets = append(sets, p.Attributes)
+				}
+			case metricdata.Sum[float64]:
+				kind = otlptranslator.MetricTypeMonotonicCounter
+				assert.True(t, d.IsMonotonic, m.Name)
+			case metricdata.Gauge[float64]:
+				for _, p := range d.DataPoints {
+					sets = append(sets, p.Attributes)
+				}
+			case metricdata.Histogram[float64]:
+				kind = otlptranslator.MetricTypeHistogram
+				for _, p := range d.DataPoints {
+					sets = append(sets, p.Attributes)
+				}
+			}
+			name, err := namer.Build(otlptranslator.Metric{Name: m.Name, Unit: m.Unit, Type: kind})
+			require.NoError(t, err)
+			if name == "redial_connection_count" {
+				name = "redial_connections"
+			}
+			var own []string
+			for _, set := range sets {
+				for _, kv := range set.ToSlice() {
+					label, err := labels.Build(string(kv.Key))
+					require.NoError(t, err)
+					label = strings.TrimPrefix(strings.TrimPrefix(label, "redial_"), "retry_")
+					if !strings.HasPrefix(label, "db_") && label != "server_port" && !slices.Contains(own, label) {
+						own = append(own, strings.Replace(label, "server_address", "node", 1))
+					}
+				}
+			}
+			slices.Sort(own)
+			got[name] = slices.Compact(own)
+		}
+	}
+	text, err := os.ReadFile("../redialprom/testdata/metrics.txt")
+	require.NoError(t, err)
+	want := make(map[string][]string)
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\w+) (\w+)$`).FindAllStringSubmatch(string(text), -1) {
+		want[m[1]] = nil
+		one := regexp.MustCompile(`(?m)^` + m[1] + `(?:_bucket)?\{(.*)\}`).FindStringSubmatch(string(text))
+		for _, l := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(one[1], -1) {
+			if l[1] != "client" && l[1] != "le" {
+				want[m[1]] = append(want[m[1]], l[1])
+			}
+		}
+		slices.Sort(want[m[1]])
+	}
+	assert.Equal(t, want, got)
+}
+
+// Every number of the statistics is in a series, and none is in two.
+func TestMetrics_HaveEveryNumber(t *testing.T) {
+	provider, collect := reading(t)
+	m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), redialotel.WithNodes(), redialotel.WithSystem("valkey"), redialotel.WithServer("10.1.1.1:7000"))
+	require.NoError(t, err)
+	require.NoError(t, m.Watch(numbered()))
+	fill(m)
+	all, found := collect()
+	s := redial.Stats(numbered())
+	v := reflect.ValueOf(s)
+	for i := range v.NumField() {
+		field := v.Type().Field(i).Name
+		var want float64
+		switch v.Field(i).Kind() {
+		case reflect.Uint64:
+			want = float64(v.Field(i).Uint())
+		case reflect.Int:
+			want = float64(v.Field(i).Int())
+		case reflect.Int64:
+			want = time.Duration(v.Field(i).Int()).Seconds()
+		default:
+			continue
+		}
+		times := 0
+		for _, value := range found {
+			if value == want {
+				times++
+			}
+		}
+		if field == "Retries" { // the sum of the others
+			assert.Zero(t, times, field)
+		} else {
+			assert.Equal(t, 1, times, "%s: %v", field, want)
+		}
+	}
+	const at = "server.address=10.1.1.1,server.port=7000"
+	for name, want := range map[string]float64{
+		"redial.status{redial.state=connected," + at + "}":                                       1,
+		"redial.status{redial.state=closed," + at + "}":                                          0,
+		"redial.outage.duration{redial.cause=connection_lost," + at + "}":                        1,
+		"redial.command.wait_time{redial.result=admitted," + at + "}":                            2,
+		"redial.command.wait_time{redial.result=refused," + at + "}":                             1,
+		"redial.command.wait_time{redial.result=canceled," + at + "}":                            1,
+		"redial.node.outages{server.address=10.0.0.2,server.port=6380}":                          6,
+		"redial.node.status{redial.state=reconnecting,server.address=10.0.0.2,server.port=6380}": 1,
+	} {
+		assert.Contains(t, found, name)
+		assert.InDelta(t, want, found[name], 0, name)
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, one := range scope.Metrics {
+			assert.True(t, strings.HasPrefix(one.Name, "redial."), one.Name)
+			if d, ok := one.Data.(metricdata.Sum[int64]); ok {
+				for _, p := range d.DataPoints {
+					system, _ := p.Attributes.Value("db.system.name")
+					pool, _ := p.Attributes.Value("db.client.connection.pool.name")
+					assert.Equal(t, "valkey", system.AsString())
+					assert.Equal(t, "cache", pool.AsString())
+				}
+			}
+		}
+	}
+}
+
+func TestMetrics_BadInput(t *testing.T) {
+	provider, collect := reading(t)
+	_, err := redialotel.NewMetrics("", redialotel.WithMeterProvider(provider))
+	assert.ErrorContains(t, err, "NewMetrics name is empty")
+	m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), nil, redialotel.WithMeterProvider(nil))
+	require.NoError(t, err)
+	require.NoError(t, m.Stop(), "nothing was begun")
+	for _, s := range []redialotel.Source{nil, (*redial.Client)(nil), (*redial.Supervisor)(nil)} {
+		assert.ErrorContains(t, m.Watch(s), "there is no client to ask")
+	}
+	require.NoError(t, m.Watch(numbered()))
+	assert.ErrorContains(t, m.Watch(numbered()), "another client already")
+	_, found := collect()
+	assert.NotEmpty(t, found)
+	require.NoError(t, m.Stop())
+	_, found = collect()
+	assert.Empty(t, found)
+	require.NoError(t, m.Watch(shown{}))
+	_, found = collect()
+	assert.NotEmpty(t, found)
+}
+
+// A client that is closed shows its last values.
+func TestMetrics_ClosedClient(t *testing.T) {
+	provider, collect := reading(t)
+	m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider))
+	require.NoError(t, err)
+	rdb := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"}, redial.WithObserver(m))
+	require.NoError(t, m.Watch(rdb))
+	require.NoError(t, rdb.Close())
+	_, found := collect()
+	assert.Equal(t, 1.0, found["redial.status{redial.state=closed}"])
+	assert.Equal(t, 0.0, found["redial.status{redial.state=connecting}"])
+	assert.Equal(t, 5.0, found["redial.grace{}"])
+}
+
+// spanning returns a provider and its exporter.
+func spanning(t *testing.T) (*sdktrace.TracerProvider, *tracetest.InMemoryExporter) {
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	t.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
+	return provider, spans
+}
+
+// said returns the attributes of a span but for those that all have.
+func said(s tracetest.SpanStub) map[string]any {
+	all := make(map[string]any)
+	for _, kv := range s.Attributes {
+		if kv.Key != "db.system.name" && kv.Key != "db.client.connection.pool.name" {
+			all[string(kv.Key)] = kv.Value.AsInterface()
+		}
+	}
+	return all
+}
+
+// A server in memory, and a client of it in a bubble.
+func inMemory(t *testing.T, opts ...redial.Option) (*redialtest.FakeServer, *redial.Client) {
+	server := redialtest.NewFakeServerPipe(t)
+	rdb := redial.NewClient(&redis.Options{
+		Addr: server.Addr(), Dialer: server.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+	}, opts...)
+	t.Cleanup(func() { _ = rdb.Close() })
+	require.NoError(t, rdb.WaitReady(t.Context()))
+	return server, rdb
+}
+
+// lose has the replies to a command lost, so many times.
+func lose(server *redialtest.FakeServer, cmd string, times int) {
+	var mu sync.Mutex
+	server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.EqualFold(args[0], cmd) && times > 0 {
+			times--
+			return redialtest.ExecuteThenClose
+		}
+		return redialtest.Handle
+	})
+}
+
+// One span for each call, which says what became of it.
+func TestTracer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, spans := spanning(t)
+		tracer := redialotel.NewTracer("cache", redialotel.WithTracerProvider(provider), redialotel.WithServer("cache.example:6379"))
+		server, rdb := inMemory(t, redial.WithOuterHook(tracer), redial.WithObserver(tracer), redial.WithGrace(2*time.Second))
+		ctx := t.Context()
+		one := func(call func() error) (tracetest.SpanStub, error) {
+			t.Helper()
+			spans.Reset()
+			err := call()
+			all := spans.GetSpans()
+			require.Len(t, all, 1)
+			assert.Equal(t, trace.SpanKindClient, all[0].SpanKind)
+			assert.Empty(t, all[0].Events)
+			assert.NotContains(t, fmt.Sprint(all[0]), "secret")
+			return all[0], err
+		}
+		const at = "cache.example"
+		s, err := one(func() error { return rdb.Set(ctx, "secret-key", "secret-value", 0).Err() })
+		require.NoError(t, err)
+		assert.Equal(t, "SET", s.Name)
+		assert.Equal(t, map[string]any{"db.operation.name": "SET", "server.address": at}, said(s))
+		assert.Equal(t, codes.Unset, s.Status.Code)
+
+		s, err = one(func() error { return rdb.Get(ctx, "none").Err() })
+		require.ErrorIs(t, err, redis.Nil)
+		assert.Equal(t, map[string]any{"db.operation.name": "GET", "server.address": at}, said(s), "no value is no error")
+		assert.Equal(t, codes.Unset, s.Status.Code)
+
+		server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+			if strings.EqualFold(args[0], "lpush") {
+				return redialtest.Reply("-WRONGTYPE Operation against a key holding the wrong kind of value\r\n")
+			}
+			return redialtest.Handle
+		})
+		s, err = one(func() error { return rdb.LPush(ctx, "secret-key", "v").Err() })
+		require.ErrorContains(t, err, "WRONGTYPE")
+		assert.Equal(t, map[string]any{"db.operation.name": "LPUSH", "server.address": at, "error.type": "WRONGTYPE", "db.response.status_code": "WRONGTYPE"}, said(s))
+		assert.Equal(t, codes.Error, s.Status.Code)
+
+		lose(server, "get", 2)
+		s, err = one(func() error { return rdb.Get(ctx, "secret-key").Err() })
+		require.NoError(t, err)
+		assert.Equal(t, map[string]any{"db.operation.name": "GET", "server.address": at, "redial.attempts": int64(3)}, said(s), "retries that helped are no error")
+		assert.Equal(t, codes.Unset, s.Status.Code)
+
+		lose(server, "incr", 1)
+		s, err = one(func() error { return rdb.Incr(ctx, "n").Err() })
+		require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+		assert.Equal(t, map[string]any{"db.operation.name": "INCR", "server.address": at, "redial.outcome": "unknown", "error.type": "redial.outcome_unknown"}, said(s))
+
+		server.Kill()
+		require.NoError(t, rdb.WaitForState(ctx, redial.StateReconnecting))
+		s, err = one(func() error { return rdb.Incr(redial.FailFast(ctx), "n").Err() })
+		require.ErrorIs(t, err, redial.ErrUnavailable)
+		assert.Equal(t, map[string]any{"db.operation.name": "INCR", "server.address": at, "redial.outcome": "not_run", "redial.attempts": int64(0), "error.type": "redial.unavailable"}, said(s))
+		time.AfterFunc(time.Second, func() { assert.NoError(t, server.Start()) })
+		began := time.Now()
+		s, err = one(func() error { return rdb.Incr(ctx, "n").Err() })
+		took := time.Since(began)
+		require.NoError(t, err)
+		assert.Equal(t, took, s.EndTime.Sub(s.StartTime), "the wait is in the span")
+		waited := said(s)["redial.waited"]
+		assert.InDelta(t, took.Seconds(), waited, .05)
+		assert.Equal(t, map[string]any{"db.operation.name": "INCR", "server.address": at, "redial.waited": waited}, said(s))
+
+		s, err = one(func() error {
+			_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "secret-key"); p.Get(ctx, "secret-key"); return nil })
+			return err
+		})
+		require.NoError(t, err)
+		assert.Equal(t, "PIPELINE GET", s.Name)
+		assert.Equal(t, map[string]any{"db.operation.name": "PIPELINE GET", "server.address": at, "db.operation.batch.size": int64(2)}, said(s))
+		s, err = one(func() error {
+			_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Incr(ctx, "n"); return nil })
+			return err
+		})
+		require.ErrorIs(t, err, redis.Nil)
+		assert.Equal(t, "PIPELINE", s.Name)
+		s, err = one(func() error {
+			_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+			return err
+		})
+		require.NoError(t, err)
+		assert.Equal(t, map[string]any{"db.operation.name": "INCR", "server.address": at}, said(s), "a batch of one is none")
+		s, err = one(func() error {
+			_, err := rdb.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); p.Incr(ctx, "n"); return nil })
+			return err
+		})
+		require.NoError(t, err)
+		assert.Equal(t, "MULTI", s.Name)
+		assert.Equal(t, int64(2), said(s)["db.operation.batch.size"])
+
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		s, err = one(func() error { return rdb.Get(ended, "k").Err() })
+		require.ErrorIs(t, err, context.Canceled)
+		assert.Equal(t, "canceled", said(s)["error.type"])
+		s, err = one(func() error { return rdb.Do(ctx, "what secret is this").Err() })
+		require.Error(t, err)
+		assert.Equal(t, "OTHER", s.Name)
+		assert.Equal(t, "ERR", said(s)["error.type"])
+
+		// What sets up connections, and heartbeats, have no spans.
+		spans.Reset()
+		time.Sleep(10 * time.Second)
+		require.NoError(t, rdb.Conn().Select(ctx, 0).Err())
+		assert.Empty(t, spans.GetSpans())
+
+		require.NoError(t, rdb.Close())
+		s, err = one(func() error { return rdb.Get(ctx, "k").Err() })
+		require.ErrorIs(t, err, redis.ErrClosed)
+		assert.Equal(t, codes.Error, s.Status.Code)
+	})
+}
+
+// Beside redisotel there is one span a call, its own, which says what only redial knows.
+func TestTracer_AttributesOnly_WithRedisotel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, spans := spanning(t)
+		meters, collect := reading(t)
+		tracer := redialotel.NewTracer("cache", redialotel.WithTracerProvider(provider), redialotel.WithAttributesOnly())
+		metrics, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(meters))
+		require.NoError(t, err)
+		server, rdb := inMemory(t, redial.WithInstrument(func(rdb redis.UniversalClient) error {
+			return errors.Join(
+				redisotel.InstrumentTracing(rdb, redisotel.WithTracerProvider(provider), redisotel.WithDialFilter(true)),
+				redisotel.InstrumentMetrics(rdb, redisotel.WithMeterProvider(meters)))
+		}), redial.WithOuterHook(tracer), redial.WithObserver(tracer), redial.WithObserver(metrics))
+		require.NoError(t, metrics.Watch(rdb))
+		ctx, parent := provider.Tracer("test").Start(t.Context(), "request")
+		defer parent.End()
+		require.NoError(t, rdb.Set(ctx, "k", "v", 0).Err())
+		spans.Reset()
+
+		lose(server, "get", 1)
+		require.NoError(t, rdb.Get(ctx, "k").Err())
+		all := slices.DeleteFunc(spans.GetSpans(), func(s tracetest.SpanStub) bool { return s.Name == "hello" }) // of a new connection
+		require.Len(t, all, 1)
+		assert.Equal(t, "get", all[0].Name)
+		assert.Equal(t, int64(2), said(all[0])["redial.attempts"])
+		assert.NotContains(t, said(all[0]), "db.operation.name")
+
+		spans.Reset()
+		server.Kill()
+		require.NoError(t, rdb.WaitForState(ctx, redial.StateReconnecting))
+		require.ErrorIs(t, rdb.Get(redial.FailFast(ctx), "k").Err(), redial.ErrUnavailable)
+		all = spans.GetSpans()
+		require.Len(t, all, 1)
+		assert.Equal(t, "not_run", said(all[0])["redial.outcome"])
+
+		// No name is recorded by both.
+		data, _ := collect()
+		by := make(map[string]string)
+		for _, s := range data.ScopeMetrics {
+			for _, m := range s.Metrics {
+				assert.Empty(t, by[m.Name], "%s is of %s and %s", m.Name, by[m.Name], s.Scope.Name)
+				by[m.Name] = s.Scope.Name
+			}
+		}
+		assert.Contains(t, by, "redial.status")
+	})
+}
+
+// Whoever has no span, and asked for none, is left alone.
+func TestTracer_AttributesOnly_WithoutSpan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tracer := redialotel.NewTracer("cache", redialotel.WithAttributesOnly())
+		type key struct{}
+		var same bool
+		ctx := context.WithValue(t.Context(), key{}, 1)
+		h := tracer.ProcessHook(func(got context.Context, _ redis.Cmder) error { same = got == ctx; return nil })
+		require.NoError(t, h(ctx, redis.NewCmd(ctx, "get", "k")))
+		assert.True(t, same)
+	})
+}
+
+// The duration is that of a call of the program, and operations are few.
+func TestTracer_OperationDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, spans := spanning(t)
+		meters, collect := reading(t)
+		tracer := redialotel.NewTracer("cache", redialotel.WithTracerProvider(provider), redialotel.WithMeterProvider(meters), redialotel.WithOperationDuration())
+		server, rdb := inMemory(t, redial.WithOuterHook(tracer), redial.WithObserver(tracer))
+		ctx := t.Context()
+		lose(server, "get", 1)
+		require.ErrorIs(t, rdb.Get(ctx, "k").Err(), redis.Nil)
+		require.ErrorContains(t, rdb.Do(ctx, "no.such").Err(), "unknown command")
+		data, found := collect()
+		require.Equal(t, series{
+			"db.client.operation.duration{db.operation.name=GET}":                                                1,
+			"db.client.operation.duration{db.operation.name=NO.SUCH,db.response.status_code=ERR,error.type=ERR}": 1,
+		}, found)
+		h := data.ScopeMetrics[0].Metrics[0].Data.(metricdata.Histogram[float64]).DataPoints[0]
+		assert.Equal(t, []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10}, h.Bounds)
+		assert.Len(t, spans.GetSpans(), 2)
+		for i := range 300 {
+			_ = rdb.Do(ctx, fmt.Sprint("cmd", i)).Err()
+		}
+		_, found = collect()
+		assert.LessOrEqual(t, len(found), 257)
+	})
+}

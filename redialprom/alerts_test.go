@@ -1,0 +1,353 @@
+package redialprom_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialprom"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// Clients go through outages in fake time, their series are recorded as Prometheus would
+// scrape them, and promtool says which alerts are firing when. In each scenario these are
+// all that are.
+
+const scrape = 15 * time.Second
+
+// scenario is what happens to a client, and what is firing after which time.
+type scenario struct {
+	name string
+	// play builds a client and returns what is asked for its series, and, with the time
+	// at which they happen, the steps.
+	play   func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step)
+	length time.Duration
+	firing []firing
+}
+
+type step struct {
+	at time.Duration
+	do func()
+}
+
+type firing struct {
+	at     time.Duration
+	alerts []string
+}
+
+// options are those of a client of a server in memory.
+func options(server *redialtest.FakeServer) *redis.Options {
+	return &redis.Options{Addr: server.Addr(), Dialer: server.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500}
+}
+
+// asked is a source whose numbers are made up.
+type asked func() redial.Stats
+
+func (f asked) Stats() redial.Stats { return f() }
+
+// made returns a source whose numbers are set by the time since it was made.
+func made(set func(s *redial.Stats, since time.Duration)) func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
+	return func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
+		began := time.Now()
+		return asked(func() redial.Stats {
+			s := redial.Stats{State: redial.StateConnected, MaxWaiting: 100}
+			set(&s, time.Since(began))
+			return s
+		}), nil
+	}
+}
+
+var scenarios = []scenario{
+	{
+		name: "an outage of five minutes under load",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			server := redialtest.NewFakeServerPipe(t)
+			rdb := redial.NewClient(options(server), redial.WithObserver(o))
+			t.Cleanup(func() { _ = rdb.Close() })
+			stop := make(chan struct{})
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				for tick := time.NewTicker(time.Second); ; {
+					select {
+					case <-tick.C:
+						_ = rdb.Incr(context.Background(), "n").Err()
+					case <-stop:
+						tick.Stop()
+						return
+					}
+				}
+			}()
+			t.Cleanup(func() { close(stop); <-ended })
+			return rdb, []step{
+				{2 * time.Minute, func() {
+					server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+						if strings.EqualFold(args[0], "incr") {
+							return redialtest.ExecuteThenClose
+						}
+						return redialtest.Handle
+					})
+					assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
+					server.Kill()
+				}},
+				{7 * time.Minute, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
+			}
+		},
+		length: 22 * time.Minute,
+		firing: []firing{
+			{time.Minute, nil},
+			{3*time.Minute + 30*time.Second, []string{"RedialDown", "RedialOutcomeUnknown", "RedialRefusing"}},
+			{6 * time.Minute, []string{"RedialDown", "RedialInstanceCutOff", "RedialOutcomeUnknown", "RedialRefusing"}},
+			{9 * time.Minute, []string{"RedialOutcomeUnknown"}},
+			{20 * time.Minute, nil},
+		},
+	},
+	{
+		name: "blips within the grace",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			server := redialtest.NewFakeServerPipe(t)
+			rdb := redial.NewClient(options(server), redial.WithObserver(o))
+			t.Cleanup(func() { _ = rdb.Close() })
+			var steps []step
+			for i := range 5 {
+				at := time.Duration(i+2) * time.Minute
+				steps = append(steps, step{at, server.Kill}, step{at + 3*time.Second, func() { assert.NoError(t, server.Start()) }})
+			}
+			return rdb, steps
+		},
+		length: 25 * time.Minute,
+		firing: []firing{
+			{3 * time.Minute, nil},
+			{8 * time.Minute, []string{"RedialFlapping"}},
+			{24 * time.Minute, nil},
+		},
+	},
+	{
+		name: "a server that is never there",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			server := redialtest.NewFakeServerPipe(t)
+			server.Kill()
+			rdb := redial.NewClient(options(server), redial.WithObserver(o))
+			t.Cleanup(func() { _ = rdb.Close() })
+			return rdb, nil
+		},
+		length: 4 * time.Minute,
+		firing: []firing{{time.Minute, nil}, {3 * time.Minute, []string{"RedialNeverConnected"}}},
+	},
+	{
+		name: "as many wait as may",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			server := redialtest.NewFakeServerPipe(t)
+			rdb := redial.NewClient(options(server), redial.WithObserver(o), redial.WithMaxWaiting(10), redial.WithGrace(time.Hour))
+			t.Cleanup(func() { _ = rdb.Close() })
+			return rdb, []step{
+				{time.Minute, func() {
+					server.Kill()
+					assert.NoError(t, rdb.WaitForState(context.Background(), redial.StateReconnecting))
+					for range 9 {
+						go func() { _ = rdb.Set(context.Background(), "k", "v", 0).Err() }()
+					}
+				}},
+				{75 * time.Second, func() { assert.NoError(t, server.Start()) }},
+			}
+		},
+		length: 3 * time.Minute,
+		firing: []firing{{time.Minute, nil}, {2 * time.Minute, nil}},
+	},
+	{
+		name: "as many wait as may, for long",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			server := redialtest.NewFakeServerPipe(t)
+			rdb := redial.NewClient(options(server), redial.WithObserver(o), redial.WithMaxWaiting(10), redial.WithGrace(time.Hour))
+			t.Cleanup(func() { _ = rdb.Close() })
+			return rdb, []step{{time.Minute, func() {
+				server.Kill()
+				assert.NoError(t, rdb.WaitForState(context.Background(), redial.StateReconnecting))
+				for range 9 {
+					go func() { _ = rdb.Set(context.Background(), "k", "v", 0).Err() }()
+				}
+			}}}
+		},
+		length: 3 * time.Minute,
+		firing: []firing{{time.Minute, nil}, {2*time.Minute + 30*time.Second, []string{"RedialDown", "RedialWaitersNearLimit"}}},
+	},
+	{
+		name: "a shard is down",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			servers := map[string]*redialtest.FakeServer{
+				"127.0.0.1:1": redialtest.NewFakeServerPipe(t), "127.0.0.1:2": redialtest.NewFakeServerPipe(t),
+			}
+			rdb := redial.NewRing(&redis.RingOptions{
+				Addrs: map[string]string{"one": "127.0.0.1:1", "two": "127.0.0.1:2"}, Protocol: 2, DisableIdentity: true, PoolSize: 500,
+				Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if servers[addr] == nil {
+						return nil, errors.New("nobody is there")
+					}
+					return servers[addr].Dial(ctx, network, addr)
+				},
+			}, redial.WithObserver(o))
+			t.Cleanup(func() { _ = rdb.Close() })
+			return rdb, []step{
+				{time.Minute, func() {
+					for i := range 20 { // on both
+						assert.NoError(t, rdb.Set(context.Background(), fmt.Sprint("key", i), "v", 0).Err())
+					}
+				}},
+				{2 * time.Minute, func() { servers["127.0.0.1:2"].Kill() }},
+			}
+		},
+		length: 5 * time.Minute,
+		firing: []firing{{2 * time.Minute, nil}, {4 * time.Minute, []string{"RedialNodeDown"}}},
+	},
+	{
+		name: "retries are delayed",
+		play: made(func(s *redial.Stats, since time.Duration) {
+			s.RetriesRefused = 1000 * uint64(since/time.Second)
+			if since > time.Minute {
+				s.RetriesDelayed = uint64((since - time.Minute) / time.Second)
+			}
+		}),
+		length: 10 * time.Minute,
+		firing: []firing{{3 * time.Minute, nil}, {8 * time.Minute, []string{"RedialRetryBudgetSpent"}}},
+	},
+	{
+		name: "the server is slow",
+		play: made(func(s *redial.Stats, since time.Duration) {
+			if s.RTT = time.Millisecond; since > time.Minute {
+				s.RTT = 150 * time.Millisecond
+			}
+		}),
+		length: 8 * time.Minute,
+		firing: []firing{{4 * time.Minute, nil}, {7 * time.Minute, []string{"RedialSlowHeartbeat"}}},
+	},
+	{
+		name: "idle connections die",
+		play: made(func(s *redial.Stats, since time.Duration) {
+			s.IdleChecks, s.IdleDropped = uint64(since/time.Second), uint64(since/time.Minute)
+		}),
+		length: 40 * time.Minute,
+		firing: []firing{{10 * time.Minute, nil}, {35 * time.Minute, []string{"RedialIdleConnectionsDropped"}}},
+	},
+}
+
+// record plays a scenario and returns the values of each series, one for each scrape.
+func record(t *testing.T, s scenario) map[string][]string {
+	all := make(map[string][]string)
+	o := redialprom.NewObserver()
+	source, steps := s.play(t, o)
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(redialprom.NewCollector("cache", source, redialprom.WithObserver(o), redialprom.WithNodes()))
+	began := time.Now()
+	for at := time.Duration(0); at <= s.length; at += scrape {
+		for len(steps) > 0 && steps[0].at <= at {
+			time.Sleep(time.Until(began.Add(steps[0].at)))
+			steps[0].do()
+			steps = steps[1:]
+		}
+		time.Sleep(time.Until(began.Add(at)))
+		synctest.Wait()
+		families, err := reg.Gather()
+		require.NoError(t, err)
+		scraped := int(at / scrape)
+		for _, f := range families {
+			for _, m := range f.Metric {
+				for name, value := range valuesOf(f, m) {
+					for len(all[name]) < scraped {
+						all[name] = append(all[name], "_")
+					}
+					all[name] = append(all[name], value)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// valuesOf returns the series of a metric that alerts may ask for.
+func valuesOf(f *dto.MetricFamily, m *dto.Metric) map[string]string {
+	labels := []string{`instance="10.1.2.3:8080"`, `job="shop"`}
+	for _, l := range m.Label {
+		labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+	}
+	name := func(suffix string) string { return f.GetName() + suffix + "{" + strings.Join(labels, ",") + "}" }
+	number := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+	switch {
+	case m.Histogram != nil:
+		return map[string]string{
+			name("_count"): number(float64(m.Histogram.GetSampleCount())), name("_sum"): number(m.Histogram.GetSampleSum()),
+		}
+	case m.Counter != nil:
+		return map[string]string{name(""): number(m.Counter.GetValue())}
+	}
+	return map[string]string{name(""): number(m.Gauge.GetValue())}
+}
+
+// promtool runs it, or skips the test where there is none.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	tool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not in PATH")
+	}
+	out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+func TestAlerts_AreValid(t *testing.T) { promtool(t, "check", "rules", "alerts.yaml") }
+
+// Every alert fires in a scenario, in those where it should and in no other.
+func TestAlerts_FireWhenTheyShould(t *testing.T) {
+	fired := make(map[string]bool)
+	for _, s := range scenarios {
+		for _, f := range s.firing {
+			for _, a := range f.alerts {
+				fired[a] = true
+			}
+		}
+	}
+	for _, r := range rules(t) {
+		assert.True(t, fired[r.Alert], "%s fires in no scenario", r.Alert)
+	}
+	file, err := filepath.Abs("alerts.yaml")
+	require.NoError(t, err)
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			var series map[string][]string
+			synctest.Test(t, func(t *testing.T) { series = record(t, s) })
+			require.NotEmpty(t, series)
+			var b strings.Builder
+			fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %s\n    input_series:\n", file, scrape, scrape)
+			for _, name := range slices.Sorted(maps.Keys(series)) {
+				fmt.Fprintf(&b, "      - series: '%s'\n        values: '%s'\n", name, strings.Join(series[name], " "))
+			}
+			fmt.Fprintf(&b, "    promql_expr_test:\n")
+			for _, f := range s.firing {
+				fmt.Fprintf(&b, "      - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n        eval_time: %s\n        exp_samples:\n", f.at)
+				for _, a := range f.alerts {
+					fmt.Fprintf(&b, "          - labels: '{alertname=%q}'\n            value: 1\n", a)
+				}
+			}
+			test := filepath.Join(t.TempDir(), "test.yaml")
+			require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
+			promtool(t, "test", "rules", test)
+		})
+	}
+}
