@@ -271,8 +271,9 @@ func (c *config) onceBatch(ctx context.Context, cmds []redis.Cmder, slots, share
 // whyShared is why a full-duplex auto-pipeline takes no commands with ids.
 const whyShared = "a full-duplex auto-pipeline cannot protect it"
 
-// whyQueued is why a command cannot have an id of its own in a batch for a cluster: when
-// it is sent on to another node nobody knows any more which auto-pipeline waits for it.
+// whyQueued is why a command cannot have an id of its own in a batch for a cluster. A
+// stand-in that is sent on to another node hides from go-redis that the goroutine there is
+// one of the auto-pipeline's, and must not wait for the command: it would, for ever.
 const whyQueued = "in a cluster the id must be that of the whole call, not of a command in a batch"
 
 // ownIDs is onceBatch for commands that may have ids of their own.
