@@ -16,6 +16,7 @@ type guard struct {
 	beatAt    time.Time // guarded by mu; when the next heartbeat is due
 	beatIsDue bool      // guarded by mu; it is, and there was no traffic
 	retiredIn *outage   // guarded by mu; the last outage in which the server was found gone
+	at        string    // where the server is that answered last; used by the loop; "": the link's address says it
 	lookAt    time.Time // when the keeper, which alone uses it, looks next
 	lookedAt  int64     // the clock when it looked last
 }
@@ -110,10 +111,15 @@ func (g *guard) reached() string {
 	if g.hopeless() {
 		g.bar(nil)
 	}
-	if addr := g.owner.where(); addr != "" {
-		return "server " + addr + " answers"
+	addr := g.owner.where()
+	if addr == "" {
+		return ""
 	}
-	return ""
+	if g.at != "" && addr != g.at {
+		g.abandon(errors.New("server " + addr + " has taken the place of " + g.at))
+	}
+	g.at = addr
+	return "server " + addr + " answers"
 }
 
 // unreached is called when it was not, of which v is what is known.

@@ -214,9 +214,27 @@ func (l *link) rotate(why error) {
 // moved has everything on the old server given up, and the one dialed that now is
 // what the link leads to.
 func (l *link) moved(reason string) {
-	if l.transition(StateReconnecting, CauseMoved, reason, errors.New(reason), 0) {
+	why := errors.New(reason)
+	if l.transition(StateReconnecting, CauseMoved, reason, why, 0) {
 		l.prober.drop()
 		l.tend()
+		return
+	}
+	l.mu.Lock()
+	spared := l.state == StateReconnecting && spares(l.why)
+	l.mu.Unlock()
+	if spared {
+		l.abandon(why)
+	}
+}
+
+// abandon gives everything up that leads to a server, because of why, in an outage that
+// had spared it.
+func (l *link) abandon(why error) {
+	old := l.NextGeneration()
+	l.lost.Store(int32(len(old)))
+	for _, c := range old {
+		c.Retire(why)
 	}
 }
 

@@ -29,7 +29,7 @@ type estate struct {
 
 	mu    sync.Mutex
 	dials map[string]int
-	now   int // dials of dead addresses under way
+	now   int // dials of dead sentinels under way
 	most  int
 	down  map[string]bool
 }
@@ -47,7 +47,8 @@ func (d *estate) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		d.mu.Unlock()
 		return (&net.Dialer{}).DialContext(ctx, network, addr)
 	}
-	if dead {
+	sentinel := strings.HasSuffix(addr, ":26379")
+	if dead && sentinel {
 		d.now++
 		d.most = max(d.most, d.now)
 	}
@@ -55,11 +56,13 @@ func (d *estate) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if !dead {
 		return srv.Dial(ctx, network, addr)
 	}
-	defer func() {
-		d.mu.Lock()
-		d.now--
-		d.mu.Unlock()
-	}()
+	if sentinel {
+		defer func() {
+			d.mu.Lock()
+			d.now--
+			d.mu.Unlock()
+		}()
+	}
 	if d.silent {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -68,7 +71,7 @@ func (d *estate) dial(ctx context.Context, network, addr string) (net.Conn, erro
 }
 
 // deadDials returns how many dials there were of addresses that nobody has, and how many
-// at a time at most, and begins anew.
+// of sentinels at a time at most, and begins anew.
 func (d *estate) deadDials() (n, most int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -476,4 +479,44 @@ func TestSentinels_MasterMoved_ReplicasAreLeftAlone(t *testing.T) {
 		assert.Equal(t, map[string]redial.Cause{old: redial.CauseMoved}, moved)
 		mu.Unlock()
 	})
+}
+
+// The master falls silent, and in its place there is another. Whether that is told or
+// found, nothing waits for the old one any more.
+func TestSentinels_SilentMasterIsReplaced_NothingWaitsForIt(t *testing.T) {
+	for name, told := range map[string]bool{"told meanwhile": true, "found": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newEstate(t)
+				d.silent = true
+				old := d.server("10.0.0.1:6379")
+				d.server("10.0.0.2:6379")
+				s := d.sentinel("10.0.1.1:26379", "10.0.0.1:6379")
+				opt := d.options("10.0.1.1:26379")
+				opt.ReadTimeout = time.Minute
+				c := redial.NewFailoverClient(opt)
+				defer c.Close()
+				require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+				<-s.heard
+				old.OnCommand(func(*redialtest.FakeConn, []string) redialtest.Action { return redialtest.Hang })
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() { assert.Contains(t, []error{nil, redis.Nil}, c.Get(t.Context(), "n").Err()) })
+					wg.Go(func() {
+						if err := c.Incr(t.Context(), "n").Err(); err != nil { // else its connection was not set up yet
+							assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+						}
+					})
+				}
+				require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+				assert.Equal(t, redial.CauseHeartbeatMissed, c.Stats().Cause)
+				began := time.Now()
+				s.names("10.0.0.2:6379", told)
+				wg.Wait()
+				t.Logf("all ended %v later", time.Since(began))
+				assert.Less(t, time.Since(began), 2*time.Second)
+				require.NoError(t, c.WaitReady(t.Context()))
+			})
+		})
+	}
 }
