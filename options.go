@@ -203,9 +203,11 @@ const (
 	// connection on which nothing happens, and between two probes, but no less than
 	// wire.KeepAliveFloor: systems count in seconds. Twice keepAliveProbes is how many a
 	// peer may leave unanswered. On Linux bytes may go unacknowledged, and probes
-	// unanswered, for four times the detection time: on a way on which one packet in ten
-	// is lost TCP needs that long now and then.
+	// unanswered, for unackedFor times the detection time: on a way on which one packet in
+	// ten is lost TCP has to double its patience six times for one segment in some ten
+	// thousand, and then 12 s are over.
 	keepAliveProbes = 3
+	unackedFor      = 10
 
 	// foreignPatience is how long Close waits for other code of the caller, such as a
 	// Dialer that does not heed its context.
@@ -281,7 +283,7 @@ func (c *config) detection() time.Duration {
 // failed: never before the detection time has passed.
 func liveness(detection time.Duration) sys.Liveness {
 	idle := max(detection/keepAliveProbes, wire.KeepAliveFloor)
-	return sys.Liveness{Idle: idle, Probes: 2 * keepAliveProbes, Unacked: (1 + keepAliveProbes) * detection}
+	return sys.Liveness{Idle: idle, Probes: 2 * keepAliveProbes, Unacked: unackedFor * detection}
 }
 
 // sentinelLimits returns the numbers by which sentinels are asked and listened to. Setting
