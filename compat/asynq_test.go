@@ -164,6 +164,7 @@ func TestAsynq_FlattensErrors(t *testing.T) {
 	var last atomic.Pointer[error]
 	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()}, redial.WithGrace(0), redial.WithOuterHook(seeing{&last}))
 	t.Cleanup(func() { assert.NoError(t, rdb.Close()) })
+	require.NoError(t, rdb.WaitReady(t.Context())) // no command waits
 	client := asynq.NewClientFromRedisClient(rdb)
 	_, err := client.Enqueue(asynq.NewTask("work", nil), asynq.Queue("queue"), asynq.TaskID("1"))
 	require.NoError(t, err)

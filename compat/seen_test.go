@@ -449,6 +449,7 @@ func TestSeen_EveryKindOfClient(t *testing.T) {
 		}, func() {}, 0},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
 			log := &lockedBuffer{}
 			spans := tracetest.NewInMemoryExporter()
 			tracing := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
