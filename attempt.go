@@ -370,10 +370,10 @@ func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis
 		return deliver(ctx, cmds, cmds, next, from)
 	}
 	var f finding
-	rest, whole := cmds, false
+	rest := cmds
 	for n := range onceSends {
 		tagged := s.once.cluster.Load()
-		sent, err := s.once.standIns(ctx, rest, tagged, whole)
+		sent, err := s.once.standIns(ctx, rest, tagged)
 		if err != nil {
 			command.SetErrors(rest, err)
 			f.join(found(ctx, from, err))
@@ -385,7 +385,7 @@ func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis
 		} else {
 			f.join(g)
 		}
-		if rest, whole = s.once.lacking(ctx, rest, tagged); len(rest) == 0 {
+		if rest = s.once.lacking(ctx, rest, tagged); len(rest) == 0 {
 			break
 		}
 		command.SetErrors(rest, nil)

@@ -334,7 +334,7 @@ func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, res
 		o := t.outcome(cmds[i], cmds[i].Err(), &finding{from: from})
 		if (o == refused || o == denied) && (found == answered || found == o) {
 			found, rest = o, cmds[i:]
-		} else if !t.mayRepeat(cmds[i : i+1]) {
+		} else if !t.mayRepeat(cmds[i:i+1]) || oncesOf(t.ctx).has(cmds[i]) { // one with an id has run
 			break
 		}
 	}

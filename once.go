@@ -115,9 +115,9 @@ if bad(reply) then
   if not has('e') then keep('', 1) return reply end
 elseif type(reply) == 'number' and (reply >= 9007199254740992 or reply <= -9007199254740992) then
   local exact
-  if has('c') then exact = redis.call('GET', KEYS[1])
-  elseif has('h') then exact = redis.call('HGET', KEYS[1], ARGV[6])
-  else keep('', 1) return {err='REDIALONCE inexact'} end
+  if has('c') then exact = redis.pcall('GET', KEYS[1])
+  elseif has('h') then exact = redis.pcall('HGET', KEYS[1], ARGV[6]) end
+  if type(exact) ~= 'string' then return {err='REDIALONCE lost'} end
   if redis.setresp then reply = {big_number=exact} else reply = exact end
 elseif type(reply) == 'table' and has('n') then
   local function double(text) return {double=tonumber(text)} end
@@ -142,9 +142,8 @@ var onceSHA = func() string {
 
 // What the script says by error replies.
 const (
-	onceOther   = "REDIALONCE other"
-	onceLost    = "REDIALONCE lost"
-	onceInexact = "REDIALONCE inexact"
+	onceOther = "REDIALONCE other"
+	onceLost  = "REDIALONCE lost"
 )
 
 // refuse is the error of a command that cannot have an id.
@@ -363,7 +362,7 @@ func unitOf(cmds []redis.Cmder) (unit []redis.Cmder) {
 	return unit
 }
 
-// sum identifies what an id stands for. Of a transaction that is all of it.
+// sum identifies an id and what it stands for. Of a transaction that is all of it.
 func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, error) {
 	cmds := unit
 	if unit == nil {
@@ -375,8 +374,11 @@ func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, err
 		n = binary.BigEndian.AppendUint64(n[:0], uint64(i))
 		_, _ = h.Write(n) // a hash takes everything
 	}
+	id := o.ids[cmd]
+	number(len(id.text)) // the record of another id may have the same name
+	_, _ = h.Write([]byte(id.text))
 	if unit == nil {
-		number(o.ids[cmd].position)
+		number(id.position)
 	}
 	for _, cmd := range cmds {
 		args := cmd.Args()
@@ -397,6 +399,7 @@ func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, err
 // that it is part of, nil if it is of none.
 func (w onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
 	id := o.ids[cmd]
+	o.protects.Store(true)
 	args := cmd.Args()
 	at, reply, why := command.Keys(cmd)
 	if why != "" { // a hook has made another command of it
@@ -526,8 +529,6 @@ func (w onceWay) read(cmd redis.Cmder, err error) error {
 		e.kind, e.why = ErrOnceMismatch, "nothing ran"
 	case text == onceLost:
 		e.kind, e.ran, e.why = ErrOutcomeUnknown, true, "it began, and its reply was not recorded"
-	case text == onceInexact:
-		e.why = "its reply is an integer that scripts cannot hold"
 	case strings.HasPrefix(text, "NOPERM "), strings.HasPrefix(text, "ERR The user executing the script can't "):
 		e.why, e.err = "the account must be allowed EVAL, EVALSHA, GET and SET on keys that begin with "+oncePrefix+", and the command itself", err
 	case isUnknownEval(text):
@@ -655,10 +656,10 @@ func (w onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err 
 	return some, nil
 }
 
-// standIns returns what is sent in place of the commands of a batch. whole says that the
-// server does not have the script: the first command brings it.
-func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole bool) (sent []redis.Cmder, err error) {
-	o, unit := oncesOf(ctx), unitOf(cmds)
+// standIns returns what is sent in place of the commands of a batch. The first of them
+// brings the script: what is behind one that the server cannot run would run before it.
+func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged bool) (sent []redis.Cmder, err error) {
+	o, unit, whole := oncesOf(ctx), unitOf(cmds), true
 	sent = slices.Clone(cmds)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
@@ -674,8 +675,8 @@ func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole
 }
 
 // lacking returns the commands of a batch that did not run for want of the script, or of
-// the right name of the record, and says of which. A transaction is sent again as a whole.
-func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (rest []redis.Cmder, script bool) {
+// the right name of the record. A transaction is sent again as a whole.
+func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (rest []redis.Cmder) {
 	o := oncesOf(ctx)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
@@ -685,7 +686,6 @@ func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (
 		if lack == lacksNothing {
 			continue
 		}
-		script = script || lack == lacksScript
 		if lack == lacksSlot {
 			w.cluster.Store(true)
 		}
@@ -697,7 +697,7 @@ func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (
 	if len(rest) > 0 && command.HoldsMulti(cmds) {
 		rest = cmds
 	}
-	return rest, script
+	return rest
 }
 
 // join adds what became of the part of a batch that was sent once more.

@@ -91,6 +91,8 @@ type onces struct {
 	ids   map[redis.Cmder]onceID
 	all   bool      // there are no commands without ids in the call
 	until time.Time // when their records may be gone soon
+	// One was sent with its id. Else a hook of the caller has had it sent without.
+	protects atomic.Bool
 }
 
 // onceID is the id of one command.
@@ -213,7 +215,7 @@ func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
 		return false
 	}
 	if o := oncesOf(ctx); o != nil && o.has(cmd) {
-		return o.fresh()
+		return o.protects.Load() && o.fresh()
 	}
 	if command.ClassOf(cmd) == command.Takes {
 		return false // its element is gone
