@@ -215,27 +215,25 @@ func (l *link) rotate(why error) {
 // what the link leads to.
 func (l *link) moved(reason string) {
 	why := errors.New(reason)
-	if l.transition(StateReconnecting, CauseMoved, reason, why, 0) {
-		l.prober.drop()
-		l.tend()
-		return
+	for !l.transition(StateReconnecting, CauseMoved, reason, why, 0) {
+		l.mu.Lock()
+		state, spared := l.state, spares(l.why)
+		l.mu.Unlock()
+		if state == StateReconnecting && spared {
+			l.abandon(why)
+		}
+		if state != StateConnected { // else it has just come to be that
+			return
+		}
 	}
-	l.mu.Lock()
-	spared := l.state == StateReconnecting && spares(l.why)
-	l.mu.Unlock()
-	if spared {
-		l.abandon(why)
-	}
+	l.prober.drop()
+	l.tend()
 }
 
 // abandon gives everything up that leads to a server, because of why, in an outage that
 // had spared it.
 func (l *link) abandon(why error) {
-	old := l.NextGeneration()
-	l.lost.Store(int32(len(old)))
-	for _, c := range old {
-		c.Retire(why)
-	}
+	l.lost.Store(int32(l.RetireAll(why)))
 }
 
 // react does what a refusal asks for beyond waiting.

@@ -285,11 +285,14 @@ func (f *Fleet) RetireIdle(conns []*Conn, why error) {
 	}
 }
 
-// RetireAll begins a generation and gives up all that was before.
-func (f *Fleet) RetireAll(why error) {
-	for _, c := range f.NextGeneration() {
+// RetireAll begins a generation and gives up all that was before. It returns how many
+// connections that were.
+func (f *Fleet) RetireAll(why error) int {
+	old := f.NextGeneration()
+	for _, c := range old {
 		c.Retire(why)
 	}
+	return len(old)
 }
 
 // RetireLost gives up those connections of generations before that owe a reply, unless
