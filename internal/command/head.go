@@ -32,6 +32,9 @@ func Head(p []byte, buf *[16]byte) []byte {
 // MayWait reports whether the server may let a command of that name, as Head
 // returns it, wait for others.
 func MayWait(name []byte) bool {
+	if len(name) == 0 || name[0] != 'b' && name[0] != 'x' && name[0] != 'w' { // all others, in short
+		return false
+	}
 	switch string(name) {
 	case "xread", "wait", "waitaof":
 		return true

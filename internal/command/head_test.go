@@ -23,3 +23,17 @@ func TestHead(t *testing.T) {
 		assert.Equal(t, want, string(Head([]byte(in), &buf)), "%q", in)
 	}
 }
+
+// MayWait looks at first letters before it looks anything up.
+func TestMayWait_IsSoOfAllThatTake(t *testing.T) {
+	taking := 0
+	for name, c := range classes {
+		if c == Takes {
+			taking++
+		}
+		waits := c == Takes || name == "xread" || name == "wait" || name == "waitaof"
+		assert.Equal(t, waits, MayWait([]byte(name)), name)
+	}
+	assert.Positive(t, taking)
+	assert.False(t, MayWait(nil))
+}

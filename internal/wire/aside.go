@@ -211,8 +211,8 @@ func (c *Conn) unblock() (patience time.Duration, settled, freed bool) {
 // finish gives the rest of a reply that has begun, although its call has ended, the time
 // that a heartbeat has.
 func (c *Conn) finish() {
-	c.late = true
-	_ = c.Conn.SetReadDeadline(time.Now().Add(c.fleet.settings.Timeout))
+	c.late, c.early, c.reading.want = true, false, time.Now().Add(c.fleet.settings.Timeout)
+	_ = c.setRead(c.reading.want)
 }
 
 var errNoReply = errors.New("what the server says is no reply")

@@ -243,7 +243,7 @@ func (c *Conn) sever(x *Call) {
 func (c *Conn) read(p []byte) (int, error) {
 	x := c.serving.Load()
 	if x == nil || c.late {
-		return c.Conn.Read(p)
+		return c.readOn(p)
 	}
 	if c.early {
 		n, err := c.Conn.Read(p)
@@ -251,15 +251,20 @@ func (c *Conn) read(p []byte) (int, error) {
 			return n, err
 		}
 		c.early = false
-		if err := c.Conn.SetReadDeadline(c.readDeadline); err != nil {
+		if err := c.setRead(c.reading.want); err != nil {
 			return 0, err
 		}
 	}
 	if c.releasable() && x != severed {
+		if !c.reading.have.Equal(c.reading.want) {
+			if err := c.setRead(c.reading.want); err != nil {
+				return 0, err
+			}
+		}
 		return c.await(x, p)
 	}
 	defer c.watch(x)()
-	return c.Conn.Read(p)
+	return c.readOn(p)
 }
 
 // releasable reports whether the server can be told to end what the connection waits for:
@@ -281,6 +286,7 @@ func (c *Conn) await(x *Call, p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if !stop() {
 		<-interrupted
+		c.reading.have = longAgo
 	}
 	over := x.isOver()
 	if n > 0 && over {
@@ -294,7 +300,7 @@ func (c *Conn) await(x *Call, p []byte) (int, error) {
 	if settled {
 		look = patience
 	}
-	_ = c.Conn.SetReadDeadline(time.Now().Add(look))
+	_ = c.setRead(time.Now().Add(look))
 	if n, _ = c.Conn.Read(p); n > 0 {
 		x.freed.Store(freed)
 		if !settled { // what it would wait for next might be ended instead
@@ -323,7 +329,7 @@ func (c *Conn) write(p []byte) (int, error) {
 	if x := c.serving.Load(); x != nil && len(p) >= watchedWrite {
 		defer c.watch(x)()
 	}
-	return c.Conn.Write(p)
+	return c.writeOn(p)
 }
 
 // watch severs the connection when x is canceled, until the returned function is

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
@@ -65,11 +64,12 @@ type Conn struct {
 	greeted atomic.Bool  // a first byte was read
 	listens atomic.Int32 // of a subscription: what its owner was told
 	leaving atomic.Bool  // a subscription ends, as was asked for, or because its slot was moved
-	// Deadlines as go-redis set them; each is used by one side only, and by whoever
-	// holds the claim. early says that the one set for reading is sooner.
-	readDeadline, writeDeadline time.Time
-	early                       bool
-	late                        bool // the call has ended, and the reply is being read
+	// Deadlines; each is used by one side only, and by whoever holds the claim. early says
+	// that the one for reading is sooner than it was set, for the call to be watched then.
+	reading, writing deadline
+	early            bool
+	plain            bool // a deadline that has passed does not end the connection
+	late             bool // the call has ended, and the reply is being read
 }
 
 // roles of a connection, known by what go-redis writes on it.
@@ -103,7 +103,7 @@ func (c *Conn) unsubscribed() {
 const claimed = math.MinInt32 / 2
 
 func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
-	c := &Conn{Conn: nc, raw: sys.Innermost(nc), fleet: f, gen: gen}
+	c := &Conn{Conn: nc, raw: sys.Innermost(nc), fleet: f, gen: gen, plain: isPlain(nc)}
 	c.heard.Store(f.clock.Last())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.rc, _ = sc.SyscallConn()
@@ -276,56 +276,6 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// SetDeadline is what the pool calls, and go-redis nowhere else, right before it
-// hands the connection to a new caller.
-func (c *Conn) SetDeadline(t time.Time) error {
-	c.enter()
-	defer c.leave()
-	c.uses.Store(0)
-	c.duplex.Store(false)
-	if c.role.Load() == roleHeld {
-		c.role.Store(roleRegular)
-	}
-	c.readDeadline, c.writeDeadline, c.early = t, t, false
-	return c.Conn.SetDeadline(t)
-}
-
-// SetWriteDeadline remembers the deadline, for a PING of our own replaces it. It
-// fails, before anything is written, on a connection that is closed.
-func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.enter()
-	defer c.leave()
-	c.writeDeadline = t
-	if !c.serve(t) {
-		return c.unwritten(0, c.owes.Load() == 0, net.ErrClosed)
-	}
-	if err := c.Conn.SetWriteDeadline(t); err != nil {
-		return c.unwritten(0, c.owes.Load() == 0, c.reason(err))
-	}
-	return nil
-}
-
-// SetReadDeadline does the same for reading; it fails on a connection that was
-// closed after the request was written.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.enter()
-	defer c.leave()
-	c.readDeadline, c.early, c.late = t, false, false
-	if c.serving.Load() != nil && !t.IsZero() {
-		sent := c.owes.Load()
-		if sent == 0 {
-			sent = c.fleet.clock.Read()
-		}
-		if soon := c.fleet.clock.at(sent).Add(Unwatched); soon.Before(t) {
-			t, c.early = soon, true
-		}
-	}
-	if err := c.Conn.SetReadDeadline(t); err != nil {
-		return c.fleet.Seal(&Error{Phase: PhaseRead, Err: c.reason(err)})
-	}
-	return nil
-}
-
 // ID returns by which id the server knows the connection, 0 when that is unknown.
 func (c *Conn) ID() int64 { return c.id.Load() }
 
@@ -489,7 +439,13 @@ func (k *poolCheck) Read(peek func(fd uintptr) (done bool)) error {
 		return nil // what a server says first is for the handshake to read
 	}
 	if c.rc != nil {
-		return c.rc.Read(peek)
+		err := c.rc.Read(peek)
+		if c.reading.missed(err) {
+			if err = c.setRead(c.reading.want); err == nil {
+				err = c.rc.Read(peek)
+			}
+		}
+		return err
 	}
 	if c.kernel != nil && sys.PeerClosed(c.kernel) {
 		return io.EOF

@@ -36,7 +36,7 @@ func (c *Conn) prove() error {
 		defer c.watch(x)()
 	}
 	deadline := time.Now().Add(c.fleet.ProofTimeout())
-	if wd := c.writeDeadline; !wd.IsZero() && wd.Before(deadline) {
+	if wd := c.writing.want; !wd.IsZero() && wd.Before(deadline) {
 		deadline = wd
 	}
 	if err := c.ping(deadline); err != nil {
@@ -118,7 +118,7 @@ func (c *Conn) ask(deadline time.Time) error {
 // exchange sends a PING and waits for the answer. Where no deadline can be set, a timer
 // closes the connection in its place.
 func (c *Conn) exchange(deadline time.Time) error {
-	if c.Conn.SetDeadline(deadline) != nil {
+	if c.setBoth(deadline) != nil {
 		timer := time.AfterFunc(time.Until(deadline), func() { _ = c.raw.Close() })
 		defer func() {
 			if !timer.Stop() {
@@ -127,8 +127,8 @@ func (c *Conn) exchange(deadline time.Time) error {
 		}()
 	} else {
 		defer func() { // as go-redis has set them; what fails here fails for the command as well
-			_ = c.Conn.SetReadDeadline(c.readDeadline)
-			_ = c.Conn.SetWriteDeadline(c.writeDeadline)
+			_ = c.setRead(c.reading.want)
+			_ = c.setWrite(c.writing.want)
 		}()
 	}
 	if _, err := c.Conn.Write(pingRequest); err != nil {
