@@ -82,6 +82,12 @@ func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 	return f, f.err
 }
 
+// hand hands next a command that was admitted, and leaves the gate after it.
+func (h *hook) hand(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+	defer h.link.leave()
+	return h.router.send(ctx, cmd, next, from)
+}
+
 // tryBatch makes an attempt at a batch.
 func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, admitted bool) (finding, error) {
 	if admitted {
@@ -321,12 +327,12 @@ type oneServer struct {
 	once         onceWay
 }
 
-func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, cluster bool) oneServer {
-	return oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, cluster)}
+func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, cluster bool) *oneServer {
+	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, cluster)}
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
-func (s oneServer) begin(ctx context.Context, from origin) *wire.Call {
+func (s *oneServer) begin(ctx context.Context, from origin) *wire.Call {
 	if from == sharedCall { // go-redis itself lets the caller go
 		return nil
 	}
@@ -337,12 +343,26 @@ func (s oneServer) begin(ctx context.Context, from origin) *wire.Call {
 	return s.calls.Begin(ctx, s.writeTimeout, room)
 }
 
-func (s oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
-	if x := s.begin(ctx, from); x != nil {
-		defer x.Release()
-		return told(x, cmd, s.once.send(x, cmd, next, from))
+func (s *oneServer) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+	x := s.begin(ctx, from)
+	switch {
+	case x != nil:
+		return s.sendFor(x, cmd, next, from)
+	case onceUsed.Load():
+		return s.once.send(ctx, cmd, next, from)
 	}
-	return s.once.send(ctx, cmd, next, from)
+	return next(ctx, cmd)
+}
+
+// sendFor does so for a call that can be canceled.
+func (s *oneServer) sendFor(x *wire.Call, cmd redis.Cmder, next redis.ProcessHook, from origin) (err error) {
+	defer x.Release()
+	if onceUsed.Load() {
+		err = s.once.send(x, cmd, next, from)
+	} else {
+		err = next(x, cmd)
+	}
+	return told(x, cmd, err)
 }
 
 // told is the error of a command whose call has ended, so that the server was told to end
@@ -356,7 +376,7 @@ func told(x *wire.Call, cmd redis.Cmder, err error) error {
 	return err
 }
 
-func (s oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	if x := s.begin(ctx, from); x != nil {
 		defer x.Release()
 		ctx = x
@@ -426,13 +446,13 @@ func deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPi
 }
 
 // oneServer is a router that has no choice.
-func (oneServer) mark(ctx context.Context) context.Context { return ctx }
-func (oneServer) refresh()                                 {}
-func (oneServer) rerouted() <-chan struct{}                { return nil }
-func (oneServer) use()                                     {}
-func (oneServer) several() bool                            { return false }
-func (oneServer) redirects() bool                          { return false }
-func (oneServer) spreads([]redis.Cmder) bool               { return false }
+func (*oneServer) mark(ctx context.Context) context.Context { return ctx }
+func (*oneServer) refresh()                                 {}
+func (*oneServer) rerouted() <-chan struct{}                { return nil }
+func (*oneServer) use()                                     {}
+func (*oneServer) several() bool                            { return false }
+func (*oneServer) redirects() bool                          { return false }
+func (*oneServer) spreads([]redis.Cmder) bool               { return false }
 
 // add notes a command without an answer.
 func (f *finding) add(cmd redis.Cmder, err error) {

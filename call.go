@@ -26,27 +26,46 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
+	g := &h
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if onceUsed.Load() {
-			var err error
-			if ctx, err = h.link.cfg.once(ctx, cmd, h.router.redirects()); err != nil {
-				cmd.SetErr(err)
-				return err
-			}
+		// What nearly all commands need, and no more: take does the same for every one.
+		if w.through || onceUsed.Load() || ctx.Err() != nil || !g.link.enter() {
+			return g.take(ctx, cmd, next, w)
 		}
-		// Hooks see a command whose context had ended before the call, as they do in
-		// go-redis, which then does not send it.
-		late := ctx.Err() != nil
-		admitted := !late && h.link.enter()
-		if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
-			return h.process(ctx, cmd, next, w, finding{}, nil, 0)
-		}
-		found, err := h.try(ctx, cmd, next, w, admitted)
-		if err == nil || err == redis.Nil || late && !isOurs(err) {
+		err := g.hand(ctx, cmd, next, w.from)
+		if err == nil || err == redis.Nil {
 			return err
 		}
-		return h.process(ctx, cmd, next, w, found, err, 1)
+		return g.resume(ctx, cmd, next, w, err)
 	}
+}
+
+// take makes the first attempt at a command, if the gate is open, and carries it on.
+func (h *hook) take(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
+	if onceUsed.Load() {
+		var err error
+		if ctx, err = h.link.cfg.once(ctx, cmd, h.router.redirects()); err != nil {
+			cmd.SetErr(err)
+			return err
+		}
+	}
+	// Hooks see a command whose context had ended before the call, as they do in
+	// go-redis, which then does not send it.
+	late := ctx.Err() != nil
+	admitted := !late && h.link.enter()
+	if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
+		return h.process(ctx, cmd, next, w, finding{}, nil, 0)
+	}
+	found, err := h.try(ctx, cmd, next, w, admitted)
+	if err == nil || err == redis.Nil || late && !isOurs(err) {
+		return err
+	}
+	return h.process(ctx, cmd, next, w, found, err, 1)
+}
+
+// resume carries a command on whose first attempt has ended with err.
+func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, err error) error {
+	return h.process(ctx, cmd, next, w, found(ctx, w.from, err), err, 1)
 }
 
 // process carries a command on after its first attempt failed with err, or before

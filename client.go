@@ -216,9 +216,9 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	clone := *c
 	clone.Client = c.Client.WithTimeout(timeout)
 	c.outer.on(clone.Client)
-	router := c.hook.router.(oneServer)
+	router := *c.hook.router.(*oneServer)
 	router.writeTimeout = clone.Options().WriteTimeout
-	clone.hook.router = router
+	clone.hook.router = &router
 	clone.hook.inners = new(innerParts)
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}

@@ -329,7 +329,7 @@ func newOnceWay(cfg *config, protocol int, cluster bool) onceWay {
 // record returns the name of the record of an id. In a cluster it shares the slot of key,
 // unless it does by itself: what a client of one server writes without knowing that this
 // is part of a cluster has the same name then.
-func (w onceWay) record(id onceID, key string, tagged bool) string {
+func (w *onceWay) record(id onceID, key string, tagged bool) string {
 	text := id.text
 	if id.position >= 0 {
 		text += ":" + strconv.Itoa(id.position)
@@ -363,7 +363,7 @@ func unitOf(cmds []redis.Cmder) (unit []redis.Cmder) {
 }
 
 // sum identifies an id and what it stands for. Of a transaction that is all of it.
-func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, error) {
+func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, error) {
 	cmds := unit
 	if unit == nil {
 		cmds = []redis.Cmder{cmd}
@@ -397,7 +397,7 @@ func (w onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, err
 
 // standIn returns what is sent in place of a command with an id. unit is the transaction
 // that it is part of, nil if it is of none.
-func (w onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
+func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
 	id := o.ids[cmd]
 	o.protects.Store(true)
 	args := cmd.Args()
@@ -465,7 +465,7 @@ func firstKey(cmd redis.Cmder) (string, error) {
 }
 
 // flags tells the script what is to be known of the reply, see onceScript.
-func (w onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
+func (w *onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
 	if w.resp3 {
 		flags = "n"
 	}
@@ -500,7 +500,7 @@ const (
 )
 
 // lack looks at the reply to a command with an id.
-func (w onceWay) lack(err error, tagged bool) lackOf {
+func (w *onceWay) lack(err error, tagged bool) lackOf {
 	if err == nil || !isReply(err) {
 		return lacksNothing
 	}
@@ -515,7 +515,7 @@ func (w onceWay) lack(err error, tagged bool) lackOf {
 
 // read returns the error of a command with an id, for which the server replied with err,
 // and makes an integer of what had to come as something else.
-func (w onceWay) read(cmd redis.Cmder, err error) error {
+func (w *onceWay) read(cmd redis.Cmder, err error) error {
 	if err == nil {
 		exact(cmd)
 		return nil
@@ -569,7 +569,7 @@ func exact(cmd redis.Cmder) {
 }
 
 // send has next send a command, which may have an id.
-func (w onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	o, err := w.oncesFor(ctx, cmd)
 	if o == nil && err == nil {
 		return next(ctx, cmd)
@@ -611,10 +611,10 @@ func (w onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 
 // oncesFor returns the ids of the call if a command that is about to be sent has one, nil
 // if it has none, or why it must not be sent.
-func (w onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
+func (w *onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
 	x := onceContextOf(ctx)
 	switch {
-	case x == nil && !onceUsed.Load(), x != nil && x.onces == nil:
+	case x != nil && x.onces == nil:
 		return nil, nil
 	case x != nil && x.onces.has(cmd):
 		return x.onces, nil
@@ -642,7 +642,7 @@ func isPassing(cmd redis.Cmder) bool {
 
 // among reports whether some of the commands that are about to be sent have ids, or why
 // they must not be sent.
-func (w onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err error) {
+func (w *onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err error) {
 	if !onceUsed.Load() {
 		return false, nil
 	}
@@ -658,7 +658,7 @@ func (w onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err 
 
 // standIns returns what is sent in place of the commands of a batch. The first of them
 // brings the script: what is behind one that the server cannot run would run before it.
-func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged bool) (sent []redis.Cmder, err error) {
+func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged bool) (sent []redis.Cmder, err error) {
 	o, unit, whole := oncesOf(ctx), unitOf(cmds), true
 	sent = slices.Clone(cmds)
 	for i, cmd := range cmds {
@@ -676,7 +676,7 @@ func (w onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged bool) 
 
 // lacking returns the commands of a batch that did not run for want of the script, or of
 // the right name of the record. A transaction is sent again as a whole.
-func (w onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (rest []redis.Cmder) {
+func (w *onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (rest []redis.Cmder) {
 	o := oncesOf(ctx)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
@@ -718,7 +718,7 @@ func (f *finding) join(g finding) {
 }
 
 // readBatch does for the commands of a batch that have ids what read does for one.
-func (w onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding) {
+func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding) {
 	o := oncesOf(ctx)
 	for _, cmd := range cmds {
 		if !o.has(cmd) {
