@@ -214,12 +214,13 @@ func (d *Directory) note(t *try) (lost bool) {
 }
 
 // lose says that nobody waits for an attempt any more. It ends one for which a connection
-// is made.
+// is made, unless that has answered meanwhile and is kept.
 func (d *Directory) lose(t *try) {
 	d.mu.Lock()
-	t.lost = t.fresh
+	t.lost = t.fresh && t.peer.client != t.client
+	lost := t.lost
 	d.mu.Unlock()
-	if t.fresh {
+	if lost {
 		t.client.close()
 	}
 }
