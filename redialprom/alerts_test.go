@@ -300,18 +300,25 @@ func valuesOf(f *dto.MetricFamily, m *dto.Metric) map[string]string {
 	return map[string]string{name(""): number(m.Gauge.GetValue())}
 }
 
-// promtool runs it, or skips the test where there is none.
-func promtool(t *testing.T, args ...string) {
+// promtool runs it.
+func promtool(t *testing.T, args ...string) { promtoolIn(t, "", args...) }
+
+// promtoolIn is promtool with something to read. It fails the test where promtool finds
+// fault, in words as well.
+func promtoolIn(t *testing.T, in string, args ...string) {
 	t.Helper()
-	tool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("promtool is not in PATH")
-	}
-	out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), tool(t, "promtool"), args...)
+	cmd.Stdin = strings.NewReader(in)
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
-func TestAlerts_AreValid(t *testing.T) { promtool(t, "check", "rules", "alerts.yaml") }
+func TestAlerts_AreValid(t *testing.T) { promtool(t, "check", "rules", "--lint-fatal", "alerts.yaml") }
+
+// What is exposed is as the tool of Prometheus wants it, whatever there is to expose.
+func TestCollector_PromtoolFindsNoFault(t *testing.T) {
+	promtoolIn(t, exposed(t, full(t)), "check", "metrics")
+}
 
 // Every alert fires in a scenario, in those where it should and in no other.
 func TestAlerts_FireWhenTheyShould(t *testing.T) {
@@ -326,28 +333,35 @@ func TestAlerts_FireWhenTheyShould(t *testing.T) {
 	for _, r := range rules(t) {
 		assert.True(t, fired[r.Alert], "%s fires in no scenario", r.Alert)
 	}
-	file, err := filepath.Abs("alerts.yaml")
-	require.NoError(t, err)
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			var series map[string][]string
 			synctest.Test(t, func(t *testing.T) { series = record(t, s) })
-			require.NotEmpty(t, series)
-			var b strings.Builder
-			fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %s\n    input_series:\n", file, scrape, scrape)
-			for _, name := range slices.Sorted(maps.Keys(series)) {
-				fmt.Fprintf(&b, "      - series: '%s'\n        values: '%s'\n", name, strings.Join(series[name], " "))
-			}
-			fmt.Fprintf(&b, "    promql_expr_test:\n")
-			for _, f := range s.firing {
-				fmt.Fprintf(&b, "      - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n        eval_time: %s\n        exp_samples:\n", f.at)
-				for _, a := range f.alerts {
-					fmt.Fprintf(&b, "          - labels: '{alertname=%q}'\n            value: 1\n", a)
-				}
-			}
-			test := filepath.Join(t.TempDir(), "test.yaml")
-			require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
-			promtool(t, "test", "rules", test)
+			tryRules(t, series, scrape, s.firing)
 		})
 	}
+}
+
+// tryRules has promtool say which alerts are firing when, by the rules as they are shipped
+// and series with a value for each interval.
+func tryRules(t *testing.T, series map[string][]string, interval time.Duration, tests []firing) {
+	t.Helper()
+	require.NotEmpty(t, series)
+	file, err := filepath.Abs("alerts.yaml")
+	require.NoError(t, err)
+	var b strings.Builder
+	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %[2]s\n    input_series:\n", file, interval)
+	for _, name := range slices.Sorted(maps.Keys(series)) {
+		fmt.Fprintf(&b, "      - series: '%s'\n        values: '%s'\n", name, strings.Join(series[name], " "))
+	}
+	fmt.Fprintf(&b, "    promql_expr_test:\n")
+	for _, f := range tests {
+		fmt.Fprintf(&b, "      - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n        eval_time: %s\n        exp_samples:\n", f.at)
+		for _, a := range f.alerts {
+			fmt.Fprintf(&b, "          - labels: '{alertname=%q}'\n            value: 1\n", a)
+		}
+	}
+	test := filepath.Join(t.TempDir(), "test.yaml")
+	require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
+	promtool(t, "test", "rules", test)
 }
