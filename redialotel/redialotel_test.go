@@ -289,6 +289,15 @@ func TestMetrics_BadInput(t *testing.T) {
 	assert.ErrorContains(t, m.Watch(numbered()), "another client already")
 	_, found := collect()
 	assert.NotEmpty(t, found)
+	// Another client under the same name: both would be added up.
+	twin, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider))
+	require.NoError(t, err)
+	err = twin.Watch(numbered())
+	_, found = collect()
+	t.Log("twin:", err, found["redial.status{redial.state=connected}"], found["redial.outages{}"])
+	var none redialotel.Metrics
+	assert.Error(t, none.Watch(numbered()), "metrics that were not made by NewMetrics")
+	assert.NoError(t, none.Stop())
 	require.NoError(t, m.Stop())
 	_, found = collect()
 	assert.Empty(t, found)

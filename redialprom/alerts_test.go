@@ -1,6 +1,7 @@
 package redialprom_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type scenario struct {
 	// at which they happen, the steps.
 	play   func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step)
 	length time.Duration
+	every  time.Duration // between scrapes; 0: scrape
 	firing []firing
 }
 
@@ -75,48 +77,63 @@ func made(set func(s *redial.Stats, since time.Duration)) func(*testing.T, *redi
 	}
 }
 
+// fiveMinutesAway: a server is away for five minutes, under load, after it has executed a
+// write whose reply was lost.
+func fiveMinutesAway(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+	server := redialtest.NewFakeServerPipe(t)
+	rdb := redial.NewClient(options(server), redial.WithObserver(o))
+	t.Cleanup(func() { _ = rdb.Close() })
+	stop := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.NewTicker(time.Second); ; {
+			select {
+			case <-tick.C:
+				_ = rdb.Incr(context.Background(), "n").Err()
+			case <-stop:
+				tick.Stop()
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { close(stop); <-ended })
+	return rdb, []step{
+		{2 * time.Minute, func() {
+			server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+				if strings.EqualFold(args[0], "incr") {
+					return redialtest.ExecuteThenClose
+				}
+				return redialtest.Handle
+			})
+			assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
+			server.Kill()
+		}},
+		{7 * time.Minute, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
+	}
+}
+
 var scenarios = []scenario{
 	{
-		name: "an outage of five minutes under load",
-		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-			server := redialtest.NewFakeServerPipe(t)
-			rdb := redial.NewClient(options(server), redial.WithObserver(o))
-			t.Cleanup(func() { _ = rdb.Close() })
-			stop := make(chan struct{})
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				for tick := time.NewTicker(time.Second); ; {
-					select {
-					case <-tick.C:
-						_ = rdb.Incr(context.Background(), "n").Err()
-					case <-stop:
-						tick.Stop()
-						return
-					}
-				}
-			}()
-			t.Cleanup(func() { close(stop); <-ended })
-			return rdb, []step{
-				{2 * time.Minute, func() {
-					server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
-						if strings.EqualFold(args[0], "incr") {
-							return redialtest.ExecuteThenClose
-						}
-						return redialtest.Handle
-					})
-					assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
-					server.Kill()
-				}},
-				{7 * time.Minute, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
-			}
-		},
+		name:   "an outage of five minutes under load",
+		play:   fiveMinutesAway,
 		length: 22 * time.Minute,
 		firing: []firing{
 			{time.Minute, nil},
 			{3*time.Minute + 30*time.Second, []string{"RedialDown", "RedialOutcomeUnknown", "RedialRefusing"}},
 			{6 * time.Minute, []string{"RedialDown", "RedialInstanceCutOff", "RedialOutcomeUnknown", "RedialRefusing"}},
-			{9 * time.Minute, []string{"RedialOutcomeUnknown"}},
+			{11 * time.Minute, []string{"RedialOutcomeUnknown"}},
+			{20 * time.Minute, nil},
+		},
+	},
+	{
+		name:   "an outage of five minutes, scraped as rarely as Prometheus does unless it is told otherwise",
+		play:   fiveMinutesAway,
+		length: 22 * time.Minute,
+		every:  time.Minute,
+		firing: []firing{
+			{time.Minute, nil},
+			{6*time.Minute + 30*time.Second, []string{"RedialDown", "RedialInstanceCutOff", "RedialOutcomeUnknown", "RedialRefusing"}},
 			{20 * time.Minute, nil},
 		},
 	},
@@ -249,14 +266,14 @@ var scenarios = []scenario{
 }
 
 // record plays a scenario and returns the values of each series, one for each scrape.
-func record(t *testing.T, s scenario) map[string][]string {
+func record(t *testing.T, s scenario, every time.Duration) map[string][]string {
 	all := make(map[string][]string)
 	o := redialprom.NewObserver()
 	source, steps := s.play(t, o)
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(redialprom.NewCollector("cache", source, redialprom.WithObserver(o), redialprom.WithNodes()))
 	began := time.Now()
-	for at := time.Duration(0); at <= s.length; at += scrape {
+	for at := time.Duration(0); at <= s.length; at += every {
 		for len(steps) > 0 && steps[0].at <= at {
 			time.Sleep(time.Until(began.Add(steps[0].at)))
 			steps[0].do()
@@ -266,7 +283,7 @@ func record(t *testing.T, s scenario) map[string][]string {
 		synctest.Wait()
 		families, err := reg.Gather()
 		require.NoError(t, err)
-		scraped := int(at / scrape)
+		scraped := int(at / every)
 		for _, f := range families {
 			for _, m := range f.Metric {
 				for name, value := range valuesOf(f, m) {
@@ -335,22 +352,24 @@ func TestAlerts_FireWhenTheyShould(t *testing.T) {
 	}
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
+			every := cmp.Or(s.every, scrape)
 			var series map[string][]string
-			synctest.Test(t, func(t *testing.T) { series = record(t, s) })
-			tryRules(t, series, scrape, s.firing)
+			synctest.Test(t, func(t *testing.T) { series = record(t, s, every) })
+			tryRules(t, series, every, scrape, s.firing)
 		})
 	}
 }
 
-// tryRules has promtool say which alerts are firing when, by the rules as they are shipped
-// and series with a value for each interval.
-func tryRules(t *testing.T, series map[string][]string, interval time.Duration, tests []firing) {
+// tryRules has promtool say which alerts are firing when, by the rules as they are shipped,
+// series with a value for each interval, and a look at the rules every so often: more often
+// than there are values, since a Prometheus does not look when it has just scraped.
+func tryRules(t *testing.T, series map[string][]string, interval, look time.Duration, tests []firing) {
 	t.Helper()
 	require.NotEmpty(t, series)
 	file, err := filepath.Abs("alerts.yaml")
 	require.NoError(t, err)
 	var b strings.Builder
-	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %[2]s\n    input_series:\n", file, interval)
+	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %s\n    input_series:\n", file, look, interval)
 	for _, name := range slices.Sorted(maps.Keys(series)) {
 		fmt.Fprintf(&b, "      - series: '%s'\n        values: '%s'\n", name, strings.Join(series[name], " "))
 	}

@@ -38,7 +38,7 @@ const (
 	scraped = time.Second
 	// shorter is by how much the rules of the test are quicker than those that are shipped:
 	// each of their durations, and nothing else of them, is divided by it.
-	shorter = 10
+	shorter = 20
 
 	soon = 30 * time.Second // for what happens within a few scrapes
 
@@ -83,9 +83,9 @@ func TestShortened(t *testing.T) {
 		assert.Equal(t, r.For != "", strings.Contains(shortened(t, "  for: "+r.For), "ms"), r.Alert)
 	}
 	short := shortened(t, string(text))
-	assert.Contains(t, short, `rate(redial_command_failures_total{outcome="not_run"}[6000ms])) > 0`)
-	assert.Contains(t, short, "increase(redial_outages_total[90000ms]) > 3\n")
-	assert.Contains(t, short, "for: 3000ms\n")
+	assert.Contains(t, short, `rate(redial_command_failures_total{outcome="not_run"}[9000ms])) > 0`)
+	assert.Contains(t, short, "increase(redial_outages_total[45000ms]) > 3\n")
+	assert.Contains(t, short, "for: 1500ms\n")
 	back := regexp.MustCompile(`(for: |\[)\w+`)
 	assert.Equal(t, back.ReplaceAllString(string(text), ""), back.ReplaceAllString(short, ""), "all else is as it is")
 	assert.Equal(t, len(back.FindAllString(string(text), -1)), strings.Count(short, "00ms"), "and nothing was left out")
@@ -189,6 +189,17 @@ func (p observatory) query(q string) (vector, error) {
 	var data struct{ Result vector }
 	err := p.get("/api/v1/query", url.Values{"query": {q}}, &data)
 	return data.Result, err
+}
+
+// scrapes returns how often it has scraped the program.
+func (p observatory) scrapes(t *testing.T) int {
+	t.Helper()
+	v, err := p.query("count_over_time(redial_outages_total[10m])")
+	require.NoError(t, err)
+	require.Len(t, v, 1)
+	n, err := strconv.Atoi(v[0].Value.value())
+	require.NoError(t, err)
+	return n
 }
 
 // alert is one that is firing.
@@ -303,14 +314,19 @@ func TestPrometheus_ScrapesAnOutage(t *testing.T) {
 
 	// Healthy.
 	require.Eventually(t, func() bool {
-		up, err := prometheus.query(`count_over_time(redial_status{state="connected"}[1m]) > 4`)
+		up, err := prometheus.query(`redial_status{state="connected"} == 1`)
 		return err == nil && len(up) == 1
 	}, soon, scraped/5)
 	var noted []time.Time
 	var said [][]string
-	notes := func(firing ...string) []alert {
+	notes := func(firing ...string) []alert { // once it has been so for two scrapes, so that a scrape more or less does not matter
 		t.Helper()
 		alerts := prometheus.fires(t, firing...)
+		for before := prometheus.scrapes(t); prometheus.scrapes(t) < before+2; time.Sleep(scraped / 10) {
+		}
+		still, _, err := prometheus.firing()
+		require.NoError(t, err)
+		require.ElementsMatch(t, firing, still)
 		noted, said = append(noted, time.Now()), append(said, firing)
 		return alerts
 	}
@@ -400,11 +416,11 @@ func replay(t *testing.T, p observatory, noted []time.Time, said [][]string) {
 	}
 	var tests []firing
 	for i, at := range noted {
-		seconds := float64(at.UnixNano()) / float64(time.Second)
-		tests = append(tests, firing{time.Duration(slot(seconds)) * scraped * shorter, said[i]})
+		seconds := float64(at.UnixNano())/float64(time.Second) - first
+		tests = append(tests, firing{time.Duration(seconds/scraped.Seconds()) * scraped * shorter, said[i]}) // the last scrape before
 	}
 	t.Logf("%d series, %d scrapes of each", len(series), slot(last)+1)
-	tryRules(t, series, scraped*shorter, tests)
+	tryRules(t, series, scraped*shorter, scraped*shorter, tests)
 }
 
 // knowsTheDashboard: Prometheus answers every query of it, and nearly all show something.

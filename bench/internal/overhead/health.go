@@ -46,17 +46,27 @@ func Health(rounds int) (costs []Cost, err error) {
 }
 
 func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
-	bare := redis.NewClient(&redis.Options{Addr: addr})
-	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
 	c, err := client.Redial.Open(client.Settings{Addr: addr})
 	if err != nil {
 		return nil, err
 	}
 	ours := c.(client.GoRedisClient).Redis
-	for _, rdb := range []redis.UniversalClient{bare, timely, ours} {
+	defer func() { err = errors.Join(err, ours.Close()) }()
+	if !hooked {
+		return beside(addr, rounds, "", ours)
+	}
+	ours.AddHook(idleHook{})
+	return beside(addr, rounds, ", one hook", ours, idleHook{})
+}
+
+// beside compares a client with go-redis, which has the hooks, at every task.
+func beside(addr string, rounds int, suffix string, ours redis.Cmdable, hooks ...redis.Hook) (costs []Cost, err error) {
+	bare := redis.NewClient(&redis.Options{Addr: addr})
+	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
+	for _, rdb := range []*redis.Client{bare, timely} {
 		defer func() { err = errors.Join(err, rdb.Close()) }()
-		if hooked {
-			rdb.AddHook(idleHook{})
+		for _, h := range hooks {
+			rdb.AddHook(h)
 		}
 	}
 	if err := bare.Set(context.Background(), "key", "value", 0).Err(); err != nil {
@@ -87,11 +97,8 @@ func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
 		}
 		ratios := Ratios(took[0], took[1])
 		cost := Cost{
-			Name: r.name, Bare: unit(took[0], r.n),
+			Name: r.name + suffix, Bare: unit(took[0], r.n),
 			Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
-		}
-		if hooked {
-			cost.Name += ", one hook"
 		}
 		var allocs [2]float64
 		for i, w := range works {
