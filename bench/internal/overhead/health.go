@@ -53,14 +53,18 @@ func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
 	ours := c.(client.GoRedisClient).Redis
 	defer func() { err = errors.Join(err, ours.Close()) }()
 	if !hooked {
-		return beside(addr, rounds, "", ours)
+		return beside(addr, rounds, "", ours, nothing)
 	}
 	ours.AddHook(idleHook{})
-	return beside(addr, rounds, ", one hook", ours, idleHook{})
+	return beside(addr, rounds, ", one hook", ours, nothing, idleHook{})
 }
 
-// beside compares a client with go-redis, which has the hooks, at every task.
-func beside(addr string, rounds int, suffix string, ours redis.Cmdable, hooks ...redis.Hook) (costs []Cost, err error) {
+// nothing goes on besides.
+func nothing() (stop func() error) { return func() error { return nil } }
+
+// beside compares a client with go-redis, which has the hooks, at every task. What besides
+// begins goes on while time is taken, and not while allocations are counted.
+func beside(addr string, rounds int, suffix string, ours redis.Cmdable, besides func() (stop func() error), hooks ...redis.Hook) (costs []Cost, err error) {
 	bare := redis.NewClient(&redis.Options{Addr: addr})
 	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
 	for _, rdb := range []*redis.Client{bare, timely} {
@@ -91,8 +95,9 @@ func beside(addr string, rounds int, suffix string, ours redis.Cmdable, hooks ..
 	}
 	for _, r := range rows {
 		works := []Work{r.task.With(r.bare), r.task.With(ours)}
+		stop := besides()
 		took, err := Rounds(rounds, r.n, works...)
-		if err != nil {
+		if err = errors.Join(err, stop()); err != nil {
 			return nil, err
 		}
 		ratios := Ratios(took[0], took[1])

@@ -76,9 +76,8 @@ func watched(addr string, rounds int, traced bool) (costs []Cost, err error) {
 	if err := registry.Register(redialprom.NewCollector("bench", ours, redialprom.WithObserver(seen))); err != nil {
 		return nil, err
 	}
-	stop := keepReading(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), reader)
-	costs, err = beside(addr, rounds, suffix, ours)
-	return costs, errors.Join(err, stop())
+	exposition := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	return beside(addr, rounds, suffix, ours, func() func() error { return keepReading(exposition, reader) })
 }
 
 // keepReading reads all metrics now and then until the function that it returns is called,
