@@ -105,7 +105,9 @@ func run(ctx context.Context, logger *slog.Logger) error {
 	return errors.Join(web.Shutdown(end), rdb.Drain(end), told.shutdown(end))
 }
 
-// handler routes requests. An outage counts as one for readiness after a while.
+// handler routes requests. An outage counts as one for readiness after a while. What it
+// shows besides /hits has addresses in it: in a service for the public it belongs on a
+// listener of its own.
 func handler(rdb *redial.Client, told *telemetry, logger *slog.Logger, after time.Duration) http.Handler {
 	s := &service{rdb: rdb, logger: logger}
 	mux := http.NewServeMux()
