@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -44,8 +45,29 @@ type Metrics struct {
 
 	outages, waits metric.Float64Histogram
 
-	mu       sync.Mutex
-	watching metric.Registration // guarded by mu; nil: nothing is watched
+	name     string
+	key      any                 // of watched; nil: it cannot be told from others
+	source   Source              // guarded by the mutex of watched, as watching
+	watching metric.Registration // nil: nothing is watched
+}
+
+// watched are the metrics that watch a client, by the provider and the attributes of all
+// their series: two of the same would be added up.
+var watched = struct {
+	mu sync.Mutex
+	by map[any]*Metrics // guarded by mu
+}{by: make(map[any]*Metrics)}
+
+// keyOf returns what makes the series of two metrics the same, nil where providers cannot
+// be compared.
+func keyOf(p metric.MeterProvider, common attribute.Set) any {
+	if !reflect.ValueOf(p).Comparable() {
+		return nil
+	}
+	return struct {
+		provider metric.MeterProvider
+		common   attribute.Distinct
+	}{p, common.Equivalent()}
 }
 
 // instruments are what is read from statistics.
@@ -74,7 +96,8 @@ func NewMetrics(name string, opts ...Option) (*Metrics, error) {
 		return nil, errors.New("redialotel: NewMetrics name is empty")
 	}
 	c := configOf(opts)
-	m := &Metrics{common: attribute.NewSet(c.common(name)...), nodes: c.nodes, meter: c.meters.Meter(scope)}
+	m := &Metrics{name: name, common: attribute.NewSet(c.common(name)...), nodes: c.nodes, meter: c.meters.Meter(scope)}
+	m.key = keyOf(c.meters, m.common)
 	return m, m.create()
 }
 
@@ -142,19 +165,34 @@ func (m *Metrics) create() error {
 	return errors.Join(errs...)
 }
 
-var errWatching = errors.New("redialotel: these metrics are of another client already")
+var (
+	errWatching = errors.New("redialotel: these metrics are of another client already")
+	errNotMade  = errors.New("redialotel: these metrics were not made by NewMetrics")
+)
 
 // Watch has the statistics of s read at every export, until [Metrics.Stop]. It is an error
-// when there is no client, or these metrics watch one already. It does no I/O, and does not
-// keep the client from being closed.
+// when there is no client, when these metrics watch one already, and when others of the same
+// provider, name and server do: both would be added up. A closed client does not count. It
+// does no I/O, and does not keep the client from being closed.
 func (m *Metrics) Watch(s Source) error {
+	if m == nil || m.meter == nil {
+		return errNotMade
+	}
 	if _, err := ask(s); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	watched.mu.Lock()
+	defer watched.mu.Unlock()
 	if m.watching != nil {
 		return errWatching
+	}
+	if other := watched.by[m.key]; other != nil {
+		if stats, err := ask(other.source); err == nil && stats.State != redial.StateClosed {
+			return fmt.Errorf("redialotel: another client is watched as %q already", m.name)
+		}
+		if err := other.stopLocked(); err != nil {
+			return err
+		}
 	}
 	watching, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		stats, err := ask(s)
@@ -166,19 +204,28 @@ func (m *Metrics) Watch(s Source) error {
 	if err != nil {
 		return fmt.Errorf("redialotel: %w", err)
 	}
-	m.watching = watching
+	m.source, m.watching = s, watching
+	if m.key != nil {
+		watched.by[m.key] = m
+	}
 	return nil
 }
 
 // Stop ends what Watch began, if it did. Afterwards another client may be watched.
 func (m *Metrics) Stop() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.watching == nil {
+	watched.mu.Lock()
+	defer watched.mu.Unlock()
+	if m == nil || m.watching == nil {
 		return nil
 	}
+	return m.stopLocked()
+}
+
+// stopLocked is Stop where something is watched. The caller holds the mutex of watched.
+func (m *Metrics) stopLocked() error {
 	err := m.watching.Unregister()
-	m.watching = nil
+	m.source, m.watching = nil, nil
+	delete(watched.by, m.key)
 	return err
 }
 

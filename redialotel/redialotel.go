@@ -7,6 +7,9 @@
 //	rdb := redial.NewClient(opt, redial.WithObserver(metrics))
 //	err = metrics.Watch(rdb)
 //
+// Two clients of one program have two names: under one they would be added up, so Watch
+// refuses the second.
+//
 // Traces have one span for each call of the program, with its waits and retries inside.
 // Where redisotel makes them already, by redial.WithInstrument, [WithAttributesOnly] adds
 // to its spans what only redial knows:

@@ -289,6 +289,10 @@ func TestMetrics_BadInput(t *testing.T) {
 	assert.ErrorContains(t, m.Watch(numbered()), "another client already")
 	_, found := collect()
 	assert.NotEmpty(t, found)
+	for _, none := range []*redialotel.Metrics{nil, {}} {
+		assert.ErrorContains(t, none.Watch(numbered()), "not made by NewMetrics")
+		assert.NoError(t, none.Stop())
+	}
 	require.NoError(t, m.Stop())
 	_, found = collect()
 	assert.Empty(t, found)
@@ -296,6 +300,50 @@ func TestMetrics_BadInput(t *testing.T) {
 	_, found = collect()
 	assert.NotEmpty(t, found)
 }
+
+// Two clients of one name would be added up, so the second is refused, until the first is
+// closed or not watched any more.
+func TestMetrics_TheSameNameTwice(t *testing.T) {
+	provider, collect := reading(t)
+	named := func(name string, p *sdkmetric.MeterProvider, opts ...redialotel.Option) *redialotel.Metrics {
+		m, err := redialotel.NewMetrics(name, append(opts, redialotel.WithMeterProvider(p))...)
+		require.NoError(t, err)
+		return m
+	}
+	connected := func() float64 {
+		_, found := collect()
+		return found["redial.status{redial.state=connected}"]
+	}
+	first, second := named("cache", provider), named("cache", provider)
+	source := redial.Stats{State: redial.StateConnected}
+	require.NoError(t, first.Watch(asked(func() redial.Stats { return source })))
+	assert.ErrorContains(t, second.Watch(numbered()), `another client is watched as "cache" already`)
+	assert.Equal(t, 1.0, connected())
+	other, _ := reading(t)
+	for _, m := range []*redialotel.Metrics{named("sessions", provider), named("cache", provider, redialotel.WithServer("10.1.1.1")), named("cache", other)} {
+		assert.NoError(t, m.Watch(numbered()), "it is not the same")
+		assert.NoError(t, m.Stop())
+	}
+	require.NoError(t, first.Stop())
+	require.NoError(t, second.Watch(numbered()), "the name is free")
+	assert.Equal(t, 1.0, connected())
+	require.NoError(t, second.Stop())
+
+	require.NoError(t, first.Watch(asked(func() redial.Stats { return source })))
+	source.State = redial.StateClosed
+	require.NoError(t, second.Watch(numbered()), "the client is closed")
+	assert.Equal(t, 1.0, connected())
+	_, found := collect()
+	assert.Equal(t, 0.0, found["redial.status{redial.state=closed}"])
+	require.NoError(t, first.Stop(), "it is over already")
+	assert.ErrorContains(t, first.Watch(numbered()), "already")
+	assert.Equal(t, 1.0, connected())
+}
+
+// asked is a client whose condition changes.
+type asked func() redial.Stats
+
+func (f asked) Stats() redial.Stats { return f() }
 
 // A client that is closed shows its last values.
 func TestMetrics_ClosedClient(t *testing.T) {

@@ -1,6 +1,7 @@
 package redialprom_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type scenario struct {
 	// at which they happen, the steps.
 	play   func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step)
 	length time.Duration
+	every  time.Duration // between scrapes; 0: scrape
 	firing []firing
 }
 
@@ -75,48 +77,63 @@ func made(set func(s *redial.Stats, since time.Duration)) func(*testing.T, *redi
 	}
 }
 
+// fiveMinutesAway: a server is away for five minutes, under load, after it has executed a
+// write whose reply was lost.
+func fiveMinutesAway(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+	server := redialtest.NewFakeServerPipe(t)
+	rdb := redial.NewClient(options(server), redial.WithObserver(o))
+	t.Cleanup(func() { _ = rdb.Close() })
+	stop := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.NewTicker(time.Second); ; {
+			select {
+			case <-tick.C:
+				_ = rdb.Incr(context.Background(), "n").Err()
+			case <-stop:
+				tick.Stop()
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { close(stop); <-ended })
+	return rdb, []step{
+		{2 * time.Minute, func() {
+			server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+				if strings.EqualFold(args[0], "incr") {
+					return redialtest.ExecuteThenClose
+				}
+				return redialtest.Handle
+			})
+			assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
+			server.Kill()
+		}},
+		{7 * time.Minute, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
+	}
+}
+
 var scenarios = []scenario{
 	{
-		name: "an outage of five minutes under load",
-		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-			server := redialtest.NewFakeServerPipe(t)
-			rdb := redial.NewClient(options(server), redial.WithObserver(o))
-			t.Cleanup(func() { _ = rdb.Close() })
-			stop := make(chan struct{})
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				for tick := time.NewTicker(time.Second); ; {
-					select {
-					case <-tick.C:
-						_ = rdb.Incr(context.Background(), "n").Err()
-					case <-stop:
-						tick.Stop()
-						return
-					}
-				}
-			}()
-			t.Cleanup(func() { close(stop); <-ended })
-			return rdb, []step{
-				{2 * time.Minute, func() {
-					server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
-						if strings.EqualFold(args[0], "incr") {
-							return redialtest.ExecuteThenClose
-						}
-						return redialtest.Handle
-					})
-					assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
-					server.Kill()
-				}},
-				{7 * time.Minute, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
-			}
-		},
+		name:   "an outage of five minutes under load",
+		play:   fiveMinutesAway,
 		length: 22 * time.Minute,
 		firing: []firing{
 			{time.Minute, nil},
 			{3*time.Minute + 30*time.Second, []string{"RedialDown", "RedialOutcomeUnknown", "RedialRefusing"}},
 			{6 * time.Minute, []string{"RedialDown", "RedialInstanceCutOff", "RedialOutcomeUnknown", "RedialRefusing"}},
-			{9 * time.Minute, []string{"RedialOutcomeUnknown"}},
+			{11 * time.Minute, []string{"RedialOutcomeUnknown"}},
+			{20 * time.Minute, nil},
+		},
+	},
+	{
+		name:   "an outage of five minutes, scraped as rarely as Prometheus does unless it is told otherwise",
+		play:   fiveMinutesAway,
+		length: 22 * time.Minute,
+		every:  time.Minute,
+		firing: []firing{
+			{time.Minute, nil},
+			{6*time.Minute + 30*time.Second, []string{"RedialDown", "RedialInstanceCutOff", "RedialOutcomeUnknown", "RedialRefusing"}},
 			{20 * time.Minute, nil},
 		},
 	},
@@ -249,14 +266,14 @@ var scenarios = []scenario{
 }
 
 // record plays a scenario and returns the values of each series, one for each scrape.
-func record(t *testing.T, s scenario) map[string][]string {
+func record(t *testing.T, s scenario, every time.Duration) map[string][]string {
 	all := make(map[string][]string)
 	o := redialprom.NewObserver()
 	source, steps := s.play(t, o)
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(redialprom.NewCollector("cache", source, redialprom.WithObserver(o), redialprom.WithNodes()))
 	began := time.Now()
-	for at := time.Duration(0); at <= s.length; at += scrape {
+	for at := time.Duration(0); at <= s.length; at += every {
 		for len(steps) > 0 && steps[0].at <= at {
 			time.Sleep(time.Until(began.Add(steps[0].at)))
 			steps[0].do()
@@ -266,7 +283,7 @@ func record(t *testing.T, s scenario) map[string][]string {
 		synctest.Wait()
 		families, err := reg.Gather()
 		require.NoError(t, err)
-		scraped := int(at / scrape)
+		scraped := int(at / every)
 		for _, f := range families {
 			for _, m := range f.Metric {
 				for name, value := range valuesOf(f, m) {
@@ -300,18 +317,25 @@ func valuesOf(f *dto.MetricFamily, m *dto.Metric) map[string]string {
 	return map[string]string{name(""): number(m.Gauge.GetValue())}
 }
 
-// promtool runs it, or skips the test where there is none.
-func promtool(t *testing.T, args ...string) {
+// promtool runs it.
+func promtool(t *testing.T, args ...string) { promtoolIn(t, "", args...) }
+
+// promtoolIn is promtool with something to read. It fails the test where promtool finds
+// fault, in words as well.
+func promtoolIn(t *testing.T, in string, args ...string) {
 	t.Helper()
-	tool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("promtool is not in PATH")
-	}
-	out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), tool(t, "promtool"), args...)
+	cmd.Stdin = strings.NewReader(in)
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
-func TestAlerts_AreValid(t *testing.T) { promtool(t, "check", "rules", "alerts.yaml") }
+func TestAlerts_AreValid(t *testing.T) { promtool(t, "check", "rules", "--lint-fatal", "alerts.yaml") }
+
+// What is exposed is as the tool of Prometheus wants it, whatever there is to expose.
+func TestCollector_PromtoolFindsNoFault(t *testing.T) {
+	promtoolIn(t, exposed(t, full(t)), "check", "metrics")
+}
 
 // Every alert fires in a scenario, in those where it should and in no other.
 func TestAlerts_FireWhenTheyShould(t *testing.T) {
@@ -326,28 +350,37 @@ func TestAlerts_FireWhenTheyShould(t *testing.T) {
 	for _, r := range rules(t) {
 		assert.True(t, fired[r.Alert], "%s fires in no scenario", r.Alert)
 	}
-	file, err := filepath.Abs("alerts.yaml")
-	require.NoError(t, err)
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
+			every := cmp.Or(s.every, scrape)
 			var series map[string][]string
-			synctest.Test(t, func(t *testing.T) { series = record(t, s) })
-			require.NotEmpty(t, series)
-			var b strings.Builder
-			fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %s\n    input_series:\n", file, scrape, scrape)
-			for _, name := range slices.Sorted(maps.Keys(series)) {
-				fmt.Fprintf(&b, "      - series: '%s'\n        values: '%s'\n", name, strings.Join(series[name], " "))
-			}
-			fmt.Fprintf(&b, "    promql_expr_test:\n")
-			for _, f := range s.firing {
-				fmt.Fprintf(&b, "      - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n        eval_time: %s\n        exp_samples:\n", f.at)
-				for _, a := range f.alerts {
-					fmt.Fprintf(&b, "          - labels: '{alertname=%q}'\n            value: 1\n", a)
-				}
-			}
-			test := filepath.Join(t.TempDir(), "test.yaml")
-			require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
-			promtool(t, "test", "rules", test)
+			synctest.Test(t, func(t *testing.T) { series = record(t, s, every) })
+			tryRules(t, series, every, scrape, s.firing)
 		})
 	}
+}
+
+// tryRules has promtool say which alerts are firing when, by the rules as they are shipped,
+// series with a value for each interval, and a look at the rules every so often: more often
+// than there are values, since a Prometheus does not look when it has just scraped.
+func tryRules(t *testing.T, series map[string][]string, interval, look time.Duration, tests []firing) {
+	t.Helper()
+	require.NotEmpty(t, series)
+	file, err := filepath.Abs("alerts.yaml")
+	require.NoError(t, err)
+	var b strings.Builder
+	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: %s\ntests:\n  - interval: %s\n    input_series:\n", file, look, interval)
+	for _, name := range slices.Sorted(maps.Keys(series)) {
+		fmt.Fprintf(&b, "      - series: '%s'\n        values: '%s'\n", name, strings.Join(series[name], " "))
+	}
+	fmt.Fprintf(&b, "    promql_expr_test:\n")
+	for _, f := range tests {
+		fmt.Fprintf(&b, "      - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n        eval_time: %s\n        exp_samples:\n", f.at)
+		for _, a := range f.alerts {
+			fmt.Fprintf(&b, "          - labels: '{alertname=%q}'\n            value: 1\n", a)
+		}
+	}
+	test := filepath.Join(t.TempDir(), "test.yaml")
+	require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
+	promtool(t, "test", "rules", test)
 }

@@ -19,25 +19,34 @@ var (
 // Observer hears of outages and waits for the two histograms of a [Collector]. One belongs
 // to one client: it is given to redial.WithObserver when that is built and to
 // [WithObserver]. It is safe for concurrent use, and a command that does not wait never
-// meets it.
-type Observer struct{ outages, waits *histograms }
+// meets it. The zero value has heard of nothing yet.
+type Observer struct {
+	once           sync.Once // fills the rest, see histograms
+	outages, waits *histograms
+}
 
 // NewObserver returns an observer that has heard of nothing yet.
-func NewObserver() *Observer {
-	o := &Observer{outages: newHistograms(outageBuckets), waits: newHistograms(waitBuckets)}
-	for _, cause := range outageCauses {
-		o.outages.of(cause.String())
-	}
-	for _, result := range results {
-		o.waits.of(result)
-	}
-	return o
+func NewObserver() *Observer { return new(Observer) }
+
+// histograms returns both, with every value of their labels.
+func (o *Observer) histograms() (outages, waits *histograms) {
+	o.once.Do(func() {
+		o.outages, o.waits = newHistograms(outageBuckets), newHistograms(waitBuckets)
+		for _, cause := range outageCauses {
+			o.outages.of(cause.String())
+		}
+		for _, result := range results {
+			o.waits.of(result)
+		}
+	})
+	return o.outages, o.waits
 }
 
 // ObserveState notes how long an outage of the client as a whole was.
 func (o *Observer) ObserveState(e redial.Event) {
 	if e.Node == "" && e.From == redial.StateReconnecting && e.Outage != nil {
-		o.outages.add(e.Outage.Cause.String(), e.Outage.Duration.Seconds())
+		outages, _ := o.histograms()
+		outages.add(e.Outage.Cause.String(), e.Outage.Duration.Seconds())
 	}
 }
 
@@ -50,7 +59,8 @@ func (o *Observer) ObserveWait(_ context.Context, w redial.Wait) {
 	case redial.CauseContextEnded:
 		result = canceled
 	}
-	o.waits.add(result, w.For.Seconds())
+	_, waits := o.histograms()
+	waits.add(result, w.For.Seconds())
 }
 
 // histograms are one for each value of a label.

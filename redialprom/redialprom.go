@@ -41,6 +41,7 @@ type Collector struct {
 	nodes    bool
 	observer *Observer
 	d        *descs
+	wrong    error // why it cannot be registered; nil: it can
 }
 
 // Option changes what a [Collector] has.
@@ -48,7 +49,7 @@ type Option func(*config)
 
 type config struct {
 	nodes    bool
-	labels   prometheus.Labels
+	labels   prometheus.Labels // of the caller
 	observer *Observer
 }
 
@@ -74,14 +75,25 @@ func WithObserver(o *Observer) Option { return func(c *config) { c.observer = o 
 // It does no I/O and does not keep the client from being closed. Without a client, when s
 // is nil or a nil pointer, a scrape fails with an error that says so.
 func NewCollector(name string, s Source, opts ...Option) *Collector {
-	c := &config{labels: prometheus.Labels{"client": name}}
+	c := &config{labels: prometheus.Labels{}}
 	for _, o := range opts {
 		if o != nil {
 			o(c)
 		}
 	}
-	return &Collector{source: s, nodes: c.nodes, observer: c.observer, d: newDescs(c.labels)}
+	collector := &Collector{source: s, nodes: c.nodes, observer: c.observer}
+	for _, taken := range own {
+		if _, ok := c.labels[taken]; ok {
+			collector.wrong = fmt.Errorf("redialprom: WithLabels has the label %s, which the package has itself", taken)
+		}
+	}
+	c.labels["client"] = name
+	collector.d = newDescs(c.labels)
+	return collector
 }
+
+// own are the labels that the package has.
+var own = []string{"client", "state", "outcome", "after", "cause", "result", "node", "le"}
 
 // The values of labels. Each has its series from the first scrape on.
 var (
@@ -152,6 +164,10 @@ func newDescs(labels prometheus.Labels) *descs {
 
 // Describe is part of [prometheus.Collector].
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
+	if c.wrong != nil {
+		ch <- prometheus.NewInvalidDesc(c.wrong)
+		return
+	}
 	for _, d := range c.d.all {
 		ch <- d
 	}
@@ -201,8 +217,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	counter(d.generations, float64(s.Generation))
 	counter(d.events, float64(s.EventsDropped))
 	if c.observer != nil {
-		c.observer.outages.collect(ch, d.outageDuration)
-		c.observer.waits.collect(ch, d.waitTime)
+		outages, waits := c.observer.histograms()
+		outages.collect(ch, d.outageDuration)
+		waits.collect(ch, d.waitTime)
 	}
 	if !c.nodes {
 		return

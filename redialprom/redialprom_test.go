@@ -194,6 +194,27 @@ func TestCollector_BadInput(t *testing.T) {
 	_, err := reg.Gather()
 	assert.NoError(t, err)
 
+	// Labels that the package has itself, also those that it has always.
+	for _, taken := range []string{"client", "state", "node", "outcome", "after", "cause", "result", "le"} {
+		reg := prometheus.NewPedanticRegistry()
+		err := reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(prometheus.Labels{taken: "x"})))
+		assert.ErrorContains(t, err, "has the label "+taken)
+	}
+	// An observer that was not made by NewObserver, and none.
+	for _, o := range []*redialprom.Observer{nil, {}} {
+		reg := prometheus.NewPedanticRegistry()
+		require.NoError(t, reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithObserver(o))))
+		assert.NotPanics(t, func() {
+			if o != nil {
+				o.ObserveWait(t.Context(), redial.Wait{For: time.Second})
+				o.ObserveState(redial.Event{From: redial.StateReconnecting, Outage: &redial.Outage{Cause: redial.CauseMoved}})
+			}
+		})
+		text := exposed(t, reg)
+		assert.Equal(t, o != nil, strings.Contains(text, `redial_command_wait_time_seconds_count{client="cache",result="admitted"} 1`))
+		assert.Equal(t, o != nil, strings.Contains(text, `redial_outage_duration_seconds_count{cause="not_ready",client="cache"} 0`))
+	}
+
 	labels := prometheus.Labels{"team": "shop"}
 	reg = prometheus.NewPedanticRegistry()
 	require.NoError(t, reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(labels))))

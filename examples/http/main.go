@@ -1,7 +1,8 @@
 // Http is a small service on redial, in a shape to copy: health and readiness,
-// errors mapped to HTTP statuses, and a shutdown that cuts no request short.
+// errors mapped to HTTP statuses, metrics, traces, a log, a page for people, and a
+// shutdown that cuts no request short. It is a module of its own, for what it imports.
 //
-//	go run ./examples/http
+//	cd examples/http && go run .
 //	curl -i 'localhost:8080/hits?key=home'
 //
 // uses an embedded server unless REDIS_ADDR names one. LISTEN_ADDR overrides
@@ -10,10 +11,9 @@
 // 503 at once when it has been away for longer than the grace of five seconds.
 // /healthz stays green, and /readyz turns red when the outage has lasted for 15 s;
 // k8s.yaml says why each probe asks what it asks. /debug/redis shows it all to people,
-// in a browser. SIGTERM or Ctrl-C ends the service.
-//
-// Metrics and traces are a few lines more, and other modules: see redialprom and
-// redialotel.
+// in a browser, and /metrics to Prometheus, for which redialprom has alerts and a
+// dashboard. The same metrics and a span for each command are pushed where
+// OTEL_EXPORTER_OTLP_ENDPOINT says, if it is set. SIGTERM or Ctrl-C ends the service.
 package main
 
 import (
@@ -67,18 +67,26 @@ func run(ctx context.Context, logger *slog.Logger) error {
 		addr = server.Addr()
 	}
 
+	told, err := newTelemetry(ctx)
+	if err != nil {
+		return err
+	}
 	// The service starts whether Redis is up or not, and is ready once it is.
 	rdb := redial.NewClient(&redis.Options{
 		Addr:                  addr,
 		ContextTimeoutEnabled: true, // a request's deadline bounds the socket too
-	}, redial.WithLogger(logger))
+	}, told.options(logger)...)
+	failed := func(err error) error { return errors.Join(err, rdb.Close(), told.shutdown(ctx)) }
+	if err := told.watch(rdb); err != nil {
+		return failed(err)
+	}
 
 	listener, err := net.Listen("tcp", cmp.Or(os.Getenv("LISTEN_ADDR"), "127.0.0.1:8080"))
 	if err != nil {
-		return errors.Join(err, rdb.Close())
+		return failed(err)
 	}
 	web := &http.Server{
-		Handler:           handler(rdb, logger, readyAfter),
+		Handler:           handler(rdb, told, logger, readyAfter),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	served := make(chan error, 1)
@@ -87,24 +95,27 @@ func run(ctx context.Context, logger *slog.Logger) error {
 
 	select {
 	case err := <-served:
-		return errors.Join(err, rdb.Close())
+		return failed(err)
 	case <-ctx.Done():
 	}
-	// In this order: no new requests, the last answers, then the client.
+	// In this order: no new requests, the last answers, the client, and what it has told.
 	logger.Info("shutting down")
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownBudget)
 	defer cancel()
-	return errors.Join(web.Shutdown(end), rdb.Drain(end))
+	return errors.Join(web.Shutdown(end), rdb.Drain(end), told.shutdown(end))
 }
 
-// handler routes requests. An outage counts as one for readiness after a while.
-func handler(rdb *redial.Client, logger *slog.Logger, after time.Duration) http.Handler {
+// handler routes requests. An outage counts as one for readiness after a while. What it
+// shows besides /hits has addresses in it: in a service for the public it belongs on a
+// listener of its own.
+func handler(rdb *redial.Client, told *telemetry, logger *slog.Logger, after time.Duration) http.Handler {
 	s := &service{rdb: rdb, logger: logger}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.Handle("GET /startupz", redialhttp.Handler(rdb, redialhttp.Required()))
 	mux.Handle("GET /readyz", redialhttp.Handler(rdb, redialhttp.Required(), redialhttp.After(after)))
 	mux.Handle("GET /debug/redis", redialhttp.Page(rdb, redialhttp.Title("Redis of the hit counter")))
+	mux.Handle("GET /metrics", told.exposition())
 	mux.HandleFunc("GET /stats", s.stats)
 	mux.HandleFunc("GET /hits", s.hits)
 	return mux

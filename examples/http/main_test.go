@@ -20,12 +20,20 @@ import (
 func newService(t *testing.T, after time.Duration) (*miniredis.Miniredis, http.Handler) {
 	t.Helper()
 	m := miniredis.RunT(t)
-	rdb := redial.NewClient(&redis.Options{Addr: m.Addr()}, redial.WithGrace(0))
+	logger := slog.New(slog.DiscardHandler)
+	told, err := newTelemetry(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rdb := redial.NewClient(&redis.Options{Addr: m.Addr()}, append(told.options(logger), redial.WithGrace(0))...)
 	t.Cleanup(func() { _ = rdb.Close() })
+	if err := told.watch(rdb); err != nil {
+		t.Fatal(err)
+	}
 	if err := rdb.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return m, handler(rdb, slog.New(slog.DiscardHandler), after)
+	return m, handler(rdb, told, logger, after)
 }
 
 func get(h http.Handler, url string) *httptest.ResponseRecorder {
@@ -51,6 +59,7 @@ func TestHandler_Healthy(t *testing.T) {
 	want(t, get(h, "/startupz"), 200, `"status":"up"`)
 	want(t, get(h, "/stats"), 200, `"state": "connected"`)
 	want(t, get(h, "/debug/redis"), 200, "<strong>up</strong> connected")
+	want(t, get(h, "/metrics"), 200, `redial_status{client="hits",state="connected"} 1`)
 
 	if err := m.Set("hits:bad", "not a number"); err != nil {
 		t.Fatal(err)
@@ -70,6 +79,7 @@ func TestHandler_ServerGone_503NothingCounted(t *testing.T) {
 	want(t, get(h, "/startupz"), 503, "reconnecting")
 	want(t, get(h, "/healthz"), 200, "ok")
 	want(t, get(h, "/debug/redis"), 200, "<strong>down</strong> reconnecting")
+	want(t, get(h, "/metrics"), 200, `redial_command_failures_total{client="hits",outcome="not_run"} 1`)
 }
 
 // An outage that requests ride out takes the service out of nothing.
@@ -108,4 +118,5 @@ func TestHandler_ReplyLost_502(t *testing.T) {
 		return false
 	})
 	want(t, get(h, "/hits?key=home"), 502, "not known whether")
+	want(t, get(h, "/metrics"), 200, `redial_command_failures_total{client="hits",outcome="unknown"} 1`)
 }

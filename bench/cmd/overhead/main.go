@@ -1,5 +1,7 @@
 // Command overhead prints what redial costs beside bare go-redis while nothing breaks, as a
-// Markdown table. It needs redis-server in PATH, and a machine with nothing else to do.
+// Markdown table; with -watched, when it has a logger and the metrics of redialprom and of
+// redialotel, and when it has traces as well. It needs redis-server in PATH, and a machine
+// with nothing else to do.
 package main
 
 import (
@@ -13,18 +15,23 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 31, "how often each pair of clients takes turns")
+	watched := flag.Bool("watched", false, "measure a client that is watched in every way")
 	flag.Parse()
-	if err := run(*rounds); err != nil {
+	if err := run(*rounds, *watched); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(rounds int) error {
+func run(rounds int, watched bool) error {
 	if rounds < 1 {
 		return fmt.Errorf("overhead: -rounds is %d, must be positive", rounds)
 	}
-	costs, err := overhead.Health(rounds)
+	measure := overhead.Health
+	if watched {
+		measure = overhead.Watched
+	}
+	costs, err := measure(rounds)
 	if err != nil {
 		return err
 	}

@@ -46,17 +46,31 @@ func Health(rounds int) (costs []Cost, err error) {
 }
 
 func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
-	bare := redis.NewClient(&redis.Options{Addr: addr})
-	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
 	c, err := client.Redial.Open(client.Settings{Addr: addr})
 	if err != nil {
 		return nil, err
 	}
 	ours := c.(client.GoRedisClient).Redis
-	for _, rdb := range []redis.UniversalClient{bare, timely, ours} {
+	defer func() { err = errors.Join(err, ours.Close()) }()
+	if !hooked {
+		return beside(addr, rounds, "", ours, nothing)
+	}
+	ours.AddHook(idleHook{})
+	return beside(addr, rounds, ", one hook", ours, nothing, idleHook{})
+}
+
+// nothing goes on besides.
+func nothing() (stop func() error) { return func() error { return nil } }
+
+// beside compares a client with go-redis, which has the hooks, at every task. What besides
+// begins goes on while time is taken, and not while allocations are counted.
+func beside(addr string, rounds int, suffix string, ours redis.Cmdable, besides func() (stop func() error), hooks ...redis.Hook) (costs []Cost, err error) {
+	bare := redis.NewClient(&redis.Options{Addr: addr})
+	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
+	for _, rdb := range []*redis.Client{bare, timely} {
 		defer func() { err = errors.Join(err, rdb.Close()) }()
-		if hooked {
-			rdb.AddHook(idleHook{})
+		for _, h := range hooks {
+			rdb.AddHook(h)
 		}
 	}
 	if err := bare.Set(context.Background(), "key", "value", 0).Err(); err != nil {
@@ -81,17 +95,15 @@ func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
 	}
 	for _, r := range rows {
 		works := []Work{r.task.With(r.bare), r.task.With(ours)}
+		stop := besides()
 		took, err := Rounds(rounds, r.n, works...)
-		if err != nil {
+		if err = errors.Join(err, stop()); err != nil {
 			return nil, err
 		}
 		ratios := Ratios(took[0], took[1])
 		cost := Cost{
-			Name: r.name, Bare: unit(took[0], r.n),
+			Name: r.name + suffix, Bare: unit(took[0], r.n),
 			Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
-		}
-		if hooked {
-			cost.Name += ", one hook"
 		}
 		var allocs [2]float64
 		for i, w := range works {
