@@ -303,12 +303,14 @@ func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 // many does the same for a batch, and finds out what became of it.
 func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	if err := ctx.Err(); err != nil && from == pooledCall { // for a node go-redis does this
+		f := found(ctx, from, err)
 		for _, cmd := range cmds {
 			if cmd.Err() == nil {
 				cmd.SetErr(err) // as go-redis has it
+				f.add(cmd, err)
 			}
 		}
-		return found(ctx, from, err)
+		return f
 	}
 	return h.router.sendBatch(ctx, cmds, next, from)
 }

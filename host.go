@@ -201,8 +201,8 @@ func (c *onceCmd) Args() []any { return c.args }
 // a cache.
 func (c *onceCmd) NoRetry() bool { return true }
 
-// unsplit stands for a command, of which go-redis would send parts to several nodes of a
-// cluster, on its way to one node. It looks like SET, whose first argument is its key.
+// unsplit stands for a command, which go-redis might send to a replica, or parts of it to
+// several nodes of a cluster, on its way to one master. It looks like SET.
 type unsplit struct{ redis.Cmder }
 
 func (unsplit) Name() string     { return "set" }
@@ -213,28 +213,57 @@ func (unsplit) NoRetry() bool    { return true }
 // auto-pipeline keeps it nowhere else.
 func contextOf(cmd redis.Cmder) context.Context {
 	v := reflect.ValueOf(cmd)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct ||
-		v.Type().Elem().PkgPath()+"." != goRedis {
+	if v.Kind() != reflect.Pointer || v.IsNil() {
 		return nil
 	}
-	t := v.Type().Elem()
-	at, ok := contextFields.Load(t)
+	v = v.Elem()
+	at, ok := contextFields.Load(v.Type())
 	if !ok {
-		f, found := t.FieldByName("ctx")
-		if !found || f.Type != reflect.TypeFor[context.Context]() {
-			f.Index = nil
-		}
-		at, _ = contextFields.LoadOrStore(t, f.Index)
+		at, _ = contextFields.LoadOrStore(v.Type(), contextField(v.Type()))
 	}
-	if len(at.([]int)) == 0 {
+	index := at.([]int)
+	if len(index) == 0 {
 		return nil
 	}
-	f := v.Elem().FieldByIndex(at.([]int))
-	ctx, _ := reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem().Interface().(context.Context)
-	return ctx
+	for _, i := range index {
+		v = v.Field(i)
+	}
+	return *reflect.NewAt(contextType, v.Addr().UnsafePointer()).Interface().(*context.Context)
 }
 
-var contextFields sync.Map // []int by reflect.Type, of commands of go-redis; they are few
+var (
+	contextFields sync.Map // []int by reflect.Type, of commands; they are few
+	contextType   = reflect.TypeFor[context.Context]()
+)
+
+// contextField returns where a type of commands has its context, nil for one that is not
+// go-redis's.
+func contextField(t reflect.Type) []int {
+	if t.Kind() != reflect.Struct || t.PkgPath()+"." != goRedis {
+		return nil
+	}
+	f, ok := t.FieldByName("ctx")
+	if !ok || f.Type != contextType {
+		return nil
+	}
+	return f.Index
+}
+
+// insideSetUp reports whether go-redis sets up a connection in the goroutine that asks. For a
+// subscription it does so with the context that the caller has subscribed with.
+func insideSetUp() bool {
+	pcs := make([]uintptr, stackDepth)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
+	for {
+		f, more := frames.Next()
+		if f.Function == goRedis+"(*baseClient).initConn" {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
 
 // noRetry is a command that go-redis must not send again.
 type noRetry struct{ redis.Cmder }

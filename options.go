@@ -137,6 +137,9 @@ const (
 	maxOnceArgs = 7000
 	onceShare   = 2
 	onceSends   = 8
+	// stackDepth is how many frames, of hooks of the caller for the most part, may lie
+	// between the set-up of a connection and a command of it.
+	stackDepth = 256
 	// A record begins with onceSum bytes of a SHA-256 of what was asked for. onceExtra is
 	// how many arguments there are besides those of the command and its keys.
 	onceSum   = 16

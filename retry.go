@@ -88,11 +88,58 @@ func idOf(ctx context.Context) (id string, ok bool) {
 
 // onces are the commands of a call that have ids.
 type onces struct {
-	ids   map[redis.Cmder]onceID
-	all   bool      // there are no commands without ids in the call
-	until time.Time // when their records may be gone soon
-	// One was sent with its id. Else a hook of the caller has had it sent without.
-	protects atomic.Bool
+	ids  map[redis.Cmder]onceID
+	all  bool          // there are no commands without ids in the call
+	life time.Duration // how long the record of one is sure to be there
+	// When the first of them went to go-redis with its id, so that it may have run from then
+	// on. nil: none has; what was sent, a hook of the caller has had sent without.
+	sent atomic.Pointer[time.Time]
+
+	mu    sync.Mutex
+	lines map[redis.Cmder]onceLine // guarded by mu
+}
+
+// onceLine is a command as it is written, every time, whatever its arguments make of
+// themselves later.
+type onceLine struct {
+	args []string
+	err  error // go-redis cannot write one of them
+}
+
+// line returns what is written of a command.
+func (o *onces) line(cmd redis.Cmder) ([]string, error) {
+	o.mu.Lock()
+	l, ok := o.lines[cmd]
+	o.mu.Unlock()
+	if ok {
+		return l.args, l.err
+	}
+	for _, arg := range cmd.Args() { // which may be code of the caller
+		text, err := command.Text(arg)
+		if err != nil {
+			l = onceLine{err: refuse(cmd, "an argument cannot be sent")}
+			break
+		}
+		l.args = append(l.args, text)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if first, ok := o.lines[cmd]; ok { // a hook has called next twice
+		return first.args, first.err
+	}
+	if o.lines == nil {
+		o.lines = make(map[redis.Cmder]onceLine, len(o.ids))
+	}
+	o.lines[cmd] = l
+	return l.args, l.err
+}
+
+// goes notes that one of the commands goes out with its id.
+func (o *onces) goes() {
+	if o.sent.Load() == nil {
+		now := time.Now()
+		o.sent.CompareAndSwap(nil, &now)
+	}
 }
 
 // onceID is the id of one command.
@@ -110,8 +157,21 @@ func (o *onces) has(cmd redis.Cmder) bool {
 	return ok
 }
 
-// fresh reports whether the records of what ran first still live for a while.
-func (o *onces) fresh() bool { return time.Now().Before(o.until) }
+// until returns when the record of what was sent first may be gone soon, the zero time if
+// nothing was.
+func (o *onces) until() (t time.Time) {
+	if sent := o.sent.Load(); sent != nil {
+		t = sent.Add(o.life)
+	}
+	return t
+}
+
+// fresh reports whether it is sure to be there. The server's clock goes on while the machine
+// sleeps, which only the clock on the wall knows of.
+func (o *onces) fresh() bool {
+	t, now := o.until(), time.Now()
+	return t.IsZero() || now.Before(t) && now.Round(0).Before(t.Round(0))
+}
 
 // onceContext is the context of a call with ids. Without any it is that of something sent
 // besides.
@@ -215,7 +275,7 @@ func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
 		return false
 	}
 	if o := oncesOf(ctx); o != nil && o.has(cmd) {
-		return o.protects.Load() && o.fresh()
+		return o.sent.Load() != nil && o.fresh()
 	}
 	if command.ClassOf(cmd) == command.Takes {
 		return false // its element is gone
