@@ -267,12 +267,19 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 	from := i.hook.originOf(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		a := attemptOf(ctx)
+		if a == nil {
+			if err := strayed(ctx, cmd); err != nil {
+				cmd.SetErr(err)
+				return err
+			}
+		}
 		f := i.hook.one(ctx, cmd, next, from)
 		f.show()
 		if f.err != f.seen && cmd.Err() == f.err {
 			cmd.SetErr(f.seen)
 		}
-		attemptOf(ctx).note(f)
+		a.note(f)
 		return f.seen
 	}
 }
@@ -284,9 +291,16 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	}
 	from := i.hook.originOf(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		a := attemptOf(ctx)
+		if a == nil {
+			if err := strayed(ctx, cmds...); err != nil {
+				command.SetErrors(cmds, err)
+				return err
+			}
+		}
 		f := i.hook.many(ctx, cmds, next, from)
 		f.show()
-		attemptOf(ctx).note(f)
+		a.note(f)
 		return f.seen
 	}
 }

@@ -195,10 +195,10 @@ func (c *call) attempt(try func(*call) error) error {
 	}
 	ctx := c.ctx
 	within, cancel := c.within()
+	defer cancel()
 	c.ctx = within
 	err := try(c)
 	c.ctx = ctx
-	cancel()
 	if paid && err == nil {
 		c.link.budget.giveBack()
 	}

@@ -216,37 +216,43 @@ func contextOf(cmd redis.Cmder) context.Context {
 	if v.Kind() != reflect.Pointer || v.IsNil() {
 		return nil
 	}
-	v = v.Elem()
-	at, ok := contextFields.Load(v.Type())
+	found, ok := contextFields.Load(v.Type())
 	if !ok {
-		at, _ = contextFields.LoadOrStore(v.Type(), contextField(v.Type()))
+		found, _ = contextFields.LoadOrStore(v.Type(), contextFieldOf(v.Type().Elem()))
 	}
-	index := at.([]int)
-	if len(index) == 0 {
+	at := v.UnsafePointer() // where go-redis has it
+	switch f := found.(*contextField); {
+	case f.index == nil:
 		return nil
+	case f.offset != 0:
+		at = v.Elem().FieldByIndex(f.index).Addr().UnsafePointer()
 	}
-	for _, i := range index {
-		v = v.Field(i)
-	}
-	return *reflect.NewAt(contextType, v.Addr().UnsafePointer()).Interface().(*context.Context)
+	return *reflect.NewAt(contextType, at).Interface().(*context.Context)
 }
 
 var (
-	contextFields sync.Map // []int by reflect.Type, of commands; they are few
+	contextFields sync.Map // *contextField by reflect.Type, of commands; they are few
 	contextType   = reflect.TypeFor[context.Context]()
 )
 
-// contextField returns where a type of commands has its context, nil for one that is not
-// go-redis's.
-func contextField(t reflect.Type) []int {
+// contextField is where commands of one type have their context. One that is none of
+// go-redis's has no index.
+type contextField struct {
+	index  []int
+	offset int // in bytes; 0: it is at the start, and found sooner
+}
+
+func contextFieldOf(t reflect.Type) *contextField {
 	if t.Kind() != reflect.Struct || t.PkgPath()+"." != goRedis {
-		return nil
+		return new(contextField)
 	}
 	f, ok := t.FieldByName("ctx")
 	if !ok || f.Type != contextType {
-		return nil
+		return new(contextField)
 	}
-	return f.Index
+	at := reflect.New(t)
+	offset := at.Elem().FieldByIndex(f.Index).Addr().Pointer() - at.Pointer()
+	return &contextField{f.Index, int(offset)}
 }
 
 // insideSetUp reports whether go-redis sets up a connection in the goroutine that asks. For a
@@ -302,6 +308,7 @@ func ownOptions(opt *redis.Options, dial dialFunc) *redis.Options {
 	own.MaintNotificationsConfig = withoutLookup(&own)
 	if onConnect := opt.OnConnect; onConnect != nil {
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			ctx = context.WithValue(ctx, onceKey{}, nil) // what it sends is nobody's piece of work
 			return onConnect(context.WithValue(unrouted(ctx), ctxNested, true), cn)
 		}
 	}

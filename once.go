@@ -187,7 +187,7 @@ func onceHas(cmd redis.Cmder, id string, slots bool) error {
 	for _, i := range at {
 		key, err := command.Text(args[i])
 		if err != nil {
-			return refuse(cmd, "an argument cannot be sent")
+			return refuse(cmd, whyUnsendable)
 		}
 		if slot := command.Slot(key); first >= 0 && slot != first {
 			return refuse(cmd, "its keys are in several slots")
@@ -201,13 +201,14 @@ func onceHas(cmd redis.Cmder, id string, slots bool) error {
 // once returns the context for a call of one command. It is ctx itself for one without an
 // id.
 func (c *config) once(ctx context.Context, cmd redis.Cmder, slots bool) (context.Context, error) {
-	if x := onceContextOf(ctx); x != nil {
+	v := ctx.Value(onceKey{})
+	if x, ok := v.(*onceContext); ok {
 		if x.onces == nil || x.onces.has(cmd) {
 			return ctx, nil
 		}
 		return &onceContext{Context: ctx}, nil // sent besides, by a hook or to set up a connection
 	}
-	id, ok := idOf(ctx)
+	id, ok := v.(string)
 	own := false
 	if !ok {
 		id, own = ownID(cmd)
@@ -414,13 +415,13 @@ func (w onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, 
 	case why != "": // a hook has made another command of it
 		return nil, refuse(cmd, why)
 	case err != nil:
-		return nil, err
+		return nil, refuse(cmd, whyUnsendable)
 	case at[len(at)-1] >= len(args):
 		return nil, refuse(cmd, whyRemade)
 	}
 	sum, err := w.sum(o, cmd, unit)
 	if err != nil {
-		return nil, err
+		return nil, refuse(cmd, whyUnsendable)
 	}
 	out := make([]any, 0, len(args)+len(at)+onceExtra)
 	if whole {
@@ -465,12 +466,15 @@ func firstKey(o *onces, cmd redis.Cmder) (string, error) {
 	case why != "":
 		return "", refuse(cmd, why)
 	case err != nil:
-		return "", err
+		return "", refuse(cmd, whyUnsendable)
 	case at[0] >= len(args):
 		return "", refuse(cmd, whyRemade)
 	}
 	return args[at[0]], nil
 }
+
+// whyUnsendable is why a command is not sent that go-redis would not write.
+const whyUnsendable = "an argument cannot be sent"
 
 // whyRemade is why a command is not sent that is not any more what it was.
 const whyRemade = "a hook has made another command of it"
@@ -623,23 +627,43 @@ func (w onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 // oncesFor returns the ids of the call if a command that is about to be sent has one, nil
 // if it has none, or why it must not be sent.
 func (w onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
-	x := onceContextOf(ctx)
-	switch {
-	case x == nil && !onceUsed.Load(), x != nil && x.onces == nil:
+	if !onceUsed.Load() {
 		return nil, nil
-	case x != nil && x.onces.has(cmd):
+	}
+	v := ctx.Value(onceKey{})
+	if v == nil {
+		return nil, nil
+	}
+	x, ok := v.(*onceContext)
+	switch {
+	case ok && x.onces == nil:
+	case ok && x.onces.has(cmd):
 		return x.onces, nil
 	case isPassing(cmd):
-		return nil, nil
-	case x != nil && len(x.onces.ids) > 0 && x.onces.all:
+	case !ok:
+		return nil, refuse(cmd, whyAnother)
+	case len(x.onces.ids) > 0 && x.onces.all:
 		return nil, refuse(cmd, "it is not the one that was called, but takes its place")
-	case x == nil:
-		if _, ok := ownID(cmd); ok {
-			return nil, refuse(cmd, "a hook has put another context in the place of its own")
-		}
 	}
 	return nil, nil
 }
+
+// strayed returns why commands must not be sent that a hook of the caller hands on with a
+// context that does not come from the one that it was given.
+func strayed(ctx context.Context, cmds ...redis.Cmder) error {
+	if !onceUsed.Load() || onceContextOf(ctx) != nil {
+		return nil
+	}
+	for _, cmd := range cmds {
+		if _, ok := ownID(cmd); ok && !isPassing(cmd) {
+			return refuse(cmd, whyAnother)
+		}
+	}
+	return nil
+}
+
+// whyAnother is why a command is not sent whose id is not to be seen any more.
+const whyAnother = "a hook has put another context in the place of its own"
 
 // isPassing reports whether a command may be sent by go-redis itself, on behalf of those
 // of the caller.

@@ -31,6 +31,42 @@ func TestOnce_TheInnermostIDCounts(t *testing.T) {
 	require.EqualValues(t, 2, c.Incr(outer, "n").Val())
 }
 
+// What a hook sends besides with an id of its own is protected by that one.
+func TestOnce_HookHasAnIDOfItsOwn(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+		if cmd.Name() != "incr" {
+			return next(ctx, cmd)
+		}
+		if err := c.RPush(redial.Once(ctx, "side"), "log", "x").Err(); err != nil {
+			return err
+		}
+		if _, err := c.Pipelined(context.Background(), func(p redis.Pipeliner) error { p.Append(ctx, "plain", "x"); return nil }); err != nil {
+			return err
+		}
+		return next(ctx, cmd)
+	}))
+	for range 2 {
+		require.EqualValues(t, 1, c.Incr(redial.Once(t.Context(), "id"), "n").Val())
+	}
+	assert.EqualValues(t, 1, c.LLen(t.Context(), "log").Val())
+	assert.Equal(t, "xx", c.Get(t.Context(), "plain").Val(), "the id of the call is not that of others")
+}
+
+// A hook that hands the command on with another id has it refused before anything runs.
+func TestOnce_HookChangesTheID(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+		return next(redial.Once(ctx, "other"), cmd)
+	}))
+	err := c.Incr(redial.Once(t.Context(), "id"), "n").Err()
+	assert.ErrorIs(t, err, redial.ErrOnceUnsupported)
+	assert.True(t, redial.SafeToRetry(err))
+	assert.Nil(t, s.Do("GET", "n"))
+}
+
 // A command in a batch that has an id of its own and another one by the batch would be
 // protected by one that its caller does not know of.
 func TestOnce_TwoIDsOfOneCommandAreRefused(t *testing.T) {
@@ -112,6 +148,31 @@ func TestOnce_WhatIsAboutTheConnection_IsRefused(t *testing.T) {
 		// A connection that is made for a command with an id.
 		require.NoError(t, c.Conn().Incr(redial.Once(t.Context(), fmt.Sprint(hooked)), "m").Err())
 	}
+}
+
+// OnConnect is called for each connection, whoever it is made for, and what it sends has
+// no id but one of its own.
+func TestOnce_OnConnectHasNoID(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := connect(t, &redis.Options{Addr: s.Addr(), OnConnect: func(ctx context.Context, cn *redis.Conn) error {
+		if err := cn.Incr(ctx, "connections").Err(); err != nil {
+			return err
+		}
+		return cn.Incr(redial.Once(ctx, "own"), "own").Err()
+	}})
+	before, err := c.Get(t.Context(), "connections").Int()
+	require.NoError(t, err)
+	ctx := redial.Once(t.Context(), "id")
+	for range 2 {
+		sub := c.Subscribe(ctx, "news")
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, sub.Close())
+	}
+	after, err := c.Get(t.Context(), "connections").Int()
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, after, before+2)
+	assert.Equal(t, "1", c.Get(t.Context(), "own").Val())
 }
 
 // moody gives other bytes every time.

@@ -19,7 +19,6 @@ const (
 	ctxWaitFor
 	ctxIdempotent
 	ctxNoRetry
-	ctxOnce
 	ctxNested // set for commands that go-redis runs inside another command's dial
 )
 
@@ -53,28 +52,30 @@ func NoRetry(ctx context.Context) context.Context {
 // returns the reply of that run: the command goes out in a script that keeps a record of
 // id on the server, with the reply, for the time of [WithOnceTTL]. So it is sent again
 // whenever it is unknown whether it ran, whatever the [RetryPolicy], until the grace, the
-// context or half of that time is over, and then ends as [ErrOutcomeUnknown], as without
-// an id. The caller may send it again with the same id, from another process as well, as
-// long as the record lives: if it ran, nothing runs and the reply is that of its run.
+// context or half of that time, from when it was first sent, is over, and then ends as
+// [ErrOutcomeUnknown], as without an id. The caller may send it again with the same id,
+// from another process as well, as long as the record lives: if it ran, nothing runs and
+// the reply is that of its run.
 //
-// id names one piece of work and is anything from 1 to 512 bytes long. An id that comes
-// with another command or other arguments than before is [ErrOnceMismatch]. What cannot be
-// protected is [ErrOnceUnsupported]: commands that block, are scripts or concern no keys,
-// keys of several slots of a cluster, commands of an auto-pipeline of a cluster, servers
-// and accounts without EVAL. In both cases nothing runs; but a full-duplex auto-pipeline
-// has written its commands before they can be refused, see there.
+// id names one piece of work and is anything from 1 to 512 bytes long. It takes the place
+// of one that ctx has already. An id that comes with another command or other arguments
+// than before is [ErrOnceMismatch]. What cannot be protected is [ErrOnceUnsupported]:
+// commands that block, are scripts or concern no keys, keys of several slots of a cluster,
+// commands of an auto-pipeline of a cluster, those of a batch that were made with another
+// id than it has, servers and accounts without EVAL. In both cases nothing runs; but a
+// full-duplex auto-pipeline has written its commands before they can be refused, see there.
 //
 // With Exec of a pipeline each command has a record of its own, by id and position, and a
 // transaction is one unit. Of a pipeline without an id, and of an auto-pipeline, a command
 // that was made with such a context has its own. [NoRetry] still forbids to send again.
 // What go-redis sends to set up a connection is not concerned, nor is what hooks send
-// besides.
+// besides, unless they give it an id. Arguments are encoded once in a call.
 //
 // An error reply means that nothing ran, and is not recorded, but in transactions. See
 // docs/once.md for what this protects against and what it costs.
 func Once(ctx context.Context, id string) context.Context {
 	onceUsed.Store(true)
-	return context.WithValue(ctx, ctxOnce, id)
+	return context.WithValue(ctx, onceKey{}, id)
 }
 
 // onceUsed is set when there was an id, ever: before that no context needs a look.
@@ -82,7 +83,7 @@ var onceUsed atomic.Bool
 
 // idOf returns the id that a context has.
 func idOf(ctx context.Context) (id string, ok bool) {
-	id, ok = ctx.Value(ctxOnce).(string)
+	id, ok = ctx.Value(onceKey{}).(string)
 	return id, ok
 }
 
@@ -117,7 +118,7 @@ func (o *onces) line(cmd redis.Cmder) ([]string, error) {
 	for _, arg := range cmd.Args() { // which may be code of the caller
 		text, err := command.Text(arg)
 		if err != nil {
-			l = onceLine{err: refuse(cmd, "an argument cannot be sent")}
+			l = onceLine{err: err}
 			break
 		}
 		l.args = append(l.args, text)
@@ -180,6 +181,8 @@ type onceContext struct {
 	onces *onces
 }
 
+// onceKey is the key of what a context has of ids: the one that Once gave it, or what has
+// become of that in a call.
 type onceKey struct{}
 
 func (c *onceContext) Value(key any) any {
