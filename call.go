@@ -214,10 +214,17 @@ func (c *call) within() (context.Context, context.CancelFunc) {
 	return c.ctx, func() {}
 }
 
+// stale reports whether nothing of the call is sent any more, since the records of what may
+// have run may be gone.
+func (c *call) stale() bool {
+	o := oncesOf(c.ctx)
+	return c.repeats && o != nil && !o.fresh()
+}
+
 // outlived returns the final error of a call with ids whose records may be gone, so that
 // what may have run must not be sent again.
 func (c *call) outlived() error {
-	if o := oncesOf(c.ctx); !c.repeats || o == nil || o.fresh() {
+	if !c.stale() {
 		return nil
 	}
 	if c.admitted {

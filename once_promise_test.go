@@ -6,6 +6,7 @@ package redial_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -228,7 +229,7 @@ func (h holdUp) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (h holdUp) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[len(cmds)-2].Name() == "incr" && h.calls.Add(1) > 1 {
+		if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() == "incr" }) && h.calls.Add(1) > 1 {
 			h.until()
 		}
 		return next(ctx, cmds)
@@ -238,35 +239,66 @@ func (h holdUp) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 // An attempt that is held up inside the client, by its pool, a dial or a hook, for longer
 // than the record lives is not sent any more.
 func TestOnce_HeldUpUntilTheRecordIsGone_IsUnknown(t *testing.T) {
-	s := redialtest.StartServer(t)
-	p := redialtest.NewProxy(t, s.Addr())
-	p.Match("incr")
-	for name, incr := range map[string]func(ctx context.Context, c redis.UniversalClient) error{
-		"single": func(ctx context.Context, c redis.UniversalClient) error { return c.Incr(ctx, "single").Err() },
-		"transaction": func(ctx context.Context, c redis.UniversalClient) error {
-			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "transaction"); return nil })
-			return err
-		},
-		"pipeline": func(ctx context.Context, c redis.UniversalClient) error {
-			_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "pipeline"); p.Get(ctx, "x"); return nil })
-			if err == redis.Nil {
-				return nil
-			}
-			return err
-		},
+	t.Parallel()
+	one := redialtest.StartServer(t)
+	p := redialtest.NewProxy(t, one.Addr())
+	cluster := redialtest.StartCluster(t, 2, 0)
+	proxies := cluster.AddProxies()
+	ttl := redial.WithOnceTTL(time.Second)
+	for kind, x := range map[string]struct {
+		open    func() redial.UniversalClient
+		servers []*redialtest.Server
+		proxies []*redialtest.Proxy
+	}{
+		"client": {func() redial.UniversalClient { return redial.NewClient(&redis.Options{Addr: p.Addr()}, ttl) },
+			[]*redialtest.Server{one}, []*redialtest.Proxy{p}},
+		"ring": {func() redial.UniversalClient {
+			return redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": p.Addr()}}, ttl)
+		}, []*redialtest.Server{one}, []*redialtest.Proxy{p}},
+		"cluster": {func() redial.UniversalClient {
+			return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, ttl)
+		}, cluster.Nodes, proxies},
 	} {
-		t.Run(name, func(t *testing.T) {
-			c := connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(time.Second))
-			require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script"), "m").Err())
-			c.AddHook(holdUp{new(atomic.Int64), func() {
-				require.Eventually(t, func() bool { return s.Do("EXISTS", "redial:once:"+name, "redial:once:"+name+":0") == int64(0) },
-					10*time.Second, 10*time.Millisecond)
-			}})
-			p.CutAfterRequest(1)
-			err := incr(redial.Once(t.Context(), name), c)
-			require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
-			assert.Equal(t, "1", s.Do("GET", name))
-		})
+		records := func(name string) (n int) {
+			for _, s := range x.servers {
+				n += len(s.Do("KEYS", "redial:once:*"+name+"*").([]any))
+			}
+			return n
+		}
+		for name, incr := range map[string]func(ctx context.Context, c redis.UniversalClient, key string) error{
+			"single": func(ctx context.Context, c redis.UniversalClient, key string) error { return c.Incr(ctx, key).Err() },
+			"transaction": func(ctx context.Context, c redis.UniversalClient, key string) error {
+				_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, key); return nil })
+				return err
+			},
+			"pipeline": func(ctx context.Context, c redis.UniversalClient, key string) error {
+				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, key); p.Append(ctx, key+"log", "x"); return nil })
+				return err
+			},
+		} {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				key := kind + name
+				c := x.open()
+				defer c.Close()
+				require.NoError(t, c.WaitReady(t.Context()))
+				require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script "+key), key).Err())
+				require.NoError(t, c.Del(t.Context(), key).Err())
+				c.AddHook(holdUp{new(atomic.Int64), func() {
+					require.Eventually(t, func() bool { return records("id of "+key) == 0 }, 10*time.Second, 10*time.Millisecond)
+				}})
+				for _, p := range x.proxies {
+					p.Match("incr")
+					p.CutAfterRequest(1)
+				}
+				err := incr(redial.Once(t.Context(), "id of "+key), c, key)
+				require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				require.False(t, redial.SafeToRetry(err))
+				for _, p := range x.proxies {
+					p.CutAfterRequest(0)
+				}
+				assert.Equal(t, "1", c.Get(t.Context(), key).Val())
+			})
+		}
 	}
 }
 
