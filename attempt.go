@@ -273,12 +273,19 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 	from := i.hook.originOf(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		a := attemptOf(ctx)
+		if a == nil {
+			if err := strayed(ctx, cmd); err != nil {
+				cmd.SetErr(err)
+				return err
+			}
+		}
 		f := i.hook.one(ctx, cmd, next, from)
 		f.show()
 		if f.err != f.seen && cmd.Err() == f.err {
 			cmd.SetErr(f.seen)
 		}
-		attemptOf(ctx).note(f)
+		a.note(f)
 		return f.seen
 	}
 }
@@ -290,9 +297,16 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	}
 	from := i.hook.originOf(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		a := attemptOf(ctx)
+		if a == nil {
+			if err := strayed(ctx, cmds...); err != nil {
+				command.SetErrors(cmds, err)
+				return err
+			}
+		}
 		f := i.hook.many(ctx, cmds, next, from)
 		f.show()
-		attemptOf(ctx).note(f)
+		a.note(f)
 		return f.seen
 	}
 }
@@ -309,12 +323,14 @@ func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 // many does the same for a batch, and finds out what became of it.
 func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	if err := ctx.Err(); err != nil && from == pooledCall { // for a node go-redis does this
+		f := found(ctx, from, err)
 		for _, cmd := range cmds {
 			if cmd.Err() == nil {
 				cmd.SetErr(err) // as go-redis has it
+				f.add(cmd, err)
 			}
 		}
-		return found(ctx, from, err)
+		return f
 	}
 	return h.router.sendBatch(ctx, cmds, next, from)
 }

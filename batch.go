@@ -414,7 +414,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 				cmd.SetErr(n)
 			case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
 				n = &failure{outcome: notSent, err: e}
-			case (e == context.Canceled || e == context.DeadlineExceeded) && ended(c.ctx) != nil:
+			case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
 				// It ended a pause of go-redis's between two rounds, and is on all
 				// commands, those that were answered before included.
 				n = &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}

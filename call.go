@@ -212,17 +212,38 @@ func (c *call) attempt(try func(*call) error) error {
 		c.admitted = false
 		defer c.link.leave()
 	}
+	ctx := c.ctx
+	within, cancel := c.within()
+	defer cancel()
+	c.ctx = within
 	err := try(c)
+	c.ctx = ctx
 	if paid && err == nil {
 		c.link.budget.giveBack()
 	}
 	return err
 }
 
+// within returns the context for what a call does that has ids and may have run: whatever
+// holds it up, nothing of it is sent when the records may be gone.
+func (c *call) within() (context.Context, context.CancelFunc) {
+	if o := oncesOf(c.ctx); c.repeats && o != nil && !o.until().IsZero() {
+		return context.WithDeadline(c.ctx, o.until())
+	}
+	return c.ctx, func() {}
+}
+
+// stale reports whether nothing of the call is sent any more, since the records of what may
+// have run may be gone.
+func (c *call) stale() bool {
+	o := oncesOf(c.ctx)
+	return c.repeats && o != nil && !o.fresh()
+}
+
 // outlived returns the final error of a call with ids whose records may be gone, so that
 // what may have run must not be sent again.
 func (c *call) outlived() error {
-	if o := oncesOf(c.ctx); !c.repeats || o == nil || o.fresh() {
+	if !c.stale() {
 		return nil
 	}
 	if c.admitted {
@@ -299,9 +320,14 @@ func (c *call) wait(g *gate, turn <-chan struct{}) error {
 	if c.waited == nil {
 		c.waited = &Wait{Cmd: c.name}
 	}
-	why, err := g.wait(c.ctx, c.began, turn, c.waited)
+	ctx, cancel := c.within()
+	defer cancel()
+	why, err := g.wait(ctx, c.began, turn, c.waited)
 	c.why = why
 	switch {
+	case why == CauseContextEnded && ended(c.ctx) == nil:
+		c.why = CauseUnsafe
+		return c.fail(ErrUnavailable, c.last)
 	case err == nil:
 		c.parked = true
 		return nil

@@ -653,6 +653,7 @@ func ownGoroutines() (n int) {
 
 // What supervision costs a command that succeeds, beside go-redis.
 func TestCluster_HealthyPath_Allocations(t *testing.T) {
+	redial.Once(t.Context(), "another command of the program has an id")
 	cluster := redialtest.StartCluster(t, 3, 0)
 	ours := newCluster(t, cluster)
 	bare := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})

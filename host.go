@@ -201,8 +201,8 @@ func (c *onceCmd) Args() []any { return c.args }
 // a cache.
 func (c *onceCmd) NoRetry() bool { return true }
 
-// unsplit stands for a command, of which go-redis would send parts to several nodes of a
-// cluster, on its way to one node. It looks like SET, whose first argument is its key.
+// unsplit stands for a command, which go-redis might send to a replica, or parts of it to
+// several nodes of a cluster, on its way to one master. It looks like SET.
 type unsplit struct{ redis.Cmder }
 
 func (unsplit) Name() string     { return "set" }
@@ -213,28 +213,63 @@ func (unsplit) NoRetry() bool    { return true }
 // auto-pipeline keeps it nowhere else.
 func contextOf(cmd redis.Cmder) context.Context {
 	v := reflect.ValueOf(cmd)
-	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct ||
-		v.Type().Elem().PkgPath()+"." != goRedis {
+	if v.Kind() != reflect.Pointer || v.IsNil() {
 		return nil
 	}
-	t := v.Type().Elem()
-	at, ok := contextFields.Load(t)
+	found, ok := contextFields.Load(v.Type())
 	if !ok {
-		f, found := t.FieldByName("ctx")
-		if !found || f.Type != reflect.TypeFor[context.Context]() {
-			f.Index = nil
-		}
-		at, _ = contextFields.LoadOrStore(t, f.Index)
+		found, _ = contextFields.LoadOrStore(v.Type(), contextFieldOf(v.Type().Elem()))
 	}
-	if len(at.([]int)) == 0 {
+	at := v.UnsafePointer() // where go-redis has it
+	switch f := found.(*contextField); {
+	case f.index == nil:
 		return nil
+	case f.offset != 0:
+		at = v.Elem().FieldByIndex(f.index).Addr().UnsafePointer()
 	}
-	f := v.Elem().FieldByIndex(at.([]int))
-	ctx, _ := reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem().Interface().(context.Context)
-	return ctx
+	return *reflect.NewAt(contextType, at).Interface().(*context.Context)
 }
 
-var contextFields sync.Map // []int by reflect.Type, of commands of go-redis; they are few
+var (
+	contextFields sync.Map // *contextField by reflect.Type, of commands; they are few
+	contextType   = reflect.TypeFor[context.Context]()
+)
+
+// contextField is where commands of one type have their context. One that is none of
+// go-redis's has no index.
+type contextField struct {
+	index  []int
+	offset int // in bytes; 0: it is at the start, and found sooner
+}
+
+func contextFieldOf(t reflect.Type) *contextField {
+	if t.Kind() != reflect.Struct || t.PkgPath()+"." != goRedis {
+		return new(contextField)
+	}
+	f, ok := t.FieldByName("ctx")
+	if !ok || f.Type != contextType {
+		return new(contextField)
+	}
+	at := reflect.New(t)
+	offset := at.Elem().FieldByIndex(f.Index).Addr().Pointer() - at.Pointer()
+	return &contextField{f.Index, int(offset)}
+}
+
+// insideSetUp reports whether go-redis sets up a connection in the goroutine that asks. For a
+// subscription it does so with the context that the caller has subscribed with.
+func insideSetUp() bool {
+	pcs := make([]uintptr, stackDepth)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
+	for {
+		f, more := frames.Next()
+		if f.Function == goRedis+"(*baseClient).initConn" {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
 
 // noRetry is a command that go-redis must not send again.
 type noRetry struct{ redis.Cmder }
@@ -273,6 +308,7 @@ func ownOptions(opt *redis.Options, dial dialFunc) *redis.Options {
 	own.MaintNotificationsConfig = withoutLookup(&own)
 	if onConnect := opt.OnConnect; onConnect != nil {
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			ctx = context.WithValue(ctx, onceKey{}, nil) // what it sends is nobody's piece of work
 			return onConnect(context.WithValue(unrouted(ctx), ctxNested, true), cn)
 		}
 	}

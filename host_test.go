@@ -1269,6 +1269,42 @@ func TestHost_Defaults(t *testing.T) {
 	believe(t, opt.DialTimeout == defaultDialTimeout, "a dial may take defaultDialTimeout by default; if this fails, redial ends dials sooner than it, or later", opt.DialTimeout)
 }
 
+// While go-redis sets up a connection, its commands run in the goroutine of initConn.
+func TestHost_SetUpIsSeen(t *testing.T) {
+	s := redialtest.StartServer(t)
+	rdb := redis.NewClient(&redis.Options{Addr: s.Addr(), ClientName: "me", DB: 1})
+	defer rdb.Close()
+	var mu sync.Mutex
+	seen := make(map[string]bool)
+	rdb.AddHook(setUpSpy(func(cmds ...redis.Cmder) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, cmd := range cmds {
+			seen[cmd.Name()] = insideSetUp()
+		}
+	}))
+	sub := rdb.Subscribe(t.Context(), "news")
+	defer sub.Close()
+	_, err := sub.Receive(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	for name, want := range map[string]bool{"hello": true, "client": true, "select": true, "ping": false} {
+		got, ok := seen[name]
+		believe(t, ok && got == want, "A connection is set up by (*baseClient).initConn, which sends "+name+" in its own goroutine.", seen)
+	}
+}
+
+// setUpSpy is a hook that is told what passes.
+type setUpSpy func(cmds ...redis.Cmder)
+
+func (setUpSpy) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (f setUpSpy) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { f(cmd); return next(ctx, cmd) }
+}
+func (f setUpSpy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { f(cmds...); return next(ctx, cmds) }
+}
+
 type onceProbe struct{}
 
 // A command of go-redis keeps the context that it was made with, which an auto-pipeline
@@ -1302,6 +1338,8 @@ func TestHost_ContextOfACommand(t *testing.T) {
 	require.Greater(t, len(seen), 40)
 	require.Nil(t, contextOf(readCommand{}), "which is none of go-redis's")
 	require.Nil(t, contextOf((*redis.Cmd)(nil)))
+	cmd := redis.NewStringCmd(ctx, "get", "k")
+	require.Zero(t, testing.AllocsPerRun(1000, func() { _ = contextOf(cmd) }))
 }
 
 type readCommand struct{ redis.Cmder }
@@ -1344,4 +1382,28 @@ func standIn(cmd redis.Cmder) redis.Cmder {
 		return cmd
 	}
 	return &onceCmd{cmd, []any{"lpush", "list", "x"}}
+}
+
+// What a program pays for every command once it has used Once anywhere.
+func BenchmarkHost_ContextOf(b *testing.B) {
+	cmd := redis.NewStringCmd(b.Context(), "get", "k")
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = contextOf(cmd)
+	}
+}
+
+func BenchmarkOnce_NoID(b *testing.B) {
+	Once(b.Context(), "another command of the program has an id")
+	cmd, c := redis.NewStringCmd(b.Context(), "get", "k"), new(config)
+	w := newOnceWay(c, 3, false)
+	for name, ctx := range map[string]context.Context{"background": context.Background(), "cancelable": b.Context()} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = c.once(ctx, cmd, false)
+				_, _ = w.oncesFor(ctx, cmd)
+			}
+		})
+	}
 }

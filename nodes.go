@@ -27,6 +27,7 @@ type nodes struct {
 	pinged bool                            // go-redis PINGs them one after the other, through their hooks
 	tells  bool                            // whenever the topology is told, learn is called
 	reader bool                            // go-redis may read from any node of a shard
+	afar   bool                            // go-redis may read from replicas
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
 	// mistrust says that a node is not, or not any more, what it was named as.
 	mistrust func(addr string)

@@ -15,7 +15,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"math/big"
 	"reflect"
 	"slices"
 	"strconv"
@@ -43,9 +42,10 @@ const oncePrefix = "redial:once:"
 // nothing has happened. After an error reply it is emptied, for which no other right is
 // needed. What a server says of an unknown command, or of a wrong number of arguments, in a
 // script it says in other words than outside. Flags: 3, to run it as RESP3; n, what is returned goes out as RESP3; c and h, the
-// first key, or a field of it, holds the integer that is returned; d, g and s, the reply is
-// one of doubles, of pairs of them, or of streams by name; e, error replies are recorded;
-// u, there is the record of a first command.
+// first key, or a field of it, holds the integer that is returned, which goes out as a string
+// if it is no double; i, there are integers inside of the reply; d, g and s, it is one of
+// doubles, of pairs of them, or of streams by name; e, error replies are recorded; u, there
+// is the record of a first command.
 const onceScript = `local there, packer = pcall(function() return cmsgpack end)
 local record, ttl, sum, flags = KEYS[#KEYS], ARGV[1], ARGV[2], ARGV[3]
 local function has(flag) return string.find(flags, flag, 1, true) end
@@ -57,6 +57,13 @@ local function look(name)
 end
 local function keep(value, time) return redis.pcall('SET', record, value, 'PX', time) end
 local function is(kept) return string.sub(kept, 1, #sum) == sum end
+local function rounded(value)
+  if type(value) == 'number' then return value >= 9007199254740992 or value <= -9007199254740992 end
+  if type(value) == 'table' then
+    for _, of in pairs(value) do if rounded(of) then return true end end
+  end
+  return false
+end
 local function pack(value)
   if there and packer then return packer.pack(value) end
   local of = type(value)
@@ -113,12 +120,12 @@ if bad(reply) then
   end
   reply = {err=text}
   if not has('e') then keep('', 1) return reply end
-elseif type(reply) == 'number' and (reply >= 9007199254740992 or reply <= -9007199254740992) then
+elseif (type(reply) == 'number' or has('i')) and rounded(reply) then
   local exact
   if has('c') then exact = redis.pcall('GET', KEYS[1])
   elseif has('h') then exact = redis.pcall('HGET', KEYS[1], ARGV[6]) end
   if type(exact) ~= 'string' then return {err='REDIALONCE lost'} end
-  if redis.setresp then reply = {big_number=exact} else reply = exact end
+  reply = exact
 elseif type(reply) == 'table' and has('n') then
   local function double(text) return {double=tonumber(text)} end
   if has('d') then
@@ -180,7 +187,7 @@ func onceHas(cmd redis.Cmder, id string, slots bool) error {
 	for _, i := range at {
 		key, err := command.Text(args[i])
 		if err != nil {
-			return refuse(cmd, "an argument cannot be sent")
+			return refuse(cmd, whyUnsendable)
 		}
 		if slot := command.Slot(key); first >= 0 && slot != first {
 			return refuse(cmd, "its keys are in several slots")
@@ -194,18 +201,19 @@ func onceHas(cmd redis.Cmder, id string, slots bool) error {
 // once returns the context for a call of one command. It is ctx itself for one without an
 // id.
 func (c *config) once(ctx context.Context, cmd redis.Cmder, slots bool) (context.Context, error) {
-	if x := onceContextOf(ctx); x != nil {
+	v := ctx.Value(onceKey{})
+	if x, ok := v.(*onceContext); ok {
 		if x.onces == nil || x.onces.has(cmd) {
 			return ctx, nil
 		}
 		return &onceContext{Context: ctx}, nil // sent besides, by a hook or to set up a connection
 	}
-	id, ok := idOf(ctx)
+	id, ok := v.(string)
 	own := false
 	if !ok {
 		id, own = ownID(cmd)
 	}
-	if !ok && !own || command.IsHandshake(cmd) {
+	if !ok && !own || command.IsHandshake(cmd) && insideSetUp() {
 		return ctx, nil
 	}
 	if err := onceHas(cmd, id, slots); err != nil {
@@ -218,7 +226,7 @@ func (c *config) once(ctx context.Context, cmd redis.Cmder, slots bool) (context
 }
 
 func (c *config) withOnces(ctx context.Context, o *onces) context.Context {
-	o.until = time.Now().Add(c.onceTTL / onceShare)
+	o.life = c.onceTTL / onceShare
 	return &onceContext{ctx, o}
 }
 
@@ -241,18 +249,21 @@ func (c *config) onceBatch(ctx context.Context, cmds []redis.Cmder, slots, share
 		}
 		return &onceContext{Context: ctx}, cmds, nil
 	}
-	if command.IsSetup(cmds) {
-		return ctx, cmds, nil
-	}
 	id, ok := idOf(ctx)
-	if !ok {
+	switch {
+	case !ok:
 		return c.ownIDs(ctx, cmds, slots, shared)
+	case command.IsSetup(cmds) && insideSetUp():
+		return ctx, cmds, nil
 	}
 	inner := command.Inner(cmds)
 	o := &onces{all: true, ids: make(map[redis.Cmder]onceID, len(inner))}
 	for i, cmd := range inner {
+		own, has := ownID(cmd)
 		switch err = onceHas(cmd, id, slots); {
 		case err != nil:
+		case has && own != id:
+			err = refuse(cmd, "it was made with another id than that of the batch")
 		case shared:
 			err = refuse(cmd, whyShared)
 		case o.has(cmd):
@@ -283,7 +294,7 @@ func (c *config) ownIDs(ctx context.Context, cmds []redis.Cmder, slots, shared b
 	o := &onces{ids: make(map[redis.Cmder]onceID)}
 	for _, cmd := range cmds {
 		id, ok := ownID(cmd)
-		if !ok || command.IsHandshake(cmd) {
+		if !ok {
 			rest = append(rest, cmd)
 			continue
 		}
@@ -381,13 +392,12 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 		number(id.position)
 	}
 	for _, cmd := range cmds {
-		args := cmd.Args()
+		args, err := o.line(cmd)
+		if err != nil {
+			return "", err
+		}
 		number(len(args))
-		for _, arg := range args {
-			text, err := command.Text(arg)
-			if err != nil {
-				return "", err
-			}
+		for _, text := range args {
 			number(len(text))
 			_, _ = h.Write([]byte(text))
 		}
@@ -399,15 +409,19 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 // that it is part of, nil if it is of none.
 func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
 	id := o.ids[cmd]
-	o.protects.Store(true)
-	args := cmd.Args()
 	at, reply, why := command.Keys(cmd)
-	if why != "" { // a hook has made another command of it
+	args, err := o.line(cmd)
+	switch {
+	case why != "": // a hook has made another command of it
 		return nil, refuse(cmd, why)
+	case err != nil:
+		return nil, refuse(cmd, whyUnsendable)
+	case at[len(at)-1] >= len(args):
+		return nil, refuse(cmd, whyRemade)
 	}
 	sum, err := w.sum(o, cmd, unit)
 	if err != nil {
-		return nil, refuse(cmd, "an argument cannot be sent")
+		return nil, refuse(cmd, whyUnsendable)
 	}
 	out := make([]any, 0, len(args)+len(at)+onceExtra)
 	if whole {
@@ -418,17 +432,13 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 	count := len(out)
 	out = append(out, 0)
 	for _, i := range at {
-		text, err := command.Text(args[i])
-		if err != nil {
-			return nil, refuse(cmd, "an argument cannot be sent")
-		}
-		out = append(out, text)
+		out = append(out, args[i])
 	}
 	flags := w.flags(cmd, reply)
 	if unit != nil {
 		flags += "e"
 		first := unit[0]
-		key, err := firstKey(first)
+		key, err := firstKey(o, first)
 		if err != nil {
 			return nil, err
 		}
@@ -443,26 +453,31 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 	out[count] = len(out) - count - 1
 	out = append(out, w.ttl.Milliseconds(), sum, flags)
 	for _, arg := range args {
-		text, err := command.Text(arg)
-		if err != nil {
-			return nil, refuse(cmd, "an argument cannot be sent")
-		}
-		out = append(out, text)
+		out = append(out, arg)
 	}
+	o.goes()
 	return &onceCmd{cmd, out}, nil
 }
 
-func firstKey(cmd redis.Cmder) (string, error) {
+func firstKey(o *onces, cmd redis.Cmder) (string, error) {
 	at, _, why := command.Keys(cmd)
-	if why != "" {
+	args, err := o.line(cmd)
+	switch {
+	case why != "":
 		return "", refuse(cmd, why)
+	case err != nil:
+		return "", refuse(cmd, whyUnsendable)
+	case at[0] >= len(args):
+		return "", refuse(cmd, whyRemade)
 	}
-	key, err := command.Text(cmd.Args()[at[0]])
-	if err != nil {
-		return "", refuse(cmd, "an argument cannot be sent")
-	}
-	return key, nil
+	return args[at[0]], nil
 }
+
+// whyUnsendable is why a command is not sent that go-redis would not write.
+const whyUnsendable = "an argument cannot be sent"
+
+// whyRemade is why a command is not sent that is not any more what it was.
+const whyRemade = "a hook has made another command of it"
 
 // flags tells the script what is to be known of the reply, see onceScript.
 func (w *onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
@@ -482,7 +497,10 @@ func (w *onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
 		return flags + "d"
 	case command.Places:
 		return flags + "g"
+	case command.Counts:
+		return flags + "i"
 	case command.Streams:
+		flags += "i"
 		if _, any := cmd.(*redis.Cmd); any { // others keep the order of the streams
 			return flags + "s"
 		}
@@ -558,10 +576,7 @@ func exact(cmd redis.Cmder) {
 	default:
 		return
 	}
-	switch v := c.Val().(type) {
-	case *big.Int:
-		c.SetVal(v.Int64())
-	case string:
+	if v, ok := c.Val().(string); ok {
 		if n, err := strconv.ParseInt(v, 10, 64); err == nil {
 			c.SetVal(n)
 		}
@@ -612,23 +627,43 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 // oncesFor returns the ids of the call if a command that is about to be sent has one, nil
 // if it has none, or why it must not be sent.
 func (w *onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
-	x := onceContextOf(ctx)
-	switch {
-	case x != nil && x.onces == nil:
+	if !onceUsed.Load() {
 		return nil, nil
-	case x != nil && x.onces.has(cmd):
+	}
+	v := ctx.Value(onceKey{})
+	if v == nil {
+		return nil, nil
+	}
+	x, ok := v.(*onceContext)
+	switch {
+	case ok && x.onces == nil:
+	case ok && x.onces.has(cmd):
 		return x.onces, nil
 	case isPassing(cmd):
-		return nil, nil
-	case x != nil && len(x.onces.ids) > 0 && x.onces.all:
+	case !ok:
+		return nil, refuse(cmd, whyAnother)
+	case len(x.onces.ids) > 0 && x.onces.all:
 		return nil, refuse(cmd, "it is not the one that was called, but takes its place")
-	case x == nil:
-		if _, ok := ownID(cmd); ok {
-			return nil, refuse(cmd, "a hook has put another context in the place of its own")
-		}
 	}
 	return nil, nil
 }
+
+// strayed returns why commands must not be sent that a hook of the caller hands on with a
+// context that does not come from the one that it was given.
+func strayed(ctx context.Context, cmds ...redis.Cmder) error {
+	if !onceUsed.Load() || onceContextOf(ctx) != nil {
+		return nil
+	}
+	for _, cmd := range cmds {
+		if _, ok := ownID(cmd); ok && !isPassing(cmd) {
+			return refuse(cmd, whyAnother)
+		}
+	}
+	return nil
+}
+
+// whyAnother is why a command is not sent whose id is not to be seen any more.
+const whyAnother = "a hook has put another context in the place of its own"
 
 // isPassing reports whether a command may be sent by go-redis itself, on behalf of those
 // of the caller.

@@ -399,7 +399,7 @@ func TestOnce_Account(t *testing.T) {
 		ctx := redial.Once(t.Context(), name)
 		err := c.Incr(ctx, "n").Err()
 		tx := "tx " + name
-		_, txErr := c.TxPipelined(redial.Once(t.Context(), tx), func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+		_, txErr := c.TxPipelined(redial.Once(t.Context(), tx), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
 		if name == "all that is" {
 			assert.NoError(t, err)
 			assert.NoError(t, txErr)
@@ -443,7 +443,7 @@ func TestOnce_HooksSeeTheCommand(t *testing.T) {
 	require.EqualValues(t, 1, c.Incr(ctx, "n").Val())
 	p.CutAfterRequest(1)
 	require.NoError(t, func() error {
-		_, err := c.Pipelined(redial.Once(t.Context(), "batch"), func(p redis.Pipeliner) error { p.Incr(ctx, "m"); return nil })
+		_, err := c.Pipelined(redial.Once(t.Context(), "batch"), func(p redis.Pipeliner) error { p.Incr(t.Context(), "m"); return nil })
 		return err
 	}())
 	mu.Lock()

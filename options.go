@@ -137,6 +137,9 @@ const (
 	maxOnceArgs = 7000
 	onceShare   = 2
 	onceSends   = 8
+	// stackDepth is how many frames, of hooks of the caller for the most part, may lie
+	// between the set-up of a connection and a command of it.
+	stackDepth = 256
 	// A record begins with onceSum bytes of a SHA-256 of what was asked for. onceExtra is
 	// how many arguments there are besides those of the command and its keys.
 	onceSum   = 16
@@ -493,8 +496,9 @@ func WithIdleCheck(d time.Duration) Option {
 // WithOnceTTL sets how long the record of an id lives on the server, see [Once],
 // overriding the default of 10m: for so long a caller may come back with the id and get
 // the reply of the first run. It counts from that run, and a later call does not prolong
-// it. redial itself does not send a command again once half of it is over, so it should
-// be longer than twice the grace. A record takes memory of the server for as long.
+// it. redial itself does not send a command again once half of it is over since it was
+// first sent, so it should be longer than twice the grace. A record takes memory of the
+// server for as long.
 //
 // d must be between 1s and 720h.
 func WithOnceTTL(d time.Duration) Option {

@@ -19,7 +19,6 @@ const (
 	ctxWaitFor
 	ctxIdempotent
 	ctxNoRetry
-	ctxOnce
 	ctxNested // set for commands that go-redis runs inside another command's dial
 )
 
@@ -53,28 +52,30 @@ func NoRetry(ctx context.Context) context.Context {
 // returns the reply of that run: the command goes out in a script that keeps a record of
 // id on the server, with the reply, for the time of [WithOnceTTL]. So it is sent again
 // whenever it is unknown whether it ran, whatever the [RetryPolicy], until the grace, the
-// context or half of that time is over, and then ends as [ErrOutcomeUnknown], as without
-// an id. The caller may send it again with the same id, from another process as well, as
-// long as the record lives: if it ran, nothing runs and the reply is that of its run.
+// context or half of that time, from when it was first sent, is over, and then ends as
+// [ErrOutcomeUnknown], as without an id. The caller may send it again with the same id,
+// from another process as well, as long as the record lives: if it ran, nothing runs and
+// the reply is that of its run.
 //
-// id names one piece of work and is anything from 1 to 512 bytes long. An id that comes
-// with another command or other arguments than before is [ErrOnceMismatch]. What cannot be
-// protected is [ErrOnceUnsupported]: commands that block, are scripts or concern no keys,
-// keys of several slots of a cluster, commands of an auto-pipeline of a cluster, servers
-// and accounts without EVAL. In both cases nothing runs; but a full-duplex auto-pipeline
-// has written its commands before they can be refused, see there.
+// id names one piece of work and is anything from 1 to 512 bytes long. It takes the place
+// of one that ctx has already. An id that comes with another command or other arguments
+// than before is [ErrOnceMismatch]. What cannot be protected is [ErrOnceUnsupported]:
+// commands that block, are scripts or concern no keys, keys of several slots of a cluster,
+// commands of an auto-pipeline of a cluster, those of a batch that were made with another
+// id than it has, servers and accounts without EVAL. In both cases nothing runs; but a
+// full-duplex auto-pipeline has written its commands before they can be refused, see there.
 //
 // With Exec of a pipeline each command has a record of its own, by id and position, and a
 // transaction is one unit. Of a pipeline without an id, and of an auto-pipeline, a command
 // that was made with such a context has its own. [NoRetry] still forbids to send again.
 // What go-redis sends to set up a connection is not concerned, nor is what hooks send
-// besides.
+// besides, unless they give it an id. Arguments are encoded once in a call.
 //
 // An error reply means that nothing ran, and is not recorded, but in transactions. See
 // docs/once.md for what this protects against and what it costs.
 func Once(ctx context.Context, id string) context.Context {
 	onceUsed.Store(true)
-	return context.WithValue(ctx, ctxOnce, id)
+	return context.WithValue(ctx, onceKey{}, id)
 }
 
 // onceUsed is set when there was an id, ever: before that no context needs a look.
@@ -82,17 +83,64 @@ var onceUsed atomic.Bool
 
 // idOf returns the id that a context has.
 func idOf(ctx context.Context) (id string, ok bool) {
-	id, ok = ctx.Value(ctxOnce).(string)
+	id, ok = ctx.Value(onceKey{}).(string)
 	return id, ok
 }
 
 // onces are the commands of a call that have ids.
 type onces struct {
-	ids   map[redis.Cmder]onceID
-	all   bool      // there are no commands without ids in the call
-	until time.Time // when their records may be gone soon
-	// One was sent with its id. Else a hook of the caller has had it sent without.
-	protects atomic.Bool
+	ids  map[redis.Cmder]onceID
+	all  bool          // there are no commands without ids in the call
+	life time.Duration // how long the record of one is sure to be there
+	// When the first of them went to go-redis with its id, so that it may have run from then
+	// on. nil: none has; what was sent, a hook of the caller has had sent without.
+	sent atomic.Pointer[time.Time]
+
+	mu    sync.Mutex
+	lines map[redis.Cmder]onceLine // guarded by mu
+}
+
+// onceLine is a command as it is written, every time, whatever its arguments make of
+// themselves later.
+type onceLine struct {
+	args []string
+	err  error // go-redis cannot write one of them
+}
+
+// line returns what is written of a command.
+func (o *onces) line(cmd redis.Cmder) ([]string, error) {
+	o.mu.Lock()
+	l, ok := o.lines[cmd]
+	o.mu.Unlock()
+	if ok {
+		return l.args, l.err
+	}
+	for _, arg := range cmd.Args() { // which may be code of the caller
+		text, err := command.Text(arg)
+		if err != nil {
+			l = onceLine{err: err}
+			break
+		}
+		l.args = append(l.args, text)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if first, ok := o.lines[cmd]; ok { // a hook has called next twice
+		return first.args, first.err
+	}
+	if o.lines == nil {
+		o.lines = make(map[redis.Cmder]onceLine, len(o.ids))
+	}
+	o.lines[cmd] = l
+	return l.args, l.err
+}
+
+// goes notes that one of the commands goes out with its id.
+func (o *onces) goes() {
+	if o.sent.Load() == nil {
+		now := time.Now()
+		o.sent.CompareAndSwap(nil, &now)
+	}
 }
 
 // onceID is the id of one command.
@@ -110,8 +158,21 @@ func (o *onces) has(cmd redis.Cmder) bool {
 	return ok
 }
 
-// fresh reports whether the records of what ran first still live for a while.
-func (o *onces) fresh() bool { return time.Now().Before(o.until) }
+// until returns when the record of what was sent first may be gone soon, the zero time if
+// nothing was.
+func (o *onces) until() (t time.Time) {
+	if sent := o.sent.Load(); sent != nil {
+		t = sent.Add(o.life)
+	}
+	return t
+}
+
+// fresh reports whether it is sure to be there. The server's clock goes on while the machine
+// sleeps, which only the clock on the wall knows of.
+func (o *onces) fresh() bool {
+	t, now := o.until(), time.Now()
+	return t.IsZero() || now.Before(t) && now.Round(0).Before(t.Round(0))
+}
 
 // onceContext is the context of a call with ids. Without any it is that of something sent
 // besides.
@@ -120,6 +181,8 @@ type onceContext struct {
 	onces *onces
 }
 
+// onceKey is the key of what a context has of ids: the one that Once gave it, or what has
+// become of that in a call.
 type onceKey struct{}
 
 func (c *onceContext) Value(key any) any {
@@ -215,7 +278,7 @@ func (c *config) mayRepeat(ctx context.Context, cmd redis.Cmder) bool {
 		return false
 	}
 	if o := oncesOf(ctx); o != nil && o.has(cmd) {
-		return o.protects.Load() && o.fresh()
+		return o.sent.Load() != nil && o.fresh()
 	}
 	if command.ClassOf(cmd) == command.Takes {
 		return false // its element is gone

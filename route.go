@@ -30,6 +30,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/redis/go-redis/v9"
@@ -78,11 +79,10 @@ func routedOf(ctx context.Context) *routed {
 func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.inners} }
 
 // send marks the context of a command and has go-redis send it to its node.
-func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, _ origin) error {
+func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	n.use()
-	if o := oncesOf(ctx); o != nil && o.has(cmd) && n.splits(cmd) { // its keys are in one slot
-		cmd.SetStepCount(1)
-		return next(routedContext(ctx, false), unsplit{cmd})
+	if o := oncesOf(ctx); o.has(cmd) && n.redirects() && (n.leads(cmd, from) || n.splits(cmd)) {
+		return next(routedContext(ctx, false), toMaster(cmd))
 	}
 	if !n.splits(cmd) {
 		if command.Known(cmd) {
@@ -107,7 +107,16 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 // on the commands.
 func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	n.use()
-	err := next(routedContext(ctx, true), cmds)
+	sent := cmds
+	if o := oncesOf(ctx); o != nil && n.redirects() && !command.IsTransaction(cmds) { // which goes to a master anyway
+		sent = slices.Clone(cmds)
+		for i, cmd := range cmds {
+			if o.has(cmd) && n.leads(cmd, from) {
+				sent[i] = toMaster(cmd)
+			}
+		}
+	}
+	err := next(routedContext(ctx, true), sent)
 	f := found(ctx, from, err)
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil && failureOf(err) != nil {
@@ -115,6 +124,23 @@ func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.Pr
 		}
 	}
 	return f
+}
+
+// leads reports whether a command with an id has a stand-in on its way through a cluster.
+// Hooks that were added behind our back see it, so there it has one only where it must.
+func (n *nodes) leads(cmd redis.Cmder, from origin) bool {
+	return from != foreignHook || n.afar && command.ReadOnly(cmd)
+}
+
+// toMaster returns what stands for a command with an id on its way to the one node that
+// has its keys, which are in one slot, and can keep its record: not to parts of it to
+// several, and not to a replica.
+func toMaster(cmd redis.Cmder) redis.Cmder {
+	if at, _, why := command.Keys(cmd); why == "" && at[0] <= math.MaxInt8 {
+		cmd.SetFirstKeyPos(int8(at[0]))
+	}
+	cmd.SetStepCount(1)
+	return unsplit{cmd}
 }
 
 func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }

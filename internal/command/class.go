@@ -315,6 +315,10 @@ func word(args []any, i int) string {
 		return strings.ToLower(a)
 	case []byte:
 		return strings.ToLower(string(a))
+	case *string:
+		if a != nil {
+			return strings.ToLower(*a)
+		}
 	}
 	return ""
 }

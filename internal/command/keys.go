@@ -23,6 +23,8 @@ const (
 	Scores
 	// Places: the same, and the rest are pairs of doubles in RESP3.
 	Places
+	// Counts: the same, and integers inside of it may be no doubles.
+	Counts
 	// Streams: the same, and it is a map in RESP3.
 	Streams
 	// Counter: it may be an integer that is no double, which the first key holds then.
@@ -117,7 +119,8 @@ var keyed = finders([]struct {
 var replies = byName(map[Reply]string{
 	Nils: `
 		bitfield bitfield_ro geohash hgetdel hgetex hmget mget sort sort_ro xautoclaim
-		xclaim xpending`,
+		xclaim`,
+	Counts:      `xpending`,
 	Scores:      `zmscore`,
 	Places:      `geopos`,
 	Streams:     `xread xreadgroup`,
@@ -255,8 +258,11 @@ func options(args []any) int {
 // wide reports whether BITFIELD has a type whose values are not all exact as doubles.
 func wide(args []any) bool {
 	for i := 2; i < len(args); i++ {
-		w := word(args, i)
-		if len(w) < 2 || w[0] != 'i' && w[0] != 'u' {
+		w, err := Text(args[i])
+		if err != nil {
+			return true // it cannot be sent anyway
+		}
+		if w = strings.ToLower(w); len(w) < 2 || w[0] != 'i' && w[0] != 'u' {
 			continue
 		}
 		if bits, err := strconv.Atoi(w[1:]); err == nil && bits > exactBits {

@@ -42,5 +42,14 @@ func run(rounds int, watched bool) error {
 		fmt.Printf("| %s | %v | %.3f [%.3f…%.3f] | %.3f | %+.1f |\n",
 			c.Name, c.Bare.Round(10*time.Nanosecond), c.Ratio, c.Low, c.High, c.Throughput(), c.Extra)
 	}
+	if watched {
+		return nil
+	}
+	once, bytes, err := overhead.IDs(rounds)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s: %.2f [%.2f…%.2f] times the %v of INCR without, both by redial; its record takes %d bytes on the server.\n",
+		once.Name, once.Ratio, once.Low, once.High, once.Bare.Round(10*time.Nanosecond), bytes)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/bench/internal/client"
 	"github.com/redial-go/redial/bench/internal/stats"
 	"github.com/redial-go/redial/redialtest"
@@ -28,15 +29,16 @@ type Cost struct {
 func (c Cost) Throughput() float64 { return 1 / c.Ratio }
 
 // Health measures what redial costs while nothing breaks: one goroutine and many, with
-// deadlines and without, with a hook of the caller and without.
+// deadlines and without, with a hook of the caller and without, and to commands without an
+// id where others have one.
 func Health(rounds int) (costs []Cost, err error) {
 	server, err := redialtest.LaunchServer()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	for _, hooked := range []bool{false, true} {
-		more, err := health(server.Addr(), rounds, hooked)
+	for _, kind := range []string{"", oneHook, idsElsewhere} {
+		more, err := health(server.Addr(), rounds, kind)
 		if err != nil {
 			return nil, err
 		}
@@ -45,18 +47,28 @@ func Health(rounds int) (costs []Cost, err error) {
 	return costs, nil
 }
 
-func health(addr string, rounds int, hooked bool) (costs []Cost, err error) {
+// What is different from a plain program. A program that has used Once once is one that
+// uses it, so that comes last.
+const (
+	oneHook      = ", one hook"
+	idsElsewhere = ", where others have ids"
+)
+
+func health(addr string, rounds int, kind string) (costs []Cost, err error) {
+	if kind == idsElsewhere {
+		redial.Once(context.Background(), "another command's")
+	}
 	c, err := client.Redial.Open(client.Settings{Addr: addr})
 	if err != nil {
 		return nil, err
 	}
 	ours := c.(client.GoRedisClient).Redis
 	defer func() { err = errors.Join(err, ours.Close()) }()
-	if !hooked {
-		return beside(addr, rounds, "", ours, nothing)
+	if kind != oneHook {
+		return beside(addr, rounds, kind, ours, nothing)
 	}
 	ours.AddHook(idleHook{})
-	return beside(addr, rounds, ", one hook", ours, nothing, idleHook{})
+	return beside(addr, rounds, kind, ours, nothing, idleHook{})
 }
 
 // nothing goes on besides.
@@ -115,6 +127,44 @@ func beside(addr string, rounds int, suffix string, ours redis.Cmdable, besides 
 		costs = append(costs, cost)
 	}
 	return costs, nil
+}
+
+// IDs measures what an id costs: INCR with one beside INCR without, both by redial, and
+// the memory that the server needs for a record, in bytes.
+func IDs(rounds int) (c Cost, bytes int64, err error) {
+	server, err := redialtest.LaunchServer()
+	if err != nil {
+		return c, 0, err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	rdb := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer func() { err = errors.Join(err, rdb.Close()) }()
+	ctx, next := context.Background(), 0
+	incrs := func(ctx func() context.Context) Work {
+		return func(n int) error {
+			for range n {
+				if err := rdb.Incr(ctx(), "n").Err(); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	id := func() string { return fmt.Sprintf("order-%08d", next) }
+	plain := incrs(func() context.Context { return ctx })
+	once := incrs(func() context.Context { next++; return redial.Once(ctx, id()) })
+	const n = 1000
+	took, err := Rounds(rounds, n, plain, once)
+	if err != nil {
+		return c, 0, err
+	}
+	ratios := Ratios(took[0], took[1])
+	c = Cost{
+		Name: "INCR with an id", Bare: unit(took[0], n),
+		Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
+	}
+	bytes, err = rdb.MemoryUsage(ctx, "redial:once:"+id()).Result()
+	return c, bytes, err
 }
 
 // idleHook is a hook that does nothing.
