@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // round is one question, put to one sentinel and, when that fails or is slow to answer, to
@@ -20,6 +22,7 @@ type round struct {
 
 	queue   []*peer // to be asked
 	silent  []*try  // the last ones of those that have neither answered nor failed
+	failed  []*try  // the last ones of those that have
 	under   []*try  // under way, the oldest first
 	results chan *try
 	hurry   bool // one is not enough
@@ -68,11 +71,13 @@ func (r *round) run() (answer, error) {
 			r.makeRoom()
 		case t := <-r.results:
 			r.under = slices.DeleteFunc(r.under, func(u *try) bool { return u == t })
-			r.silent = slices.DeleteFunc(r.silent, func(u *try) bool { return u.peer == t.peer })
 			r.hurry = true
+			if t.err == nil {
+				r.silent = slices.DeleteFunc(r.silent, func(u *try) bool { return u.peer == t.peer })
+			}
 			switch {
 			case t.err != nil:
-				r.errs = append(r.errs, t.err)
+				r.fail(t)
 			case r.believed(t.answer):
 				return t.answer, nil
 			case r.held == nil:
@@ -90,6 +95,20 @@ func (r *round) run() (answer, error) {
 			r.errs = append(r.errs, r.ctx.Err())
 			return answer{}, r.failure()
 		}
+	}
+}
+
+// fail notes that an attempt has failed. One that has only said nothing says nothing of
+// those to the same sentinel that are younger.
+func (r *round) fail(t *try) {
+	mute := sys.IsTimeout(t.err)
+	r.silent = slices.DeleteFunc(r.silent, func(u *try) bool { return u == t || u.peer == t.peer && !mute })
+	ofPeer := func(u *try) bool { return u.peer == t.peer }
+	if !slices.ContainsFunc(r.silent, ofPeer) {
+		r.failed = append(slices.DeleteFunc(r.failed, ofPeer), t)
+	}
+	if !slices.ContainsFunc(r.errs, func(err error) bool { return err.Error() == t.err.Error() }) {
+		r.errs = append(r.errs, t.err)
 	}
 }
 
@@ -112,21 +131,30 @@ func (r *round) begin() {
 }
 
 // makeRoom ends an attempt, if there are others to ask and too many are under way. Those
-// that the caller has named, and are silent, are to be asked again, and take turns with
-// those that were not asked yet.
+// that the caller has named, and are silent or have failed, are to be asked again, and take
+// turns with those that were not asked yet.
 func (r *round) makeRoom() {
 	r.ticks++
-	if again := r.again(); len(r.queue) == 0 || r.ticks%2 == 0 {
-		i := slices.IndexFunc(r.silent, func(t *try) bool { return t.peer.chosen && time.Since(t.began) >= again })
-		if i >= 0 {
-			r.queue = slices.Insert(r.queue, 0, r.silent[i].peer)
-			r.silent = slices.Delete(r.silent, i, i+1)
-		}
+	if len(r.queue) == 0 || r.ticks%2 == 0 {
+		again := r.again()
+		r.silent = r.requeue(r.silent, again)
+		r.failed = r.requeue(r.failed, again)
 	}
 	if len(r.queue) > 0 && len(r.under) >= r.limits.AtOnce {
 		r.lose(r.under[steady])
 		r.under = slices.Delete(r.under, steady, steady+1)
 	}
+}
+
+// requeue has one of those tried asked again whose attempt is that old, if there is any, and
+// returns the rest.
+func (r *round) requeue(tried []*try, age time.Duration) []*try {
+	i := slices.IndexFunc(tried, func(t *try) bool { return t.peer.chosen && time.Since(t.began) >= age })
+	if i < 0 {
+		return tried
+	}
+	r.queue = slices.Insert(r.queue, 0, tried[i].peer)
+	return slices.Delete(tried, i, i+1)
 }
 
 // again is how long one may be silent before it is dialed anew: a part of the time for which

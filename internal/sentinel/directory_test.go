@@ -249,6 +249,38 @@ func TestWhere_OneIsBack(t *testing.T) {
 
 // Who names the server that has just been given up is believed only if nobody knows
 // better.
+// One that is asked again and again, while others say nothing, is found as soon as it is
+// back: after it has refused, and after the oldest attempt at it has given up.
+func TestWhere_OneIsBackAmongSilentOnes(t *testing.T) {
+	for name, c := range map[string]struct {
+		silent bool
+		after  time.Duration
+	}{
+		"it refused":               {false, 2 * time.Second},
+		"it was silent":            {true, 2 * time.Second},
+		"it was silent for longer": {true, limits.DialTimeout + 10*time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *ward) {
+				w.set(func() { w.silent[one], w.silent[two] = c.silent, true })
+				d := w.directory(t, one, two)
+				asked := make(chan error, 1)
+				go func() {
+					addr, err := d.Where(t.Context())
+					assert.Equal(t, masterA, addr)
+					asked <- err
+				}()
+				time.Sleep(c.after)
+				w.add(one, masterA)
+				w.set(func() { w.silent[one] = false })
+				began := time.Now()
+				require.NoError(t, <-asked)
+				assert.LessOrEqual(t, time.Since(began), limits.Again+2*limits.Patience)
+			})
+		})
+	}
+}
+
 func TestForget_OthersAreAsked(t *testing.T) {
 	bubble(t, func(t *testing.T, w *ward) {
 		for _, addr := range []string{one, two, three} {
