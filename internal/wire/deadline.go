@@ -88,16 +88,17 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	defer c.leave()
 	c.reading.want, c.early, c.late = t, false, false
 	watched := c.serving.Load() != nil
+	sent := c.owes.Load() // just now
+	if sent == 0 {
+		sent = c.fleet.clock.Read()
+	}
+	now := c.fleet.clock.at(sent)
 	if watched && !t.IsZero() {
-		sent := c.owes.Load()
-		if sent == 0 {
-			sent = c.fleet.clock.Read()
-		}
-		if soon := c.fleet.clock.at(sent).Add(Unwatched); soon.Before(t) {
+		if soon := now.Add(Unwatched); soon.Before(t) {
 			t, c.early = soon, true
 		}
 	}
-	if c.plain && (c.early || !watched) && c.reading.keeps(t, c.fleet.clock.at(c.fleet.clock.Last())) {
+	if c.plain && (c.early || !watched) && c.reading.keeps(t, now) {
 		return nil
 	}
 	if err := c.setRead(t); err != nil {

@@ -76,6 +76,20 @@ func TestDeadline_ThatIsNearlyTheSameIsKept(t *testing.T) {
 	assert.Greater(t, socket.sets, sooner, "and one that is much later")
 }
 
+// The clock that costs nothing to read lags.
+func TestDeadline_ThatIsNearIsNotKept(t *testing.T) {
+	const timeout = 60 * time.Millisecond
+	c, socket, peer := plainPair(t)
+	roundTrip(t, c, peer, timeout)
+	sets := socket.sets
+	<-time.After(timeout * 3 / 4)
+	require.NoError(t, c.SetDeadline(time.Time{}))
+	_, err := c.Write([]byte("*1\r\n$4\r\nping\r\n"))
+	require.NoError(t, err)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(timeout)))
+	assert.Greater(t, socket.sets, sets)
+}
+
 func TestDeadline_IsMetWhateverTheSocketHasKept(t *testing.T) {
 	const kept, own = 40 * time.Millisecond, 70 * time.Millisecond
 	c, socket, peer := plainPair(t)
