@@ -213,7 +213,7 @@ func TestLaunchCluster_Close_KillsEveryNode(t *testing.T) {
 	Leaks(t)
 	c, err := LaunchCluster(3, 0)
 	if errors.Is(err, exec.ErrNotFound) {
-		t.Skip(err)
+		Skip(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -239,8 +239,8 @@ func TestLaunchCluster_Close_KillsEveryNode(t *testing.T) {
 
 func TestLaunchCluster_BadArgument_ReportsTheServersOwnWords(t *testing.T) {
 	Leaks(t)
-	if _, err := exec.LookPath(serverBinary); err != nil {
-		t.Skip(err)
+	if _, err := findServer(); err != nil {
+		Skip(t, err)
 	}
 	_, err := LaunchCluster(3, 1, "--no-such-directive", "1")
 	if err == nil || !strings.Contains(err.Error(), "no-such-directive") {

@@ -68,7 +68,7 @@ func TestLeaks_GoroutineLeft_IsReportedWithItsStack(t *testing.T) {
 
 func TestLeaks_SocketLeft_IsReported(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("sockets are listed on Linux only")
+		Skip(t, "sockets are listed on Linux only")
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -13,9 +13,9 @@ type skipper struct {
 	skipped int
 }
 
-func (s *skipper) Skip(...any)  { s.skipped++ }
-func (s *skipper) Fatal(...any) {}
-func (s *skipper) Helper()      {}
+func (s *skipper) Skipf(string, ...any) { s.skipped++ }
+func (s *skipper) Fatal(...any)         {}
+func (s *skipper) Helper()              {}
 
 func TestSkipped_CountsByReason(t *testing.T) {
 	t.Setenv(requireRedis, "")
