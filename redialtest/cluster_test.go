@@ -183,6 +183,7 @@ func TestCluster_AddProxies_ClientsGoThroughThemOnly(t *testing.T) {
 
 func TestStartCluster_NoBinary_SkipsUnlessRequired(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
+	t.Setenv(serverVariable, "")
 	for require, want := range map[string]string{"": "skipped", "1": "failed"} {
 		t.Setenv(requireRedis, require)
 		for name, begin := range map[string]func(*skipRecorder){
