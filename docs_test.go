@@ -350,7 +350,7 @@ func TestDocs_CommandsNameWhatExists_FindsMistakes(t *testing.T) {
 var (
 	word       = regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s'"]+`)
 	assignment = regexp.MustCompile(`^([A-Z_]+)=`)
-	testFlags  = []string{"run", "bench", "fuzz", "fuzztime", "count", "timeout", "list", "v", "race", "short", "benchmem", "parallel"}
+	testFlags  = []string{"run", "bench", "fuzz", "fuzztime", "count", "timeout", "list", "v", "race", "short", "benchmem", "parallel", "json"}
 	valueFlags = []string{"run", "bench", "fuzz", "fuzztime", "count", "timeout", "list", "parallel"}
 	programs   = []string{"grep", "git", "curl"} // of everybody; what they are told is not checked
 )
