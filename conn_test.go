@@ -2,7 +2,6 @@ package redial
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -118,9 +117,7 @@ func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
 
 // What is dead is gone before a caller meets it, and what is alive stays warm.
 func TestSweep_FindsDeadConnections(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		redialtest.Skip(t, "the pool does not check connections here, so a Conn may get a dead one")
-	}
+	NeedPoolsThatLook(t) // or a Conn may get a dead one
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)
 		defer c.Close()

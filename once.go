@@ -115,7 +115,7 @@ if bad(reply) then
   local text = reply['err']
   if string.find(text, 'Wrong number of args calling', 1, true) then
     text = "ERR wrong number of arguments for '" .. string.lower(ARGV[4]) .. "' command"
-  elseif string.find(text, 'Unknown Redis command called', 1, true) then
+  elseif string.find(text, 'Unknown [%a ]*command called') then
     text = "ERR unknown command '" .. ARGV[4] .. "'"
   end
   reply = {err=text}
@@ -547,7 +547,8 @@ func (w *onceWay) read(cmd redis.Cmder, err error) error {
 		e.kind, e.why = ErrOnceMismatch, "nothing ran"
 	case text == onceLost:
 		e.kind, e.ran, e.why = ErrOutcomeUnknown, true, "it began, and its reply was not recorded"
-	case strings.HasPrefix(text, "NOPERM "), strings.HasPrefix(text, "ERR The user executing the script can't "):
+	case strings.HasPrefix(text, "NOPERM "), strings.HasPrefix(text, "ERR The user executing the script can't "),
+		strings.HasPrefix(text, "ERR ACL failure in script: "): // of Redis since 7.2, and of Valkey
 		e.why, e.err = "the account must be allowed EVAL, EVALSHA, GET and SET on keys that begin with "+oncePrefix+", and the command itself", err
 	case isUnknownEval(text):
 		e.why = "the server does not know EVALSHA"

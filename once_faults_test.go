@@ -358,7 +358,7 @@ func TestOnce_RandomScripts(t *testing.T) {
 	s := redialtest.StartServer(t)
 	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
 	defer bare.Close()
-	n := *scripts / 10
+	n := *scripts / 2
 	if testing.Short() || redial.RaceDetector {
 		n /= 5
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	scripts = flag.Int("scripts", 10_000, "random fault scripts to run")
+	scripts = flag.Int("scripts", 2_000, "random fault scripts to run")
 	seed    = flag.Uint64("seed", 0, "run this one script only")
 )
 
@@ -36,7 +36,7 @@ func TestOutcomes_AreTruthful(t *testing.T) {
 	}
 	n := *scripts
 	if testing.Short() || redial.RaceDetector {
-		n /= 20
+		n /= 4
 	}
 	first := rand.Uint64()>>1 + 1
 	t.Logf("scripts with the seeds from %d on", first)

@@ -112,6 +112,7 @@ var numbers = []struct{ where, numbers, why string }{
 	{"tcpiSegsIn", "*", "the kernel's"},
 	{"tcpiSize", "*", "the kernel's"},
 	{"DeliveryOf", "time.Millisecond", "a unit"},
+	{"pollIn", "*", "the kernel's"},
 	{"PeerClosed", "4", "the kernel's: the size of an int"},
 	{"Head", "10 16", "the base, and no name that matters is longer"},
 	{"Blocks", "16", "of head"},

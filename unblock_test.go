@@ -103,6 +103,7 @@ func TestUnblock_LosesNothing(t *testing.T) {
 // A command that waited in vain ends with the error of its context, in time, and its
 // connection goes back to the pool.
 func TestUnblock_EndsInTime(t *testing.T) {
+	NeedPoolsThatLook(t) // or only the first command on a connection can be told to end
 	for _, start := range []func(testing.TB, ...string) *redialtest.Server{redialtest.StartServer, redialtest.StartTLSServer} {
 		s := start(t)
 		unblockedInTime(t, &redis.Options{Addr: s.Addr(), PoolSize: 1, TLSConfig: s.TLSConfig()})

@@ -162,7 +162,7 @@ func Handler(s Source, opts ...Option) http.Handler {
 
 // fails reports whether the program is not to be used as it is.
 func (c *config) fails(s redial.Stats) bool {
-	return c.required && StatusOf(s) == Down && (s.State == redial.StateClosed || time.Since(s.Since) > c.after)
+	return c.required && StatusOf(s) == Down && (s.State == redial.StateClosed || time.Since(s.Since) >= c.after)
 }
 
 func healthOf(s redial.Stats) Health {

@@ -183,6 +183,7 @@ func TestCluster_AddProxies_ClientsGoThroughThemOnly(t *testing.T) {
 
 func TestStartCluster_NoBinary_SkipsUnlessRequired(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
+	t.Setenv(serverVariable, "")
 	for require, want := range map[string]string{"": "skipped", "1": "failed"} {
 		t.Setenv(requireRedis, require)
 		for name, begin := range map[string]func(*skipRecorder){
@@ -213,7 +214,7 @@ func TestLaunchCluster_Close_KillsEveryNode(t *testing.T) {
 	Leaks(t)
 	c, err := LaunchCluster(3, 0)
 	if errors.Is(err, exec.ErrNotFound) {
-		t.Skip(err)
+		Skip(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -239,8 +240,8 @@ func TestLaunchCluster_Close_KillsEveryNode(t *testing.T) {
 
 func TestLaunchCluster_BadArgument_ReportsTheServersOwnWords(t *testing.T) {
 	Leaks(t)
-	if _, err := exec.LookPath(serverBinary); err != nil {
-		t.Skip(err)
+	if _, err := findServer(); err != nil {
+		Skip(t, err)
 	}
 	_, err := LaunchCluster(3, 1, "--no-such-directive", "1")
 	if err == nil || !strings.Contains(err.Error(), "no-such-directive") {

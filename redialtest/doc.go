@@ -38,8 +38,8 @@
 //
 // # Environment
 //
-// [StartServer], [StartTLSServer], [StartCluster] and [StartFailover] skip the test
-// when redis-server is not in PATH. With REDIAL_REQUIRE_REDIS=1 they fail it
-// instead, so that a continuous build cannot turn green by testing nothing. [Skipped] says
-// how many were.
+// [StartServer], [StartTLSServer], [StartCluster] and [StartFailover] start redis-server,
+// or else valkey-server, from PATH, or the program that REDIAL_SERVER names. They skip the
+// test when there is none. With REDIAL_REQUIRE_REDIS=1 they fail it instead, so that a
+// continuous build cannot turn green by testing nothing. [Skipped] says how many were.
 package redialtest

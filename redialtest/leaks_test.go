@@ -68,7 +68,7 @@ func TestLeaks_GoroutineLeft_IsReportedWithItsStack(t *testing.T) {
 
 func TestLeaks_SocketLeft_IsReported(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("sockets are listed on Linux only")
+		Skip(t, "sockets are listed on Linux only")
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -139,6 +139,9 @@ func TestLeaks_WaitsForStragglers(t *testing.T) {
 }
 
 func TestLeaks_UnixAndUDPSockets_AreNotTCP(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		Skip(t, "sockets are listed on Linux only")
+	}
 	r := &recorder{TB: t}
 	leaks(r, 20*time.Millisecond)
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -146,13 +149,11 @@ func TestLeaks_UnixAndUDPSockets_AreNotTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if runtime.GOOS == "linux" {
-		ln, err := net.Listen("unix", t.TempDir()+"/s")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
+	ln, err := net.Listen("unix", t.TempDir()+"/s")
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer ln.Close()
 	if got := r.finish(); got != "" {
 		t.Fatal(got)
 	}

@@ -2,7 +2,7 @@ package redialtest
 
 import (
 	"bufio"
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,20 +21,25 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/redial-go/redial/redialtest/internal/process"
 )
 
 const (
-	serverBinary      = "redis-server"
+	serverVariable    = "REDIAL_SERVER"
 	requireRedis      = "REDIAL_REQUIRE_REDIS"
 	serverReadyWithin = 10 * time.Second       // from exec to the first PONG
 	serverPoll        = 5 * time.Millisecond   // between two attempts to reach a starting server
 	serverPingWithin  = 500 * time.Millisecond // for one such attempt
 	serverDoWithin    = 5 * time.Second        // for one Do
 	serverPorts       = 5                      // ports tried before a start fails
-	serverLogKept     = 8 << 10
 )
 
-// Server is a real redis-server process on a loopback port of its own, without
+// serverBinaries are the servers that are looked for, the first of which is the one to
+// have.
+var serverBinaries = []string{"redis-server", "valkey-server"}
+
+// Server is a real redis-server or valkey-server process on a loopback port of its own, without
 // persistence unless its arguments ask for it: what it holds is lost by Kill. Make
 // one with [StartServer], [StartTLSServer] or, outside tests, [LaunchServer].
 //
@@ -42,7 +47,7 @@ const (
 // came from LaunchServer, if the process does not do what they promise.
 type Server struct {
 	owner
-	binary   string   // read-only
+	binary   string   // for process.Start; read-only
 	args     []string // as given by the caller; read-only
 	dir      string   // removed by Close; read-only
 	port     int      // read-only once started
@@ -51,13 +56,13 @@ type Server struct {
 	kind     kind     // read-only
 	cert     *certificate
 
-	mu       sync.Mutex // guards the fields below; held while the process is replaced
-	proc     *process   // the latest one; never nil once started
-	announce int        // the port that a node tells others instead of its own; 0: its own
+	mu       sync.Mutex       // guards the fields below; held while the process is replaced
+	proc     *process.Process // the latest one; never nil once started
+	announce int              // the port that a node tells others instead of its own; 0: its own
 	closed   bool
 }
 
-// kind is what redis-server runs as.
+// kind is what the server runs as.
 type kind int
 
 const (
@@ -86,24 +91,8 @@ func (o owner) fatal(err error) {
 	o.tb.Fatal(err)
 }
 
-// process is one run of redis-server.
-type process struct {
-	os     *os.Process
-	exited chan struct{} // closed when the process has been reaped
-	log    *tailBuffer
-}
-
-func (p *process) running() bool {
-	select {
-	case <-p.exited:
-		return false
-	default:
-		return true
-	}
-}
-
-// errNoTLS is reported when redis-server was built without TLS.
-var errNoTLS = errors.New(serverBinary + " was built without TLS")
+// errNoTLS is reported when the server was built without TLS.
+var errNoTLS = errors.New("the server was built without TLS")
 
 // StartServer starts a redis-server for one test and returns once it answers PING.
 // It listens on a free port of 127.0.0.1, works in a directory of its own and does
@@ -111,8 +100,9 @@ var errNoTLS = errors.New(serverBinary + " was built without TLS")
 // "--requirepass", "secret" or "--maxclients", "10". tb.Cleanup kills it, frozen
 // or not.
 //
-// Without redis-server in PATH the test is skipped, or fails if the environment
-// has REDIAL_REQUIRE_REDIS=1.
+// The server is redis-server or else valkey-server, whichever is in PATH, or the one
+// that REDIAL_SERVER in the environment names. Without one the test is skipped, or
+// fails if the environment has REDIAL_REQUIRE_REDIS=1.
 func StartServer(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	return startServer(tb, false, args)
@@ -120,8 +110,7 @@ func StartServer(tb testing.TB, args ...string) *Server {
 
 // StartTLSServer is [StartServer] with TLS only, using a new self-signed
 // certificate for 127.0.0.1 and localhost; see [Server.TLSConfig]. Clients need no
-// certificate unless args ask for one. A redis-server built without TLS counts as
-// missing.
+// certificate unless args ask for one. A server built without TLS counts as missing.
 func StartTLSServer(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	return startServer(tb, true, args)
@@ -149,7 +138,7 @@ func start[T io.Closer](tb testing.TB, launch func() (T, error)) T {
 }
 
 // LaunchServer is [StartServer] for a program: the caller must Close the server.
-// The error matches exec.ErrNotFound if redis-server is not in PATH.
+// The error matches exec.ErrNotFound if there is no server.
 func LaunchServer(args ...string) (*Server, error) {
 	return launchServer(nil, false, args)
 }
@@ -170,7 +159,7 @@ func launchServer(tb testing.TB, useTLS bool, args []string) (*Server, error) {
 
 // newServer makes a server that does not run yet. It has a directory.
 func newServer(tb testing.TB, args []string) (*Server, error) {
-	binary, err := exec.LookPath(serverBinary)
+	binary, err := findServer()
 	if err != nil {
 		return nil, fmt.Errorf("redialtest: %w", err)
 	}
@@ -185,6 +174,24 @@ func newServer(tb testing.TB, args []string) (*Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// findServer returns what process.Start takes for the server that is to be run.
+func findServer() (string, error) {
+	if named := os.Getenv(serverVariable); strings.HasPrefix(named, process.Host) {
+		return named, nil
+	} else if named != "" {
+		return exec.LookPath(named)
+	}
+	var missing error
+	for _, name := range serverBinaries {
+		binary, err := exec.LookPath(name)
+		if err == nil {
+			return binary, nil
+		}
+		missing = cmp.Or(missing, err)
+	}
+	return "", missing
 }
 
 // launch runs the server for the first time, on a free port.
@@ -210,8 +217,8 @@ func (s *Server) launch() (_ *Server, err error) {
 		if err = s.waitReady(s.proc); err == nil {
 			return s, nil
 		}
-		s.proc.kill()
-		log := s.proc.log.String()
+		s.proc.Kill()
+		log := s.proc.Log()
 		if s.cert != nil && strings.Contains(log, "Bad directive") && strings.Contains(log, "tls-") {
 			return nil, fmt.Errorf("redialtest: %w", errNoTLS)
 		}
@@ -248,7 +255,7 @@ func (s *Server) TLSConfig() *tls.Config {
 func (s *Server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.proc.os.Pid
+	return s.proc.PID()
 }
 
 // Kill sends SIGKILL and returns when the process is gone: its sockets are closed
@@ -257,7 +264,7 @@ func (s *Server) PID() int {
 func (s *Server) Kill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.proc.kill()
+	s.proc.Kill()
 }
 
 // Start starts the server again, empty unless it persists, on the same port and
@@ -284,7 +291,7 @@ func (s *Server) restart(wait bool) {
 	giveUp := time.Now().Add(serverReadyWithin)
 	for {
 		var err error
-		if !s.proc.running() {
+		if !s.proc.Running() {
 			err = s.exec()
 		}
 		if err == nil && wait {
@@ -294,7 +301,7 @@ func (s *Server) restart(wait bool) {
 			return
 		}
 		// The port may be taken for a moment; anything else is fatal.
-		if s.proc.running() || !strings.Contains(s.proc.log.String(), "in use") || time.Now().After(giveUp) {
+		if s.proc.Running() || !strings.Contains(s.proc.Log(), "in use") || time.Now().After(giveUp) {
 			s.fatal(err)
 			return
 		}
@@ -306,24 +313,24 @@ func (s *Server) restart(wait bool) {
 // without SIGSTOP it skips the test.
 func (s *Server) Freeze() {
 	s.helper()
-	s.signal("Freeze", stopProcess)
+	s.signal("Freeze", (*process.Process).Stop)
 }
 
 // Thaw continues a frozen process by SIGCONT: it executes what arrived meanwhile.
 func (s *Server) Thaw() {
 	s.helper()
-	s.signal("Thaw", continueProcess)
+	s.signal("Thaw", (*process.Process).Continue)
 }
 
-func (s *Server) signal(name string, send func(pid int) error) {
+func (s *Server) signal(name string, send func(*process.Process) error) {
 	s.helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.proc.running() {
-		s.fatal(fmt.Errorf("redialtest: %s: %s is not running", name, serverBinary))
+	if !s.proc.Running() {
+		s.fatal(fmt.Errorf("redialtest: %s: the server is not running", name))
 		return
 	}
-	err := send(s.proc.os.Pid)
+	err := send(s.proc)
 	if errors.Is(err, errors.ErrUnsupported) && s.tb != nil {
 		Skip(s.tb, runtime.GOOS, "has no SIGSTOP")
 	}
@@ -378,7 +385,7 @@ func (s *Server) Close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	if s.proc != nil {
-		s.proc.kill()
+		s.proc.Kill()
 	}
 	return os.RemoveAll(s.dir)
 }
@@ -387,7 +394,7 @@ func (s *Server) Close() error {
 func (s *Server) running() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.proc.running()
+	return s.proc.Running()
 }
 
 // exec starts a process and makes it the latest. Caller holds mu or owns s alone.
@@ -411,56 +418,30 @@ func (s *Server) exec() error {
 	if s.kind == kindNode {
 		args = append(args, "--cluster-port", strconv.Itoa(s.busPort), "--cluster-announce-port", strconv.Itoa(s.announce))
 	}
-	log := &tailBuffer{limit: serverLogKept}
-	cmd := exec.Command(s.binary, append(args, s.args...)...)
-	cmd.Dir = s.dir
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = childAttr()
-	cmd.WaitDelay = time.Second // a forked child of the server may hold its output open
-
-	p := &process{exited: make(chan struct{}), log: log}
-	started := make(chan error, 1)
-	go func() {
-		defer close(p.exited)
-		// Where the kernel can kill the child with its parent, "parent" means the
-		// thread that started it: keep that thread alive until the child is dead.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		p.os = cmd.Process
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	proc, err := process.Start(s.binary, s.dir, append(args, s.args...)...)
+	if err != nil {
 		return fmt.Errorf("redialtest: %w", err)
 	}
-	s.proc = p
+	s.proc = proc
 	return nil
-}
-
-func (p *process) kill() {
-	_ = p.os.Kill() // fails only if it is dead already
-	<-p.exited
 }
 
 // waitReady returns when p answers PING, and with an error that quotes its log if
 // it exits first or does not answer in time.
-func (s *Server) waitReady(p *process) error {
+func (s *Server) waitReady(p *process.Process) error {
 	timeout := time.NewTimer(serverReadyWithin)
 	defer timeout.Stop()
 	for {
-		err := s.ping(p.os.Pid)
-		if err == nil && p.running() {
+		err := s.ping(p.PID())
+		if err == nil && p.Running() {
 			return nil
 		}
 		select {
-		case <-p.exited:
-			return fmt.Errorf("redialtest: %s exited at start: %s", serverBinary, p.log)
+		case <-p.Exited():
+			return fmt.Errorf("redialtest: %s exited at start: %s", s.binary, p.Log())
 		case <-timeout.C:
 			return fmt.Errorf("redialtest: %s on %s does not answer PING within %v: %w: %s",
-				serverBinary, s.Addr(), serverReadyWithin, err, p.log)
+				s.binary, s.Addr(), serverReadyWithin, err, p.Log())
 		case <-time.After(serverPoll):
 		}
 	}
@@ -508,27 +489,4 @@ func (s *Server) ping(pid int) error {
 		return err
 	}
 	return io.ErrUnexpectedEOF
-}
-
-// tailBuffer keeps the last bytes written to it.
-type tailBuffer struct {
-	limit int
-	mu    sync.Mutex
-	buf   []byte // guarded by mu
-}
-
-func (b *tailBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf = append(b.buf, p...)
-	if extra := len(b.buf) - b.limit; extra > 0 {
-		b.buf = b.buf[extra:]
-	}
-	return len(p), nil
-}
-
-func (b *tailBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return string(bytes.TrimSpace(b.buf))
 }

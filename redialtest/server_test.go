@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -177,6 +178,7 @@ func (r *skipRecorder) Fatal(args ...any)                { r.failed = "fatal"; r
 
 func TestStartServer_NoBinary_SkipsUnlessRequired(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
+	t.Setenv(serverVariable, "")
 	for require, want := range map[string]string{"": "skipped", "1": "failed"} {
 		t.Setenv(requireRedis, require)
 		r := &skipRecorder{TB: t}
@@ -195,10 +197,49 @@ func TestStartServer_NoBinary_SkipsUnlessRequired(t *testing.T) {
 	}
 }
 
+// A server is looked for under both names, and one that is named is the one to have.
+func TestFindServer(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	t.Setenv(serverVariable, "")
+	program := func(name string) string {
+		if runtime.GOOS == "windows" {
+			name += ".exe"
+		}
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	check := func(want string) {
+		t.Helper()
+		if got, err := findServer(); err != nil || got != want {
+			t.Errorf("%s, %v, want %s", got, err, want)
+		}
+	}
+	if _, err := findServer(); !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "redis-server") {
+		t.Errorf("nothing there: %v", err)
+	}
+	check(program("valkey-server"))
+	check(program("redis-server"))
+	other := program("other-server")
+	t.Setenv(serverVariable, "other-server")
+	check(other)
+	t.Setenv(serverVariable, other)
+	check(other)
+	t.Setenv(serverVariable, "tcp://127.0.0.1:1")
+	check("tcp://127.0.0.1:1")
+	t.Setenv(serverVariable, "no-such-server")
+	if _, err := findServer(); !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "no-such-server") {
+		t.Errorf("a named one that is missing: %v", err)
+	}
+}
+
 func TestLaunchServer_BadArgument_ReportsTheServersOwnWords(t *testing.T) {
 	Leaks(t)
-	if _, err := exec.LookPath(serverBinary); err != nil {
-		t.Skip(err)
+	if _, err := findServer(); err != nil {
+		Skip(t, err)
 	}
 	_, err := LaunchServer("--no-such-directive", "1")
 	if err == nil || !strings.Contains(err.Error(), "no-such-directive") {
@@ -210,7 +251,7 @@ func TestLaunchServer_Close_KillsAndRemoves(t *testing.T) {
 	Leaks(t)
 	s, err := LaunchServer()
 	if errors.Is(err, exec.ErrNotFound) {
-		t.Skip(err)
+		Skip(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +265,7 @@ func TestLaunchServer_Close_KillsAndRemoves(t *testing.T) {
 		t.Errorf("directory is still there: %v", err)
 	}
 	s.Start() // after Close does nothing
-	if s.proc.running() {
+	if s.proc.Running() {
 		t.Error("Start brought a closed server back")
 	}
 	defer func() {
@@ -239,7 +280,7 @@ func TestLaunchServer_Close_KillsAndRemoves(t *testing.T) {
 // which starts a server and is killed before it can clean up.
 func TestLaunchServer_ParentDies_ServerDiesToo(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux kills children with their parent")
+		Skip(t, "only Linux kills children with their parent")
 	}
 	const child = "REDIALTEST_CHILD"
 	if os.Getenv(child) != "" {

@@ -1,7 +1,6 @@
 package redialtest
 
 import (
-	"errors"
 	"os"
 	"syscall"
 )
@@ -9,6 +8,3 @@ import (
 // errRefused is what a refused dial returns. syscall.ECONNREFUSED is an invented
 // number on Windows; the network stack returns WSAECONNREFUSED.
 var errRefused = os.NewSyscallError("connectex", syscall.Errno(10061))
-
-func stopProcess(int) error     { return errors.ErrUnsupported }
-func continueProcess(int) error { return errors.ErrUnsupported }

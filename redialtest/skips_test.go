@@ -13,9 +13,9 @@ type skipper struct {
 	skipped int
 }
 
-func (s *skipper) Skip(...any)  { s.skipped++ }
-func (s *skipper) Fatal(...any) {}
-func (s *skipper) Helper()      {}
+func (s *skipper) Skipf(string, ...any) { s.skipped++ }
+func (s *skipper) Fatal(...any)         {}
+func (s *skipper) Helper()              {}
 
 func TestSkipped_CountsByReason(t *testing.T) {
 	t.Setenv(requireRedis, "")
@@ -39,7 +39,7 @@ func TestSkipped_CountsByReason(t *testing.T) {
 	if s.skipped != 3 {
 		t.Errorf("%d skipped", s.skipped)
 	}
-	const want = "redialtest: 3 tests skipped: 2 × needs a real server: executable file not found in $PATH (set REDIAL_REQUIRE_REDIS=1 to fail instead); 1 × needs root"
+	want := "redialtest: 3 tests skipped: 2 × needs a real server: " + exec.ErrNotFound.Error() + " (set REDIAL_REQUIRE_REDIS=1 to fail instead); 1 × needs root"
 	if got := Skipped(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

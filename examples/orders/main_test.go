@@ -41,6 +41,7 @@ func TestRun_ServerIsGiven(t *testing.T) {
 
 func TestRun_NoServer_SaysWhereToGetIt(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
+	t.Setenv("REDIAL_SERVER", "")
 	err := run(t.Context(), &strings.Builder{}, "", 0)
 	if err == nil || !strings.Contains(err.Error(), "apt install redis-server") {
 		t.Error(err)

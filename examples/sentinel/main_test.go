@@ -34,6 +34,7 @@ func TestRun_Interrupted_CleansUp(t *testing.T) {
 	redialtest.Leaks(t)
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
+	t.Setenv("TMP", dir) // on Windows
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	interrupt := errors.New("interrupt")
@@ -74,6 +75,7 @@ func (t *trigger) Write(b []byte) (int, error) {
 
 func TestRun_NoServer_SaysWhereToGetIt(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
+	t.Setenv("REDIAL_SERVER", "")
 	err := run(t.Context(), &strings.Builder{}, 0)
 	if err == nil || !strings.Contains(err.Error(), "apt install redis-server") {
 		t.Error(err)

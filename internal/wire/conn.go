@@ -26,6 +26,7 @@ type Conn struct {
 	gen      uint64
 	rc       syscall.RawConn // what the pool may peek at; nil under TLS
 	kernel   syscall.RawConn // what the kernel may be asked about; nil: it cannot
+	peer     *sys.Peer       // what Write has to look at; nil: the pool does, or nobody can
 
 	// heard is the clock when the last byte was received, and owes when the first was
 	// written that has not been answered since, 0: nothing is owed. The one may be too
@@ -110,6 +111,7 @@ func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
 	}
 	if sc, ok := c.raw.(syscall.Conn); ok {
 		c.kernel, _ = sc.SyscallConn()
+		c.peer = sys.PeerOf(c.kernel)
 	}
 	return c
 }
@@ -126,6 +128,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, c.unwritten(0, fresh, err)
 	}
 	if fresh {
+		if c.peer != nil && c.peer.Gone() {
+			return 0, c.unwritten(0, true, c.blame(io.EOF))
+		}
 		now := c.fleet.clock.Read()
 		if c.stale(now) {
 			if err := c.prove(); err != nil {
@@ -403,7 +408,8 @@ func (c *Conn) observe(p []byte) {
 
 // pooled is a Conn whose pool runs a health check before every use: the check
 // drops retired connections and those that the peer has closed. Windows has no
-// such check; there, and wherever else, Write refuses.
+// such check; there, and wherever else, Write refuses retired ones, and looks whether the
+// peer is gone.
 type pooled struct{ *Conn }
 
 // Pooled returns the connection as a pool is to see it. A client-side cache that looks

@@ -1,6 +1,8 @@
+// Where the kernel does not kill children with their parent.
+
 //go:build !linux
 
-package redialtest
+package process
 
 import "syscall"
 

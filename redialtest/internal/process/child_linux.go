@@ -1,4 +1,6 @@
-package redialtest
+// The server dies with whoever started it.
+
+package process
 
 import "syscall"
 
