@@ -346,9 +346,11 @@ func TestRows_TopologyOfImpossibleLength(t *testing.T) {
 	var log syncBuffer
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{f.Addr()}}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
 		redial.WithHeartbeat(50*time.Millisecond, 50*time.Millisecond))
+	panics := func() int { return strings.Count(log.String(), "redial: panic") }
+	assert.Eventually(t, func() bool { return panics() > 0 }, 5*time.Second, 10*time.Millisecond)
 	time.Sleep(500 * time.Millisecond)
 	require.NoError(t, c.Close())
-	assert.Equal(t, 1, strings.Count(log.String(), "redial: panic"), log.String())
+	assert.Equal(t, 1, panics(), log.String())
 }
 
 type syncBuffer struct {
