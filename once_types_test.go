@@ -361,7 +361,7 @@ func equalResults(a, b redis.Cmder) bool {
 		da, db := va.(string), vb.(string)
 		kinds := []string{"\x13\x01\x10", "\x15\x01\x10"} // up to Redis 7.0, and after
 		return len(da) == len(db) && len(da) > 3 && da[:3] == db[:3] && slices.Contains(kinds, da[:3])
-	case "ttl", "pttl", "zrandmember", "hrandfield", "xpending":
+	case "ttl", "pttl", "zrandmember", "hrandfield", "xpending", "memory":
 		return fmt.Sprintf("%T", va) == fmt.Sprintf("%T", vb)
 	case "smembers", "sinter", "sunion", "sdiff", "spop", "srandmember", "hkeys", "hvals", "hgetall":
 		sa, sb := sorted(va), sorted(vb)
