@@ -72,12 +72,12 @@ func (r *round) run() (answer, error) {
 		case t := <-r.results:
 			r.under = slices.DeleteFunc(r.under, func(u *try) bool { return u == t })
 			r.hurry = true
-			if t.err == nil {
-				r.silent = slices.DeleteFunc(r.silent, func(u *try) bool { return u.peer == t.peer })
-			}
-			switch {
-			case t.err != nil:
+			if t.err != nil {
 				r.fail(t)
+				break
+			}
+			r.silent = slices.DeleteFunc(r.silent, func(u *try) bool { return u.peer == t.peer })
+			switch {
 			case r.believed(t.answer):
 				return t.answer, nil
 			case r.held == nil:

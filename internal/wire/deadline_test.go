@@ -134,8 +134,8 @@ func TestDeadline_WritesGoOnWhereTheyWere(t *testing.T) {
 		request[i] = byte(i * 7)
 	}
 	require.NoError(t, c.SetWriteDeadline(time.Now().Add(60*time.Millisecond)))
-	require.NoError(t, c.SetWriteDeadline(time.Now().Add(60*time.Millisecond)))
 	c.writing.want = time.Now().Add(10 * time.Second)
+	require.NoError(t, peer.SetReadDeadline(c.writing.want))
 	wrote := make(chan error, 1)
 	go func() {
 		_, err := c.Write(request)
