@@ -297,6 +297,7 @@ func TestSentinels_FiveHundredDeadOnes_AreCheap(t *testing.T) {
 // One who has not heard of a failover yet names a server that has become a replica.
 // Commands wait until the sentinels know better, whatever kind they are.
 func TestSentinels_NotHeardYet_ReadOnlyNeverReachesTheCaller(t *testing.T) {
+	t.Parallel()
 	for name, run := range map[string]func(context.Context, redis.UniversalClient) error{
 		"set":      func(ctx context.Context, c redis.UniversalClient) error { return c.Set(ctx, "k", "v", 0).Err() },
 		"flushdb":  func(ctx context.Context, c redis.UniversalClient) error { return c.FlushDB(ctx).Err() },
