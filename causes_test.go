@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -172,7 +173,7 @@ func TestOutcome_LostReply_CauseOfAnotherClient(t *testing.T) {
 						t.Parallel()
 						c := build(t, cause)
 						defer c.Close()
-						waitReady(t, c.UniversalClient.(interface{ WaitReady(context.Context) error }))
+						testkit.WaitReady(t, c.UniversalClient.(interface{ WaitReady(context.Context) error }))
 						if pass != nil {
 							add := c.AddHook
 							switch where {

@@ -18,18 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/redialtest"
 )
-
-func newCluster(t *testing.T, cluster *redialtest.Cluster, opts ...redial.Option) *redial.ClusterClient {
-	t.Helper()
-	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, opts...)
-	t.Cleanup(func() { _ = c.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	require.NoError(t, c.WaitReady(ctx))
-	return c
-}
 
 // flow is a load on one key, and what became of it.
 type flow struct {
@@ -39,7 +31,7 @@ type flow struct {
 	acknowledged, unknown, unavailable atomic.Int64
 	lastSuccess                        atomic.Int64
 	strange                            atomic.Pointer[error]
-	replies                            replies
+	replies                            testkit.Replies
 	mu                                 sync.Mutex
 	took                               []time.Duration // guarded by mu
 }
@@ -90,7 +82,7 @@ func (f *flow) step(c redis.UniversalClient) {
 	switch {
 	case err == nil:
 		f.acknowledged.Add(1)
-		f.replies.add(began, n)
+		f.replies.Add(began, n)
 		f.lastSuccess.Store(time.Now().UnixNano())
 	case errors.Is(err, redial.ErrOutcomeUnknown):
 		f.unknown.Add(1)
@@ -144,7 +136,7 @@ func firstSuccess(t *testing.T, list []*flow, since time.Time) time.Duration {
 
 // check stops the flows and compares what ran with what was said. When a replica has
 // taken the place of the node gone, at the time promoted, what gone has acknowledged may
-// be lost; see load.checkSince.
+// be lost; see load.CheckSince.
 func (f *flows) check(t *testing.T, cluster *redialtest.Cluster, gone *redialtest.Server, promoted time.Time) {
 	t.Helper()
 	f.stop()
@@ -159,9 +151,9 @@ func (f *flows) check(t *testing.T, cluster *redialtest.Cluster, gone *redialtes
 		require.NoError(t, err)
 		assert.LessOrEqual(t, n, one.acknowledged.Load()+one.unknown.Load(), "an INCR ran twice")
 		if one.node == gone {
-			one.replies.check(t, promoted, n)
+			one.replies.Check(t, promoted, n)
 		} else {
-			one.replies.check(t, time.Time{}, n)
+			one.replies.Check(t, time.Time{}, n)
 			assert.GreaterOrEqual(t, n, one.acknowledged.Load(), "an acknowledged INCR is missing")
 		}
 		acknowledged += one.acknowledged.Load()
@@ -175,7 +167,7 @@ func (f *flows) check(t *testing.T, cluster *redialtest.Cluster, gone *redialtes
 func TestCluster_MasterIsKilled(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	f := startFlows(t, c, cluster, 5, 2*time.Millisecond)
 	time.Sleep(time.Second)
 	old := cluster.NodeFor(f.all[0].key)
@@ -240,7 +232,7 @@ func TestCluster_NodeIsBlackHoled(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 0)
 	proxies := cluster.AddProxies()
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	f := startFlows(t, c, cluster, 5, 2*time.Millisecond)
 	time.Sleep(time.Second)
 	old := cluster.NodeFor(f.all[0].key)
@@ -278,7 +270,7 @@ func node(c redial.UniversalClient, addr string) redial.NodeStats {
 func TestCluster_PlannedFailover(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	f := startFlows(t, c, cluster, 5, 2*time.Millisecond)
 	time.Sleep(300 * time.Millisecond)
 	for range 2 {
@@ -299,7 +291,7 @@ func TestCluster_PlannedFailover(t *testing.T) {
 func TestCluster_Pipeline(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	const keys = 60
 	pipeline := func() (failed, unknown int) {
 		cmds, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
@@ -347,7 +339,7 @@ func TestCluster_Pipeline(t *testing.T) {
 func TestCluster_EverythingFollows(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	ctx := t.Context()
 	require.NoError(t, c.Set(ctx, "key", 0, 0).Err())
 	old := cluster.NodeFor("key")
@@ -436,7 +428,7 @@ func forget(ch <-chan *redis.Message) {
 func TestCluster_PubSub(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	ctx := t.Context()
 	old := cluster.NodeFor("news")
 	plain := c.Subscribe(ctx, "news")
@@ -464,7 +456,7 @@ func TestCluster_PubSub(t *testing.T) {
 func TestCluster_SlotIsMoved(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 0)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	ctx := t.Context()
 	const key = "{moved}news"
 	from := cluster.NodeFor(key)
@@ -644,7 +636,7 @@ func ownGoroutines() (n int) {
 	buf := make([]byte, 64<<20)
 	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		if strings.Contains(stack, "created by github.com/redial-go/redial.") ||
-			strings.Contains(stack, "created by github.com/redial-go/redial/internal/") {
+			strings.Contains(stack, "created by github.com/redial-go/redial/internal/") && !strings.Contains(stack, "created by github.com/redial-go/redial/internal/testkit") {
 			n++
 		}
 	}
@@ -655,7 +647,7 @@ func ownGoroutines() (n int) {
 func TestCluster_HealthyPath_Allocations(t *testing.T) {
 	redial.Once(t.Context(), "another command of the program has an id")
 	cluster := redialtest.StartCluster(t, 3, 0)
-	ours := newCluster(t, cluster)
+	ours := testkit.NewCluster(t, cluster)
 	bare := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
 	defer bare.Close()
 	cancelable, cancel := context.WithTimeout(context.Background(), time.Hour)
@@ -686,7 +678,7 @@ func TestCluster_HealthyPath_Allocations(t *testing.T) {
 			most := map[string]float64{"GET": 1, "pipeline of 30": 20}[name] // 5 for each node and for the whole
 			if name == "GET" && kind == "background" {
 				most = 0
-			} else if name == "GET" && !redial.PoolsLook {
+			} else if name == "GET" && !platform.PoolsLook {
 				most++ // elsewhere the look of bare's pool is one
 			}
 			assert.LessOrEqual(t, with, without+most, name)

@@ -17,7 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit/platform"
 )
 
 var (
@@ -27,7 +27,7 @@ var (
 
 // enoughScripts is fewer under the race detector, which runs them ten times as slowly.
 func enoughScripts() int {
-	if redial.RaceDetector {
+	if platform.RaceDetector {
 		return 100
 	}
 	return 2000

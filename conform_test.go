@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit/platform"
 )
 
 // The conformance suite runs the same code on bare go-redis and on redial, each against
@@ -524,7 +525,7 @@ func paired(t *testing.T, kinds []kind, n knobs, script func(w *world), want ...
 				if s == managed && n.hidden {
 					continue
 				}
-				if s == wrapped && !n.hidden && redial.RaceDetector {
+				if s == wrapped && !n.hidden && platform.RaceDetector {
 					continue // the other side has all of this one's goroutines
 				}
 				t.Run(string(s), func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -142,24 +143,24 @@ func onVault(t *testing.T, f func(t *testing.T, v *vault, opt *redis.Options)) {
 
 func TestCredentials_ExpireWhileConnected(t *testing.T) {
 	onVault(t, func(t *testing.T, v *vault, opt *redis.Options) {
-		c := connect(t, opt)
-		l := startLoad(t, c, 4)
+		c := testkit.Connect(t, opt)
+		l := testkit.StartLoad(t, c, 4)
 		for range 5 {
 			v.expire()
 			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 			time.Sleep(300 * time.Millisecond) // no call outlives two tokens: the provider is asked for it once more
 		}
-		l.stop()
-		if err := l.other.Load(); err != nil {
+		l.Stop()
+		if err := l.Other.Load(); err != nil {
 			t.Errorf("a call failed with %v", *err)
 		}
-		assert.Zero(t, l.unavailable.Load())
-		n, err := c.Get(t.Context(), counter).Int64()
+		assert.Zero(t, l.Unavailable.Load())
+		n, err := c.Get(t.Context(), testkit.Counter).Int64()
 		require.NoError(t, err)
-		assert.GreaterOrEqual(t, n, l.acknowledged.Load())
-		assert.LessOrEqual(t, n, l.acknowledged.Load()+l.incrUnknown.Load())
+		assert.GreaterOrEqual(t, n, l.Acknowledged.Load())
+		assert.LessOrEqual(t, n, l.Acknowledged.Load()+l.IncrUnknown.Load())
 		assert.Zero(t, c.Stats().Outages, "the server has answered all the time")
-		t.Logf("%d done, %d unknown, asked %d times", l.done.Load(), l.unknown.Load(), v.times())
+		t.Logf("%d done, %d unknown, asked %d times", l.Done.Load(), l.Unknown.Load(), v.times())
 	})
 }
 
@@ -167,10 +168,10 @@ func TestCredentials_ExpireWhileReconnecting(t *testing.T) {
 	onVault(t, func(t *testing.T, v *vault, opt *redis.Options) {
 		p := redialtest.NewProxy(t, opt.Addr)
 		opt.Addr = p.Addr()
-		c := connect(t, opt)
+		c := testkit.Connect(t, opt)
 		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 		p.Refuse()
-		state(t, c, redial.StateReconnecting, 3*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 3*time.Second)
 		v.expire()
 		v.says(nil)
 		p.Restore()
@@ -182,7 +183,7 @@ func TestCredentials_ExpireWhileReconnecting(t *testing.T) {
 
 func TestCredentials_ExpireWhileSubscribed(t *testing.T) {
 	onVault(t, func(t *testing.T, v *vault, opt *redis.Options) {
-		c := connect(t, opt)
+		c := testkit.Connect(t, opt)
 		sub := c.Subscribe(t.Context(), "news")
 		defer sub.Close()
 		messages := sub.Channel()
@@ -221,7 +222,7 @@ func hears(t *testing.T, c redial.UniversalClient, messages <-chan *redis.Messag
 func TestCredentials_ProviderIsSlow(t *testing.T) {
 	onVault(t, func(t *testing.T, v *vault, opt *redis.Options) {
 		const slow = 1200 * time.Millisecond
-		c := connect(t, opt)
+		c := testkit.Connect(t, opt)
 		v.says(func(ctx context.Context) (string, error) {
 			select {
 			case <-time.After(slow):
@@ -246,13 +247,13 @@ func TestCredentials_ProviderIsSlow(t *testing.T) {
 // it says.
 func TestCredentials_ProviderFails(t *testing.T) {
 	onVault(t, func(t *testing.T, v *vault, opt *redis.Options) {
-		c := connect(t, opt)
+		c := testkit.Connect(t, opt)
 		v.says(func(context.Context) (string, error) { return "", errVault })
 		v.expire()
 		err := c.Incr(redial.FailFast(t.Context()), "n").Err()
 		assert.ErrorIs(t, err, redial.ErrUnavailable)
 		assert.ErrorIs(t, err, errVault)
-		state(t, c, redial.StateReconnecting, time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, time.Second)
 		time.AfterFunc(time.Second, func() { v.says(nil) })
 		began := time.Now()
 		require.NoError(t, c.Incr(t.Context(), "n").Err())
@@ -306,7 +307,7 @@ func eventually(t *testing.T, f func() error, want func(error) bool) error {
 func TestCredentials_ProviderHangs(t *testing.T) {
 	t.Parallel()
 	v := newVault(t)
-	c := connect(t, &redis.Options{Addr: v.server.Addr(), CredentialsProviderContext: v.credentials})
+	c := testkit.Connect(t, &redis.Options{Addr: v.server.Addr(), CredentialsProviderContext: v.credentials})
 	v.says(func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() })
 	v.expire()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -325,7 +326,7 @@ func TestCredentials_ProviderHangs(t *testing.T) {
 // nothing has to be made anew afterwards.
 func TestCredentials_ProviderIsStale(t *testing.T) {
 	onVault(t, func(t *testing.T, v *vault, opt *redis.Options) {
-		c := connect(t, opt)
+		c := testkit.Connect(t, opt)
 		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 		old := v.newest()
 		once := make(chan struct{}, 1)
@@ -357,7 +358,7 @@ func TestCredentials_ProviderIsStale(t *testing.T) {
 func TestCredentials_StreamingIsNotListenedToForEver(t *testing.T) {
 	t.Parallel()
 	v := newVault(t)
-	c := connect(t, &redis.Options{Addr: v.server.Addr(), StreamingCredentialsProvider: v})
+	c := testkit.Connect(t, &redis.Options{Addr: v.server.Addr(), StreamingCredentialsProvider: v})
 	for range 5 {
 		v.server.Kill()
 		require.Error(t, c.Set(redial.FailFast(t.Context()), "k", "v", 0).Err())

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -99,7 +100,7 @@ func TestSwitchover_IsRiddenOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSwitchover(t)
-			c := connect(t, &redis.Options{Addr: s.proxy.Addr()})
+			c := testkit.Connect(t, &redis.Options{Addr: s.proxy.Addr()})
 			warmUp(t, c)
 			var done, failed, last atomic.Int64
 			var example atomic.Pointer[error]
@@ -146,7 +147,7 @@ func TestSwitchover_IsRiddenOut(t *testing.T) {
 func TestSwitchover_WordsOfAProxy(t *testing.T) {
 	t.Parallel()
 	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
 	var readonly atomic.Bool
 	readonly.Store(true)
 	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
@@ -166,9 +167,9 @@ func TestSwitchover_WordsOfAProxy(t *testing.T) {
 func TestDeadline_ServerFrozen(t *testing.T) {
 	t.Parallel()
 	const deadline, late = 2 * time.Second, 20 * time.Millisecond
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
-		fillPool(t, c, 10)
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		testkit.FillPool(t, c, 10)
 		var calls, failed, beyond atomic.Int64
 		var worst atomic.Int64
 		stop := make(chan struct{})
@@ -183,7 +184,7 @@ func TestDeadline_ServerFrozen(t *testing.T) {
 					}
 					ctx, cancel := context.WithTimeout(context.Background(), deadline)
 					began := time.Now()
-					_, err := step(ctx, c, k)
+					_, err := testkit.Step(ctx, c, k)
 					took := time.Since(began)
 					cancel()
 					calls.Add(1)
@@ -204,14 +205,14 @@ func TestDeadline_ServerFrozen(t *testing.T) {
 			})
 		}
 		time.Sleep(200 * time.Millisecond)
-		b.real.Freeze()
+		b.Real.Freeze()
 		time.Sleep(5 * time.Second)
-		b.real.Thaw()
+		b.Real.Thaw()
 		time.Sleep(500 * time.Millisecond)
 		close(stop)
 		wg.Wait()
 		t.Logf("%d calls, %d failed, slowest %v, %d beyond %v", calls.Load(), failed.Load(), time.Duration(worst.Load()), beyond.Load(), deadline+late)
 		assert.Less(t, time.Duration(worst.Load()), deadline+10*late, "the machine may be busy, but not that busy")
-		state(t, c, redial.StateConnected, time.Second)
+		testkit.AwaitState(t, c, redial.StateConnected, time.Second)
 	})
 }

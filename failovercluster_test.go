@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -24,8 +25,8 @@ func TestFailoverCluster_MasterIsKilled(t *testing.T) {
 		MasterName: f.Name, SentinelAddrs: f.SentinelAddrs(), RouteRandomly: true,
 	})
 	defer c.Close()
-	l := startLoad(t, c, 10)
-	l.flows(t, 5*time.Second)
+	l := testkit.StartLoad(t, c, 10)
+	l.Flows(t, 5*time.Second)
 	old := f.Servers[0]
 	old.Kill()
 	elected := elect(t, f, old)
@@ -39,7 +40,7 @@ func TestFailoverCluster_MasterIsKilled(t *testing.T) {
 	t.Logf("first write %v after the new primary was elected", first)
 	assert.Less(t, first, 250*time.Millisecond)
 	time.Sleep(200 * time.Millisecond)
-	l.checkSince(t, f.Primary(0).Addr(), elected)
+	l.CheckSince(t, f.Primary(0).Addr(), elected)
 }
 
 // A client that may read from replicas reads while one of them is gone.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -53,7 +54,7 @@ func TestForciblyClosed(t *testing.T) {
 		return failed
 	}
 
-	c := connect(t, opt)
+	c := testkit.Connect(t, opt)
 	assert.Empty(t, after(c, c, "redial"))
 	n, err := c.Get(t.Context(), "redial").Int()
 	require.NoError(t, err)

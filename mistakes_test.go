@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -196,7 +197,7 @@ func TestMistakes_CanBeMended(t *testing.T) {
 	require.EqualError(t, c.Set(t.Context(), "k", "v", 0).Err(), "ERR This instance has cluster support disabled")
 	mended.Store(true)
 	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 
 	// Once there was a topology, it is an outage.
 	mended.Store(false)

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -92,7 +93,7 @@ func portOf(t *testing.T, addr string) string {
 
 func testBlackHole(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	require.NoError(t, c.Ping(t.Context()).Err())
 	released := make(chan time.Duration, 1)
 	began := time.Now()
@@ -101,19 +102,19 @@ func testBlackHole(t *testing.T) {
 		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
 		released <- time.Since(began)
 	}()
-	l := startLoad(t, c, 10)
-	l.flows(t, time.Second)
+	l := testkit.StartLoad(t, c, 10)
+	l.Flows(t, time.Second)
 	time.Sleep(200 * time.Millisecond)
 	began = time.Now()
 	heal := drop(t, portOf(t, s.Addr()))
-	state(t, c, redial.StateReconnecting, 3500*time.Millisecond)
+	testkit.AwaitState(t, c, redial.StateReconnecting, 3500*time.Millisecond)
 	t.Logf("noticed after %v, blocked command released after %v", time.Since(began), <-released)
 	time.Sleep(500 * time.Millisecond)
 	heal()
 	healed := time.Now()
-	l.flows(t, 3*time.Second)
+	l.Flows(t, 3*time.Second)
 	t.Logf("first success %v after the network healed", time.Since(healed))
-	l.check(t, s.Addr())
+	l.Check(t, s.Addr())
 }
 
 // ports are the local ports of a client's connections, in the order of its dials.
@@ -160,7 +161,7 @@ func remember(s *redialtest.Server, p *ports) *redis.Options {
 // The connection of a subscriber is half-open, everything else is well.
 func testHalfOpenSubscriber(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	sub := c.Subscribe(t.Context(), "news")
 	defer sub.Close()
 	_, err := sub.Receive(t.Context())
@@ -187,7 +188,7 @@ func testHalfOpenSubscriber(t *testing.T) {
 // A worker waits in BLPOP on a connection that is half-open.
 func testHalfOpenBLPop(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	require.NoError(t, c.Ping(t.Context()).Err())
 	blocked := make(chan error, 1)
 	go func() { blocked <- c.BLPop(context.Background(), 0, "queue").Err() }()
@@ -218,7 +219,7 @@ func testHalfOpenUnderLoad(t *testing.T) {
 			var local ports
 			o := remember(s, &local)
 			o.PoolSize = callers
-			c := connect(t, o)
+			c := testkit.Connect(t, o)
 			var slowest atomic.Int64
 			var failed atomic.Int64
 			quit := make(chan struct{})
@@ -273,7 +274,7 @@ func testPacketLoss(t *testing.T) {
 	const callers = 20
 	s := redialtest.StartServer(t)
 	patient := &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second}
-	c := connect(t, patient)
+	c := testkit.Connect(t, patient)
 	sub := c.Subscribe(t.Context(), "news")
 	defer sub.Close()
 	_, err := sub.Receive(t.Context())

@@ -16,25 +16,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
-type passHook struct{}
-
-func (passHook) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (passHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { return next(ctx, cmd) }
-}
-
-func (passHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
-}
+// passHook hands everything on.
+type passHook = testkit.Passing
 
 type fakeHook = func(c *redialtest.FakeConn, args []string) redialtest.Action
 
 // fakeCluster starts scripted nodes, the i-th of which has the i-th share of the slots.
-
 func fakeCluster(t *testing.T, n int, hook func(node int) fakeHook) ([]*redialtest.FakeServer, []string) {
 	var nodes []*redialtest.FakeServer
 	var addrs []string
@@ -71,12 +62,6 @@ func fakeCluster(t *testing.T, n int, hook func(node int) fakeHook) ([]*redialte
 	return nodes, addrs
 }
 
-func waitReady(t *testing.T, c interface{ WaitReady(context.Context) error }) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	require.NoError(t, c.WaitReady(ctx))
-}
-
 // A pipeline of which one reply never comes runs once, whatever MaxRetries is.
 func TestSupervise_PipelineHalfAnswered(t *testing.T) {
 	t.Parallel()
@@ -93,7 +78,7 @@ func TestSupervise_PipelineHalfAnswered(t *testing.T) {
 	s, err := redial.Supervise(rdb)
 	require.NoError(t, err)
 	defer s.Close()
-	waitReady(t, s)
+	testkit.WaitReady(t, s)
 	_, err = rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error {
 		p.Incr(t.Context(), "a")
 		p.LPush(t.Context(), "l", "x")
@@ -119,7 +104,7 @@ func TestSupervise_PipelineFirstRefused(t *testing.T) {
 	s, err := redial.Supervise(rdb, redial.WithGrace(300*time.Millisecond))
 	require.NoError(t, err)
 	defer s.Close()
-	waitReady(t, s)
+	testkit.WaitReady(t, s)
 	_, err = rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error {
 		p.Set(t.Context(), "a", 1, 0)
 		p.Incr(t.Context(), "b")
@@ -143,7 +128,7 @@ func testTryAgain(t *testing.T, hooked bool) {
 	if hooked {
 		c.OnNewNode(func(n *redis.Client) { n.AddHook(passHook{}) })
 	}
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	_, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
 		p.MSet(t.Context(), "{a}1", 1, "{a}2", 2)
 		p.Incr(t.Context(), "{a}b")
@@ -176,7 +161,7 @@ func TestNodes_ReplyStopsInTheMiddle(t *testing.T) {
 	_ = nodes
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ReadTimeout: 200 * time.Millisecond}, redial.WithGrace(300*time.Millisecond))
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	_, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
 		p.Eval(t.Context(), "x", []string{"a"})
 		return nil
@@ -202,7 +187,7 @@ func TestNodes_ReplyStopsInTheMiddle(t *testing.T) {
 	s, err := redial.Supervise(rdb)
 	require.NoError(t, err)
 	defer s.Close()
-	waitReady(t, s)
+	testkit.WaitReady(t, s)
 	err = rdb.Eval(t.Context(), "x", []string{"a"}).Err()
 	t.Log(err)
 	assert.Equal(t, int32(1), n.Load(), "supervised single")
@@ -225,7 +210,7 @@ func TestNodes_PipelineIsMovedToADeadNode(t *testing.T) {
 	})
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, redial.WithGrace(time.Second))
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	err = c.Incr(t.Context(), "a").Err()
 	t.Log("single:", err)
 	began := time.Now()
@@ -254,7 +239,7 @@ func TestRing_TransactionIsRefused(t *testing.T) {
 	})
 	c := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": f.Addr()}}, redial.WithGrace(300*time.Millisecond))
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	require.NoError(t, c.Incr(t.Context(), "x").Err())
 	on.Store(true)
 	cmds, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
@@ -304,7 +289,7 @@ func TestNodes_FailFast(t *testing.T) {
 	})
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, redial.WithGrace(time.Second))
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	key := ""
 	for i := 0; ; i++ {
 		key = fmt.Sprint("k", i)
@@ -335,7 +320,7 @@ func TestNodes_CloseIsNoOutage(t *testing.T) {
 		events = append(events, e)
 		mu.Unlock()
 	}))
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	time.Sleep(100 * time.Millisecond)
 	mu.Lock()
 	events = nil
@@ -365,7 +350,7 @@ func TestNodes_ReaderWithNoRetry(t *testing.T) {
 	})
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ReadOnly: true})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	err := c.Get(redial.NoRetry(t.Context()), "k").Err()
 	t.Log(err)
 	assert.Equal(t, int32(1), n.Load())
@@ -380,7 +365,7 @@ func TestRing_OutageWithAHook(t *testing.T) {
 		if hooked {
 			c.AddHook(passHook{})
 		}
-		waitReady(t, c)
+		testkit.WaitReady(t, c)
 		require.NoError(t, c.Incr(t.Context(), "x").Err())
 		f.Kill()
 		require.Eventually(t, func() bool { return c.Len() == 0 }, 10*time.Second, time.Millisecond)
@@ -429,7 +414,7 @@ func TestNodes_TextOfACause(t *testing.T) {
 	})
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	done := make(chan error, 1)
 	go func() { done <- c.Incr(context.Background(), "a").Err() }()
 	<-reach
@@ -460,7 +445,7 @@ func TestSupervise_LimiterSeesNoChecks(t *testing.T) {
 	s, err := redial.Supervise(rdb)
 	require.NoError(t, err)
 	defer s.Close()
-	waitReady(t, s)
+	testkit.WaitReady(t, s)
 	time.Sleep(2 * time.Second)
 	t.Log(l.allow.Load(), l.bad.Load())
 	assert.Zero(t, l.bad.Load())
@@ -514,7 +499,7 @@ func TestNodes_TransactionIsRefused(t *testing.T) {
 			}
 		})
 		c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
-		waitReady(t, c)
+		testkit.WaitReady(t, c)
 		start := time.Now()
 		_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
 			for range k {
@@ -540,7 +525,7 @@ func TestRing_HookLetsGo(t *testing.T) {
 	})
 	c := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": f.Addr()}})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	for _, s := range c.GetShardClients() {
 		s.AddHook(ctxHook{})
 	}
@@ -588,7 +573,7 @@ func TestNodes_PartIsRefused(t *testing.T) {
 		}
 		c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, redial.WithGrace(300*time.Millisecond))
 		c.SetCommandInfoResolver(c.NewDynamicResolver())
-		waitReady(t, c)
+		testkit.WaitReady(t, c)
 		var keys []string
 		for i := range 20 {
 			keys = append(keys, fmt.Sprint("k", i))
@@ -633,7 +618,7 @@ func TestNodes_GraceBeginsWithTheFirstAttempt(t *testing.T) {
 	b.OnCommand(hook)
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{a.Addr()}}, redial.WithGrace(time.Second))
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	require.NoError(t, c.Incr(t.Context(), "k").Err())
 	time.Sleep(1200 * time.Millisecond)
 	for _, n := range c.Stats().Nodes {
@@ -658,7 +643,7 @@ func TestNodes_StartIsNoOutage(t *testing.T) {
 		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: f.Addr()}}}}, nil
 	}})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	time.Sleep(100 * time.Millisecond)
 	t.Log("outages at the start", c.Stats().Outages, "asked", n.Load())
 	assert.Zero(t, c.Stats().Outages)
@@ -707,7 +692,7 @@ func TestNodes_FullDuplex(t *testing.T) {
 	})
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ReadTimeout: 300 * time.Millisecond})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	ap, err := c.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true, MaxConcurrentBatches: 1})
 	require.NoError(t, err)
 	defer ap.Close()
@@ -743,7 +728,7 @@ func TestNodes_StraySubscriptions(t *testing.T) {
 	})
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{f.Addr()}})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	for i := range 50 {
 		s := c.SSubscribe(t.Context(), fmt.Sprint("c", i))
 		defer s.Close()

@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -135,7 +137,7 @@ func TestOnce_ServerIsKilled(t *testing.T) {
 func TestOnce_ClusterFailover(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	o := startOrders(t, "order:", 10, func() redis.UniversalClient {
 		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, redial.WithGrace(20*time.Second))
 	})
@@ -179,7 +181,7 @@ func TestOnce_SentinelFailover(t *testing.T) {
 func TestOnce_SlotMoves(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 2, 0)
-	c := newCluster(t, cluster)
+	c := testkit.NewCluster(t, cluster)
 	const tag = "{tag}"
 	slot := c.ClusterKeySlot(t.Context(), tag).Val()
 	from := cluster.NodeFor(tag)
@@ -236,7 +238,7 @@ func TestOnce_SeveralNodes(t *testing.T) {
 		c       redis.UniversalClient
 		proxies []*redialtest.Proxy
 	}{
-		"cluster": {newCluster(t, cluster), proxies}, "supervised cluster": {theirCluster, proxies},
+		"cluster": {testkit.NewCluster(t, cluster), proxies}, "supervised cluster": {theirCluster, proxies},
 		"ring": {ring, []*redialtest.Proxy{pa, pb}}, "supervised ring": {theirRing, []*redialtest.Proxy{pa, pb}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -330,13 +332,13 @@ func TestOnce_SeveralNodes(t *testing.T) {
 func TestOnce_OneServerOfACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 2, 0)
-	all := newCluster(t, cluster)
-	one := connect(t, &redis.Options{Addr: cluster.NodeFor("n").Addr()})
+	all := testkit.NewCluster(t, cluster)
+	one := testkit.Connect(t, &redis.Options{Addr: cluster.NodeFor("n").Addr()})
 	ctx := redial.Once(t.Context(), "id")
 	require.EqualValues(t, 1, one.Incr(ctx, "n").Val())
 	require.EqualValues(t, 1, all.Incr(ctx, "n").Val())
 	require.EqualValues(t, 1, one.Incr(ctx, "n").Val())
-	_, err := connect(t, &redis.Options{Addr: cluster.NodeFor("n").Addr()}).TxPipelined(redial.Once(t.Context(), "tx"), func(p redis.Pipeliner) error {
+	_, err := testkit.Connect(t, &redis.Options{Addr: cluster.NodeFor("n").Addr()}).TxPipelined(redial.Once(t.Context(), "tx"), func(p redis.Pipeliner) error {
 		p.Incr(t.Context(), "n")
 		return nil
 	})
@@ -359,7 +361,7 @@ func TestOnce_RandomScripts(t *testing.T) {
 	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
 	defer bare.Close()
 	n := *scripts / 2
-	if testing.Short() || redial.RaceDetector {
+	if testing.Short() || platform.RaceDetector {
 		n /= 5
 	}
 	first := rand.Uint64()>>1 + 1
@@ -391,7 +393,7 @@ func TestOnce_RandomScripts(t *testing.T) {
 
 func onceScript(t *testing.T, addr string, bare *redis.Client, seed uint64, done, unknown, not *atomic.Int64) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	network := &breakingNetwork{dial: (&net.Dialer{}).DialContext, rnd: rand.New(rand.NewPCG(seed, 1))}
+	network := &testkit.BreakingNetwork{DialNext: (&net.Dialer{}).DialContext, Rand: rand.New(rand.NewPCG(seed, 1))}
 	c := redial.NewClient(&redis.Options{Addr: addr, Dialer: network.Dial, Protocol: 2 + rnd.IntN(2), DisableIdentity: rnd.IntN(2) == 0},
 		redial.WithGrace(time.Duration(rnd.IntN(100))*time.Millisecond))
 	defer c.Close()
@@ -403,7 +405,7 @@ func onceScript(t *testing.T, addr string, bare *redis.Client, seed uint64, done
 		if rnd.IntN(8) == 0 {
 			bare.ScriptFlush(context.Background())
 		}
-		network.breakAt(rnd.IntN(4))
+		network.BreakAt(rnd.IntN(4))
 		key := fmt.Sprint("script:", seed, ":", i)
 		run := func(ctx context.Context, c redis.UniversalClient) (string, error) {
 			n, err := c.Incr(ctx, key).Result()
@@ -463,7 +465,7 @@ func onceScript(t *testing.T, addr string, bare *redis.Client, seed uint64, done
 // What an id costs, beside the plain command in the same run.
 func TestOnce_Cost(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
 	defer bare.Close()
 	var ratio float64
@@ -488,7 +490,7 @@ func TestOnce_Cost(t *testing.T) {
 	bytes, err := bare.MemoryUsage(t.Context(), "redial:once:order-0-1").Result()
 	require.NoError(t, err)
 	t.Logf("memory of a record: %d bytes", bytes)
-	if !redial.RaceDetector {
+	if !platform.RaceDetector {
 		assert.LessOrEqual(t, ratio, 2.0)
 	}
 	assert.Less(t, bytes, int64(300))

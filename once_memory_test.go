@@ -8,13 +8,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 )
 
 // A server in memory, whose scripts have no cmsgpack, does for tests of callers.
 func TestOnce_ServerInMemory(t *testing.T) {
 	m := miniredis.RunT(t)
 	for _, protocol := range []int{2, 3} {
-		c := connect(t, &redis.Options{Addr: m.Addr(), Protocol: protocol})
+		c := testkit.Connect(t, &redis.Options{Addr: m.Addr(), Protocol: protocol})
 		m.FlushAll()
 		ctx := redial.Once(t.Context(), "id")
 		for range 2 {

@@ -10,13 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
 // A server that does not have the script runs a pipeline in its order all the same.
 func TestOnce_PipelineKeepsItsOrder(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	for round := range 3 {
 		s.Do("SCRIPT", "FLUSH")
 		var get *redis.StringCmd
@@ -37,7 +38,7 @@ func TestOnce_PipelineKeepsItsOrder(t *testing.T) {
 // script.
 func TestOnce_WatchIsHeeded(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	for round := range 3 {
 		s.Do("SCRIPT", "FLUSH")
 		err := c.Watch(t.Context(), func(tx *redis.Tx) error {
@@ -79,7 +80,7 @@ func TestOnce_RecordsOfOneName(t *testing.T) {
 func TestOnce_CounterThatCannotBeRead(t *testing.T) {
 	s := redialtest.StartServer(t)
 	s.Do("ACL", "SETUSER", "u", "reset", "on", ">p", "+@all", "-hget", "~*")
-	c := connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"})
 	s.Do("HSET", "h", "f", "9007199254740992")
 	for range 2 {
 		err := c.HIncrBy(redial.Once(t.Context(), "id"), "h", "f", 1).Err()
@@ -93,7 +94,7 @@ func TestOnce_CounterThatCannotBeRead(t *testing.T) {
 func TestOnce_HookLosesTheIDs(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 	c.AddHook(elsewhere{})
 	require.NoError(t, c.Ping(t.Context()).Err())
 	p.Match("incr")

@@ -18,13 +18,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
 // The id that was put into a context last counts, as with all that contexts hold.
 func TestOnce_TheInnermostIDCounts(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	outer := redial.Once(t.Context(), "outer")
 	require.EqualValues(t, 1, c.Incr(redial.Once(outer, "inner"), "n").Val())
 	assert.Equal(t, []string{"redial:once:inner"}, c.Keys(t.Context(), "redial:once:*").Val())
@@ -35,7 +36,7 @@ func TestOnce_TheInnermostIDCounts(t *testing.T) {
 // What a hook sends besides with an id of its own is protected by that one.
 func TestOnce_HookHasAnIDOfItsOwn(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 		if cmd.Name() != "incr" {
 			return next(ctx, cmd)
@@ -58,7 +59,7 @@ func TestOnce_HookHasAnIDOfItsOwn(t *testing.T) {
 // A hook that hands the command on with another id has it refused before anything runs.
 func TestOnce_HookChangesTheID(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 		return next(redial.Once(ctx, "other"), cmd)
 	}))
@@ -72,7 +73,7 @@ func TestOnce_HookChangesTheID(t *testing.T) {
 // protected by one that its caller does not know of.
 func TestOnce_TwoIDsOfOneCommandAreRefused(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	batch, own := redial.Once(t.Context(), "batch"), redial.Once(t.Context(), "own")
 	for name, exec := range map[string]func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){
 		"pipeline": c.Pipelined, "transaction": c.TxPipelined,
@@ -105,7 +106,7 @@ func TestOnce_WhatIsAboutTheConnection_IsRefused(t *testing.T) {
 	s := redialtest.StartServer(t)
 	s.Do("ACL", "SETUSER", "u", "reset", "on", ">p", "+@all", "~*", "&*")
 	opt := &redis.Options{Addr: s.Addr(), ClientName: "me", DB: 1, Username: "u", Password: "p"}
-	c := connect(t, opt)
+	c := testkit.Connect(t, opt)
 	ctx := redial.Once(t.Context(), "id")
 	cn := c.Conn()
 	defer cn.Close()
@@ -134,9 +135,9 @@ func TestOnce_WhatIsAboutTheConnection_IsRefused(t *testing.T) {
 	assert.Zero(t, s.Do("DBSIZE"), "the connection is what it was, with database 1")
 
 	for _, hooked := range []bool{false, true} {
-		c := connect(t, opt)
+		c := testkit.Connect(t, opt)
 		if hooked {
-			c.AddHook(passing{})
+			c.AddHook(testkit.Passing{})
 		}
 		sub := c.Subscribe(ctx, "news")
 		_, err = sub.Receive(t.Context())
@@ -155,7 +156,7 @@ func TestOnce_WhatIsAboutTheConnection_IsRefused(t *testing.T) {
 // no id but one of its own.
 func TestOnce_OnConnectHasNoID(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr(), OnConnect: func(ctx context.Context, cn *redis.Conn) error {
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), OnConnect: func(ctx context.Context, cn *redis.Conn) error {
 		if err := cn.Incr(ctx, "connections").Err(); err != nil {
 			return err
 		}
@@ -185,8 +186,8 @@ func (m *moody) MarshalBinary() ([]byte, error) { return fmt.Append(nil, m.n.Add
 func TestOnce_ArgumentsAreEncodedOnce(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()})
-	c.AddHook(passing{})
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
+	c.AddHook(testkit.Passing{})
 	p.Match("rpush")
 	for name, exec := range map[string]func(ctx context.Context, key string) error{
 		"single": func(ctx context.Context, key string) error { return c.RPush(ctx, key, new(moody), "x").Err() },
@@ -307,7 +308,7 @@ func TestOnce_HeldUpUntilTheRecordIsGone_IsUnknown(t *testing.T) {
 func TestPipeline_ContextEndsBetweenAttempts_IsUnknown(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 	ctx, cancel := context.WithCancel(redial.Idempotent(t.Context()))
 	defer cancel()
 	c.AddHook(holdUp{new(atomic.Int64), cancel})
@@ -326,7 +327,7 @@ func TestPipeline_ContextEndsBetweenAttempts_IsUnknown(t *testing.T) {
 func TestOnce_OutageOutlivesTheRecord_IsUnknownAtOnce(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(2*time.Second), redial.WithGrace(time.Minute))
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(2*time.Second), redial.WithGrace(time.Minute))
 	require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script"), "m").Err())
 	var once sync.Once
 	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
@@ -354,7 +355,7 @@ func TestOnce_OutageOutlivesTheRecord_IsUnknownAtOnce(t *testing.T) {
 func TestOnce_LifeCountsFromTheFirstSending(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(2*time.Second), redial.WithGrace(time.Minute))
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(2*time.Second), redial.WithGrace(time.Minute))
 	var once sync.Once
 	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 		if cmd.Name() == "incr" {
@@ -363,7 +364,7 @@ func TestOnce_LifeCountsFromTheFirstSending(t *testing.T) {
 		return next(ctx, cmd)
 	}))
 	p.Refuse()
-	state(t, c, redial.StateReconnecting, 5*time.Second)
+	testkit.AwaitState(t, c, redial.StateReconnecting, 5*time.Second)
 	p.Match("incr")
 	done := make(chan error, 1)
 	go func() { done <- c.Incr(redial.Once(t.Context(), "id"), "n").Err() }()
@@ -391,7 +392,7 @@ func TestOnce_ReadsOfReplicas(t *testing.T) {
 			require.NoError(t, err)
 			defer sup.Close()
 			defer theirs.Close()
-			theirs.AddHook(passing{})
+			theirs.AddHook(testkit.Passing{})
 			for kind, c := range map[string]redis.UniversalClient{"ours": ours, "supervised, with a hook": theirs} {
 				ctx := redial.WaitFor(t.Context(), 5*time.Second)
 				for i := range 20 {
@@ -427,7 +428,7 @@ func TestOnce_BigIntegers(t *testing.T) {
 	s := redialtest.StartServer(t)
 	const big = 9007199254740993 // 2^53 + 1
 	for _, protocol := range []int{2, 3} {
-		c := connect(t, &redis.Options{Addr: s.Addr(), Protocol: protocol})
+		c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Protocol: protocol})
 		s.Do("FLUSHALL")
 		plain := t.Context()
 		once := func(id string) context.Context { return redial.Once(plain, id) }
@@ -485,8 +486,8 @@ func TestOnce_OddKeysAndIDs(t *testing.T) {
 		c       redis.UniversalClient
 		servers []*redialtest.Server
 	}{
-		"single":  {connect(t, &redis.Options{Addr: one.Addr()}), []*redialtest.Server{one}},
-		"cluster": {newCluster(t, cluster), cluster.Nodes},
+		"single":  {testkit.Connect(t, &redis.Options{Addr: one.Addr()}), []*redialtest.Server{one}},
+		"cluster": {testkit.NewCluster(t, cluster), cluster.Nodes},
 		"ring":    {ring, []*redialtest.Server{one}},
 	} {
 		for _, id := range []string{"*", "a[b]?", "\x00\xff\r\n", " ", "{", "}", "{}", "{x}", "a{b}c", ":0", strings.Repeat("x", 512), strings.Repeat("{", 512)} {

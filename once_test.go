@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -118,7 +119,7 @@ func TestOnce_RepliesAreCut(t *testing.T) {
 			if name == "pipeline" || name == "transaction" {
 				p.Match("incr")
 			}
-			c := connect(t, &redis.Options{Addr: p.Addr(), PoolSize: goroutines}, redial.WithGrace(30*time.Second))
+			c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), PoolSize: goroutines}, redial.WithGrace(30*time.Second))
 			for g := range goroutines {
 				for i := range 2 * cuts / goroutines {
 					if name == "SPOP" {
@@ -173,11 +174,11 @@ func TestOnce_RepliesAreCut(t *testing.T) {
 func TestOnce_CallerComesBack(t *testing.T) {
 	s := redialtest.StartServer(t)
 	opt := &redis.Options{Addr: s.Addr()}
-	c := connect(t, opt)
+	c := testkit.Connect(t, opt)
 	ctx := redial.Once(t.Context(), "order-4711")
 	require.EqualValues(t, 1, c.Incr(ctx, "orders").Val())
 	require.EqualValues(t, 2, c.Incr(t.Context(), "orders").Val())
-	other := connect(t, opt)
+	other := testkit.Connect(t, opt)
 	require.EqualValues(t, 1, other.Incr(ctx, "orders").Val())
 	require.Equal(t, "2", c.Get(t.Context(), "orders").Val())
 	assert.Equal(t, []string{"redial:once:order-4711"}, c.Keys(t.Context(), "redial:once:*").Val())
@@ -188,7 +189,7 @@ func TestOnce_CallerComesBack(t *testing.T) {
 
 func TestOnce_Mismatch(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	ctx := redial.Once(t.Context(), "id")
 	require.NoError(t, c.IncrBy(ctx, "n", 5).Err())
 	for name, err := range map[string]error{
@@ -228,7 +229,7 @@ func TestOnce_Mismatch(t *testing.T) {
 // An error reply means that nothing ran and is not recorded, but in a transaction.
 func TestOnce_ErrorReplies(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	ctx := redial.Once(t.Context(), "id")
 	require.NoError(t, c.Set(t.Context(), "n", "text", 0).Err())
 	require.EqualError(t, c.Incr(ctx, "n").Err(), "ERR value is not an integer or out of range")
@@ -257,7 +258,7 @@ func TestOnce_ErrorReplies(t *testing.T) {
 
 func TestOnce_Expires(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()}, redial.WithOnceTTL(time.Second))
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()}, redial.WithOnceTTL(time.Second))
 	ctx := redial.Once(t.Context(), "id")
 	require.EqualValues(t, 1, c.Incr(ctx, "n").Val())
 	require.EqualValues(t, 1, c.Incr(ctx, "n").Val())
@@ -269,7 +270,7 @@ func TestOnce_Expires(t *testing.T) {
 func TestOnce_CallOutlivesRecord_IsUnknown(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(time.Second), redial.WithGrace(time.Minute))
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(time.Second), redial.WithGrace(time.Minute))
 	require.EqualValues(t, 1, c.Incr(redial.Once(t.Context(), "the server gets the script"), "m").Val())
 	p.Match("incr")
 	p.CutAfterRequest(1_000_000)
@@ -289,7 +290,7 @@ func TestOnce_CallOutlivesRecord_IsUnknown(t *testing.T) {
 func TestOnce_NoRetry(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 	p.Match("incr")
 	p.CutAfterRequest(1)
 	ctx := redial.Once(t.Context(), "id")
@@ -300,7 +301,7 @@ func TestOnce_NoRetry(t *testing.T) {
 
 func TestOnce_Refused(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	before := s.Do("INFO", "commandstats")
 	ctx := redial.Once(t.Context(), "id")
 	many := make([]any, 8000)
@@ -349,7 +350,7 @@ func TestOnce_Refused(t *testing.T) {
 // The server loses its scripts, between commands and in the middle of a pipeline.
 func TestOnce_ScriptIsFlushed(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	for i, exec := range []func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){c.Pipelined, c.TxPipelined} {
 		for round := range 2 {
 			s.Do("SCRIPT", "FLUSH")
@@ -394,7 +395,7 @@ func TestOnce_Account(t *testing.T) {
 			args = append(args, w)
 		}
 		require.Equal(t, "OK", s.Do(args...))
-		c := connect(t, &redis.Options{Addr: s.Addr(), Username: "u" + strings.ReplaceAll(name, " ", ""), Password: "p"})
+		c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u" + strings.ReplaceAll(name, " ", ""), Password: "p"})
 		s.Do("DEL", "n")
 		ctx := redial.Once(t.Context(), name)
 		err := c.Incr(ctx, "n").Err()
@@ -416,7 +417,7 @@ func TestOnce_Account(t *testing.T) {
 // What cannot be written is refused before anything runs, in the server's words.
 func TestOnce_MemoryIsFull(t *testing.T) {
 	s := redialtest.StartServer(t, "--maxmemory-policy", "noeviction")
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	require.NoError(t, c.SAdd(t.Context(), "s", "x").Err())
 	s.Do("CONFIG", "SET", "maxmemory", "1")
 	err := c.SPop(redial.Once(t.Context(), "id"), "s").Err()
@@ -429,7 +430,7 @@ func TestOnce_MemoryIsFull(t *testing.T) {
 func TestOnce_HooksSeeTheCommand(t *testing.T) {
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
-	c := connect(t, &redis.Options{Addr: p.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 	var mu sync.Mutex
 	var seen []string
 	c.AddHook(onceSpy{func(cmd redis.Cmder) {
@@ -474,13 +475,13 @@ func TestOnce_HooksThatMeddle(t *testing.T) {
 	opt := &redis.Options{Addr: s.Addr()}
 	ctx := redial.Once(t.Context(), "id")
 
-	c := connect(t, opt)
+	c := testkit.Connect(t, opt)
 	c.AddHook(hookFunc(func(_ context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 		return next(context.Background(), cmd)
 	}))
 	assert.ErrorIs(t, c.Incr(ctx, "n").Err(), redial.ErrOnceUnsupported)
 
-	c = connect(t, opt)
+	c = testkit.Connect(t, opt)
 	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 		if cmd.Name() != "incr" {
 			return next(ctx, cmd)
@@ -489,7 +490,7 @@ func TestOnce_HooksThatMeddle(t *testing.T) {
 	}))
 	assert.ErrorIs(t, c.Incr(ctx, "n").Err(), redial.ErrOnceUnsupported)
 
-	c = connect(t, opt)
+	c = testkit.Connect(t, opt)
 	c.AddHook(hookFunc(func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 		if cmd.Name() == "incr" {
 			if err := c.Set(ctx, "side", "x", 0).Err(); err != nil {
@@ -518,7 +519,7 @@ func TestOnce_Ways(t *testing.T) {
 	p := redialtest.NewProxy(t, s.Addr())
 	p.Match("incr")
 	opt := &redis.Options{Addr: p.Addr()}
-	ours := connect(t, opt, redial.WithGrace(20*time.Second))
+	ours := testkit.Connect(t, opt, redial.WithGrace(20*time.Second))
 	theirs := redis.NewClient(opt)
 	sup, err := redial.Supervise(theirs, redial.WithGrace(20*time.Second))
 	require.NoError(t, err)
@@ -590,7 +591,7 @@ func TestOnce_Ways(t *testing.T) {
 // A full-duplex auto-pipeline has written before anybody is asked, and it is said.
 func TestOnce_FullDuplex(t *testing.T) {
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	ap, err := c.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
 	require.NoError(t, err)
 	err = ap.Incr(redial.Once(t.Context(), "id"), "n").Err()

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -222,8 +223,8 @@ func TestOnce_Types(t *testing.T) {
 			opt := &redis.Options{Addr: s.Addr(), Protocol: protocol}
 			bare := redis.NewClient(opt)
 			defer bare.Close()
-			c := connect(t, opt)
-			other := connect(t, &redis.Options{Addr: s.Addr(), Protocol: 5 - protocol})
+			c := testkit.Connect(t, opt)
+			other := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Protocol: 5 - protocol})
 			compared := make(map[string]bool)
 			n := 0
 			compare := func(world, call string, run func(context.Context, redis.UniversalClient) redis.Cmder) {

@@ -15,13 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
 // A refusal that a script makes up comes after whatever the script did before.
 func TestOutcome_RefusalOfAScript_IsAnAnswer(t *testing.T) {
 	s := miniredis.RunT(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	ctx := t.Context()
 	const script = "redis.call('incr', KEYS[1]); return redis.error_reply('TRYAGAIN later')"
 	assert.EqualError(t, c.Eval(ctx, script, []string{"n"}).Err(), "TRYAGAIN later")
@@ -33,7 +34,7 @@ func TestOutcome_RefusalOfAScript_IsAnAnswer(t *testing.T) {
 // A refusal inside the reply of EXEC comes from a transaction that ran.
 func TestOutcome_RefusalWithinExec_IsAnAnswer(t *testing.T) {
 	s := miniredis.RunT(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	ctx := t.Context()
 	_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.Eval(ctx, "return redis.error_reply('READONLY made up')", nil)
@@ -48,7 +49,7 @@ func TestOutcome_RefusalWithinExec_IsAnAnswer(t *testing.T) {
 // command is not sent twice, not even when it only reads.
 func TestOutcome_RawWriteTo_IsNotRetried(t *testing.T) {
 	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
 	ctx := t.Context()
 	require.NoError(t, c.Set(ctx, "k", "0123456789", 0).Err())
 	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
@@ -67,7 +68,7 @@ func TestOutcome_RawWriteTo_IsNotRetried(t *testing.T) {
 // is sent again.
 func TestOutcome_ServerStallsInTheMiddle(t *testing.T) {
 	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr(), ReadTimeout: 200 * time.Millisecond})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr(), ReadTimeout: 200 * time.Millisecond})
 	ctx := t.Context()
 	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "incr" {
@@ -99,7 +100,7 @@ func TestOutcome_ServerStallsInTheMiddle(t *testing.T) {
 // What is known of a handshake is not what is known of the command it was for.
 func TestOutcome_HandshakeFails_NothingRan(t *testing.T) {
 	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr(), Protocol: 3}, redial.WithGrace(200*time.Millisecond))
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr(), Protocol: 3}, redial.WithGrace(200*time.Millisecond))
 	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "client" {
 			return redialtest.CloseBeforeExecute
@@ -152,7 +153,7 @@ func (serving) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 
 func TestOutcome_HookServesAPartOfThePipeline(t *testing.T) {
 	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
 	ctx := t.Context()
 	require.NoError(t, c.Set(ctx, "a", "1", 0).Err())
 	c.AddHook(serving{})
@@ -173,7 +174,7 @@ func TestOutcome_FullDuplexPipeline(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := redialtest.NewFakeServer(t)
-			c := connect(t, &redis.Options{Addr: f.Addr()})
+			c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
 			if hook != nil {
 				hook(c)
 			}
@@ -234,7 +235,7 @@ func TestOutcome_FullDuplex_WriteOfAnotherFails(t *testing.T) {
 		}
 		return redialtest.Handle
 	})
-	c := connect(t, &redis.Options{Addr: f.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err != nil {
 			return nil, err
@@ -257,7 +258,7 @@ func TestOutcome_FullDuplex_WriteOfAnotherFails(t *testing.T) {
 // The reply is no Redis reply: a write may have run, a read is tried again.
 func TestOutcome_GarbledReply(t *testing.T) {
 	f := redialtest.NewFakeServer(t)
-	c := connect(t, &redis.Options{Addr: f.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
 	ctx := t.Context()
 	var left atomic.Int64
 	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {

@@ -6,8 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -35,7 +35,7 @@ func TestOutcomes_AreTruthful(t *testing.T) {
 		return
 	}
 	n := *scripts
-	if testing.Short() || redial.RaceDetector {
+	if testing.Short() || platform.RaceDetector {
 		n /= 4
 	}
 	first := rand.Uint64()>>1 + 1
@@ -75,7 +75,7 @@ func truthful(t *testing.T, seed uint64) (sum tally) {
 	synctest.Test(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		server := redialtest.NewFakeServerPipe(t)
-		network := &breakingNetwork{dial: server.Dial, rnd: rand.New(rand.NewPCG(seed, 1))}
+		network := &testkit.BreakingNetwork{DialNext: server.Dial, Rand: rand.New(rand.NewPCG(seed, 1))}
 		opt := &redis.Options{
 			Addr: "127.0.0.1:1", Dialer: network.Dial, ReadTimeout: time.Second, PoolSize: 100,
 			Protocol: 2 + rnd.IntN(2), DisableIdentity: rnd.IntN(2) == 0,
@@ -91,7 +91,7 @@ func truthful(t *testing.T, seed uint64) (sum tally) {
 		var results []result
 		key := func() string { return fmt.Sprintf("key:%d", len(results)) }
 		for range 1 + rnd.IntN(4) {
-			network.breakAt(rnd.IntN(4))
+			network.BreakAt(rnd.IntN(4))
 			switch rnd.IntN(6) {
 			case 0, 1:
 				k := key()
@@ -176,120 +176,4 @@ func (r result) runs(t *testing.T, rdb *redis.Client) int {
 		t.Errorf("%s: %v", r.key, cmd.Err())
 	}
 	return int(cmd.Val()) - 1
-}
-
-// breakingNetwork dials connections that break.
-type breakingNetwork struct {
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
-
-	mu    sync.Mutex
-	rnd   *rand.Rand
-	next  int // breaks still to come
-	conns []*breakingConn
-}
-
-// breakAt has the next n connections, or those in the pool, break.
-func (b *breakingNetwork) breakAt(n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.next = n
-	for _, c := range b.conns {
-		if b.next > 0 && b.rnd.IntN(2) == 0 {
-			b.next--
-			c.arm(b.rnd)
-		}
-	}
-}
-
-func (b *breakingNetwork) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.next > 0 && b.rnd.IntN(4) == 0 {
-		b.next--
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
-	}
-	nc, err := b.dial(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	c := &breakingConn{Conn: nc, toWrite: -1, toRead: -1}
-	if b.next > 0 {
-		b.next--
-		c.arm(b.rnd)
-	}
-	b.conns = append(b.conns, c)
-	return c, nil
-}
-
-// breakingConn breaks after so many more bytes; -1: never.
-type breakingConn struct {
-	net.Conn
-	mu              sync.Mutex
-	toWrite, toRead int
-	loses           bool // what cannot be written any more is lost on the way, not refused
-}
-
-func (c *breakingConn) arm(rnd *rand.Rand) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch rnd.IntN(4) {
-	case 0, 1:
-		c.toRead = rnd.IntN(60)
-	case 2:
-		c.loses = true
-		fallthrough
-	default:
-		c.toWrite = rnd.IntN(200)
-	}
-}
-
-// allow takes up to n bytes off a budget and reports whether it is used up.
-func (c *breakingConn) allow(budget *int, n int) (int, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if *budget < 0 {
-		return n, false
-	}
-	if n <= *budget {
-		*budget -= n
-		return n, false
-	}
-	n, *budget = *budget, 0
-	return n, true
-}
-
-var errBroken = errors.New("broken by the test")
-
-func (c *breakingConn) Write(p []byte) (int, error) {
-	n, broken := c.allow(&c.toWrite, len(p))
-	if n > 0 {
-		if k, err := c.Conn.Write(p[:n]); err != nil {
-			return k, err
-		}
-	}
-	if broken {
-		_ = c.Conn.Close()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.loses {
-			return len(p), nil
-		}
-		return n, errBroken
-	}
-	return n, nil
-}
-
-func (c *breakingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		return n, err
-	}
-	n, broken := c.allow(&c.toRead, n)
-	if broken {
-		_ = c.Conn.Close()
-		if n == 0 {
-			return 0, errBroken
-		}
-	}
-	return n, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -73,7 +74,7 @@ func TestRefusals_NodesDisagree_WaitsForTheTopology(t *testing.T) {
 				nodes, addrs, begin := disagreeing(t, how, time.Second)
 				c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
 				defer c.Close()
-				waitReady(t, c)
+				testkit.WaitReady(t, c)
 				require.NoError(t, c.Set(t.Context(), "{k}", 0, 0).Err())
 				begin()
 				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -102,7 +103,7 @@ func TestRefusals_NodesDisagreeForGood_GivesTheReply(t *testing.T) {
 	nodes, addrs, begin := disagreeing(t, "MOVED", time.Hour)
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, redial.WithGrace(500*time.Millisecond))
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	require.NoError(t, c.Set(t.Context(), "{k}", 0, 0).Err())
 	begin()
 	isMoved := func(err error) {
@@ -144,7 +145,7 @@ func TestRefusals_RedirectionsOfASingleServer_AreReturned(t *testing.T) {
 			return redialtest.Handle
 		})
 		c := redial.NewClient(&redis.Options{Addr: f.Addr()})
-		waitReady(t, c)
+		testkit.WaitReady(t, c)
 		began := time.Now()
 		err := c.Incr(t.Context(), "n").Err()
 		assert.EqualError(t, err, reply)
@@ -153,7 +154,7 @@ func TestRefusals_RedirectionsOfASingleServer_AreReturned(t *testing.T) {
 		c.Close()
 
 		ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": f.Addr()}})
-		waitReady(t, ring)
+		testkit.WaitReady(t, ring)
 		began = time.Now()
 		assert.EqualError(t, ring.Incr(t.Context(), "n").Err(), reply)
 		assert.Less(t, time.Since(began), 200*time.Millisecond)
@@ -201,7 +202,7 @@ func TestRefusals_RoleChange_BlockedCommandsGoOn(t *testing.T) {
 			s.Do("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
 			c := redial.NewClient(&redis.Options{Addr: s.Addr()})
 			defer c.Close()
-			waitReady(t, c)
+			testkit.WaitReady(t, c)
 			generation := c.Stats().Generation
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
@@ -226,7 +227,7 @@ func TestRefusals_ClientUnblock_IsTheCallers(t *testing.T) {
 	s := redialtest.StartServer(t)
 	c := redial.NewClient(&redis.Options{Addr: s.Addr()})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	generation := c.Stats().Generation
 	cn := c.Conn()
 	defer cn.Close()
@@ -249,7 +250,7 @@ func TestRefusals_BusyServer_IsWaitedFor(t *testing.T) {
 	s := redialtest.StartServer(t, "--busy-reply-threshold", "20")
 	c := redial.NewClient(&redis.Options{Addr: s.Addr()})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	ctx := t.Context()
 	kill := func() error { return c.ScriptKill(ctx).Err() }
 	run := func() <-chan error {
@@ -305,7 +306,7 @@ func TestRefusals_OfARealServer(t *testing.T) {
 	s := redialtest.StartServer(t)
 	c := redial.NewClient(&redis.Options{Addr: s.Addr()})
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	ctx := t.Context()
 	check := func(err error, code string, safe bool) {
 		t.Helper()
@@ -408,8 +409,8 @@ func TestWithRefusals_RepliesOfAProxy(t *testing.T) {
 	for kind := range plain {
 		defer plain[kind].Close()
 		defer taught[kind].Close()
-		waitReady(t, plain[kind])
-		waitReady(t, taught[kind])
+		testkit.WaitReady(t, plain[kind])
+		testkit.WaitReady(t, taught[kind])
 		for _, shape := range shapes {
 			before := nodes[0].Executed("incr") + nodes[1].Executed("incr")
 			begin(700 * time.Millisecond)
@@ -434,7 +435,7 @@ func TestWithRefusals_AfterTheGrace_GivesTheReply(t *testing.T) {
 	_, addrs, begin := behindProxy(t, 2, noUpstream)
 	for kind, c := range universal(addrs, redial.WithRefusals(isNoUpstream), redial.WithGrace(300*time.Millisecond)) {
 		defer c.Close()
-		waitReady(t, c)
+		testkit.WaitReady(t, c)
 		begin(time.Hour)
 		for _, shape := range shapes {
 			began := time.Now()
@@ -452,7 +453,7 @@ func TestWithRefusals_Panic_ReachesTheCaller(t *testing.T) {
 	nodes, addrs, begin := behindProxy(t, 2, noUpstream)
 	for kind, c := range universal(addrs, redial.WithRefusals(func(error) bool { panic("made by a test") })) {
 		defer c.Close()
-		waitReady(t, c)
+		testkit.WaitReady(t, c)
 		for _, shape := range shapes {
 			before := nodes[0].Executed("incr") + nodes[1].Executed("incr")
 			begin(time.Hour)

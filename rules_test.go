@@ -192,6 +192,9 @@ const (
 
 const module = "github.com/redial-go/redial"
 
+// forTests is for tests. It is no part of the house, so nothing of the house can use it.
+const forTests = "internal/testkit"
+
 // house is the source: that of the root and of the packages below, without tests.
 type house struct {
 	fset   *token.FileSet
@@ -214,7 +217,8 @@ var readHouse = sync.OnceValues(func() (*house, error) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && name != "." && name != "internal" && !strings.HasPrefix(name, "internal/"), d.IsDir() && d.Name() == "testdata":
+		case d.IsDir() && name != "." && name != "internal" && !strings.HasPrefix(name, "internal/"),
+			d.IsDir() && (d.Name() == "testdata" || name == forTests):
 			return fs.SkipDir
 		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 			return nil

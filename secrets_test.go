@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -86,7 +87,7 @@ func TestSecrets_Client(t *testing.T) {
 	server := redialtest.StartServer(t, "--requirepass", markPassword)
 	p := redialtest.NewProxy(t, server.Addr())
 	var s said
-	c := connect(t, &redis.Options{Addr: p.Addr(), Password: markPassword, PoolSize: 1, PoolTimeout: 50 * time.Millisecond}, s.options()...)
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), Password: markPassword, PoolSize: 1, PoolTimeout: 50 * time.Millisecond}, s.options()...)
 	ctx := t.Context()
 	two := func(p redis.Pipeliner) error {
 		p.Append(ctx, markKey, markArgument)
@@ -114,7 +115,7 @@ func TestSecrets_Client(t *testing.T) {
 	s.failed(t, "pool exhausted", c.Set(ctx, markKey, markArgument, 0).Err())
 	require.NoError(t, held.Close())
 	p.Refuse()
-	state(t, c, redial.StateReconnecting, 5*time.Second)
+	testkit.AwaitState(t, c, redial.StateReconnecting, 5*time.Second)
 	s.failed(t, "failing fast", c.Set(redial.FailFast(ctx), markKey, markArgument, 0).Err())
 	cmds, err = c.Pipelined(redial.FailFast(ctx), two)
 	s.failed(t, "failing fast, pipeline", err, cmds...)
@@ -153,7 +154,7 @@ func TestSecrets_Cluster(t *testing.T) {
 	var s said
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, s.options()...)
 	defer c.Close()
-	waitReady(t, c)
+	testkit.WaitReady(t, c)
 	require.NoError(t, c.Set(t.Context(), markKey, markArgument, 0).Err())
 	for _, node := range nodes {
 		node.Kill()

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -32,15 +33,15 @@ func TestFailover_MasterIsKilled(t *testing.T) {
 	t.Parallel()
 	f := redialtest.StartFailover(t, 2, 3)
 	c := newFailover(t, f)
-	l := startLoad(t, c, 20)
-	l.flows(t, time.Second)
+	l := testkit.StartLoad(t, c, 20)
+	l.Flows(t, time.Second)
 	old := f.Servers[0]
 	old.Kill()
 	elected := elect(t, f, old)
-	l.flows(t, time.Second)
-	t.Logf("first success %v after the new primary was elected", time.Duration(l.lastSuccess.Load()-elected.UnixNano()))
+	l.Flows(t, time.Second)
+	t.Logf("first success %v after the new primary was elected", time.Duration(l.LastSuccess.Load()-elected.UnixNano()))
 	time.Sleep(300 * time.Millisecond)
-	l.checkSince(t, f.Primary(0).Addr(), elected)
+	l.CheckSince(t, f.Primary(0).Addr(), elected)
 	t.Log(c.Stats())
 }
 
@@ -63,8 +64,8 @@ func TestFailover_SentinelAndMasterFallSilent(t *testing.T) {
 	t.Parallel()
 	f := redialtest.StartFailover(t, 2, 3)
 	c := newFailover(t, f)
-	l := startLoad(t, c, 10)
-	l.flows(t, time.Second)
+	l := testkit.StartLoad(t, c, 10)
+	l.Flows(t, time.Second)
 	inUse := -1
 	require.Eventually(t, func() bool {
 		for i, s := range f.Sentinels {
@@ -81,11 +82,11 @@ func TestFailover_SentinelAndMasterFallSilent(t *testing.T) {
 	silent.Freeze()
 	f.Sentinels = slices.Delete(slices.Clone(f.Sentinels), inUse, inUse+1)
 	elected := elect(t, f, old)
-	l.flows(t, 2*time.Second)
-	first := time.Unix(0, l.lastSuccess.Load())
+	l.Flows(t, 2*time.Second)
+	first := time.Unix(0, l.LastSuccess.Load())
 	t.Logf("elected after %v, first success %v later", elected.Sub(began), first.Sub(elected))
 	time.Sleep(300 * time.Millisecond)
-	l.checkSince(t, f.Primary(0).Addr(), elected)
+	l.CheckSince(t, f.Primary(0).Addr(), elected)
 	silent.Thaw()
 	old.Thaw()
 }
@@ -105,8 +106,8 @@ func TestFailover_MasterIsMoved(t *testing.T) {
 	messages := sub.Channel()
 	blocked := make(chan error, 1)
 	go func() { blocked <- c.BLPop(ctx, 0, "queue").Err() }()
-	l := startLoad(t, c, 10)
-	l.flows(t, time.Second)
+	l := testkit.StartLoad(t, c, 10)
+	l.Flows(t, time.Second)
 	old := f.Servers[0]
 	for i := range f.Sentinels { // all must know the replica well enough
 		require.Eventually(t, func() bool {
@@ -124,13 +125,13 @@ func TestFailover_MasterIsMoved(t *testing.T) {
 	next.Do("PUBLISH", "news", "hello")
 	assert.Equal(t, "hello", (<-messages).Payload)
 	assert.ErrorIs(t, <-blocked, redial.ErrOutcomeUnknown)
-	l.flows(t, time.Second)
+	l.Flows(t, time.Second)
 	before := time.Now()
-	l.stop()
+	l.Stop()
 	require.NoError(t, c.Set(ctx, "where", "new", 0).Err())
 	assert.Equal(t, "new", next.Do("GET", "where"))
 	assert.Less(t, time.Since(before), time.Second)
-	assert.Nil(t, l.other.Load())
+	assert.Nil(t, l.Other.Load())
 	t.Log(c.Stats().Reason)
 }
 
@@ -153,7 +154,7 @@ func TestFailover_NothingRunsOnBothMasters(t *testing.T) {
 	f := redialtest.StartFailover(t, 1, 3)
 	c := newFailover(t, f, redial.WithGrace(30*time.Second))
 	ctx := t.Context()
-	fillPool(t, c, 10)
+	testkit.FillPool(t, c, 10)
 	old := f.Servers[0]
 	old.Freeze()
 	var pushed, unknown atomic.Int64

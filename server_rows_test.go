@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -77,8 +78,8 @@ func startSlowRelay(t *testing.T, target string, delay time.Duration) *slowRelay
 
 func TestRows_SetUp_FirstBytesAreHeld(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		r := startSlowRelay(t, b.addr, 1500*time.Millisecond)
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		r := startSlowRelay(t, b.Addr, 1500*time.Millisecond)
 		opt := &redis.Options{Addr: r.ln.Addr().String(), DialTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second}
 		began := time.Now()
 		c := redial.NewClient(opt)
@@ -102,10 +103,10 @@ func TestRows_SetUp_FirstBytesAreHeld(t *testing.T) {
 // Credentials take a while; whoever provides them is asked once.
 func TestRows_SetUp_SlowCredentials(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		var asked atomic.Int32
 		began := time.Now()
-		c := redial.NewClient(&redis.Options{Addr: b.addr, CredentialsProviderContext: func(context.Context) (string, string, error) {
+		c := redial.NewClient(&redis.Options{Addr: b.Addr, CredentialsProviderContext: func(context.Context) (string, string, error) {
 			asked.Add(1)
 			time.Sleep(1500 * time.Millisecond)
 			return "", "", nil
@@ -122,8 +123,8 @@ func TestRows_SetUp_SlowCredentials(t *testing.T) {
 // The first of two addresses leads nowhere, the second one answers after 400 ms.
 func TestRows_SetUp_SlowNames(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			select {
 			case <-time.After(400 * time.Millisecond):
 			case <-ctx.Done():
@@ -133,7 +134,7 @@ func TestRows_SetUp_SlowNames(t *testing.T) {
 		}})
 		require.NoError(t, c.Ping(t.Context()).Err())
 		p.Refuse()
-		state(t, c, redial.StateReconnecting, 3*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 3*time.Second)
 		time.Sleep(2 * time.Second)
 		p.Restore()
 		began := time.Now()
@@ -154,8 +155,8 @@ func (deadlineless) SetWriteDeadline(time.Time) error { return errNoDeadline }
 
 func TestRows_SetUp_NoDeadlines(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := redial.NewClient(&redis.Options{Addr: b.addr, ReadTimeout: -2, WriteTimeout: -2,
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := redial.NewClient(&redis.Options{Addr: b.Addr, ReadTimeout: -2, WriteTimeout: -2,
 			Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				nc, err := new(net.Dialer).DialContext(ctx, network, addr)
 				return deadlineless{nc}, err
@@ -164,9 +165,9 @@ func TestRows_SetUp_NoDeadlines(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		require.NoError(t, c.WaitReady(ctx), "probes need no deadlines")
-		b.real.Kill()
+		b.Real.Kill()
 		require.NoError(t, c.WaitForState(ctx, redial.StateReconnecting))
-		b.real.Start()
+		b.Real.Start()
 		require.NoError(t, c.WaitReady(ctx))
 	})
 }
@@ -174,7 +175,7 @@ func TestRows_SetUp_NoDeadlines(t *testing.T) {
 // A dialer that hears of nothing holds up neither detection nor Close.
 func TestRows_DialerIgnoresItsContext(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		release := make(chan struct{})
 		var stuck atomic.Bool
 		var dialing atomic.Int32
@@ -190,7 +191,7 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 		stuck.Store(true)
 		p.Hang()
 		began := time.Now()
-		state(t, c, redial.StateReconnecting, 4*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 		t.Logf("noticed after %v", time.Since(began))
 		began = time.Now()
 		require.NoError(t, c.Close())
@@ -373,8 +374,8 @@ func (b *syncBuffer) String() string {
 // A script that runs for longer than heartbeats may be missed runs once.
 func TestRows_LongScript(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr, ReadTimeout: time.Minute})
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, ReadTimeout: time.Minute})
 		require.NoError(t, c.Ping(t.Context()).Err())
 		const script = `local began = redis.call('TIME') local n = 0
 			repeat local now = redis.call('TIME') n = n + 1
@@ -392,7 +393,7 @@ func TestRows_LongScript(t *testing.T) {
 		assert.ErrorIs(t, c.Get(t.Context(), "nothing").Err(), redis.Nil)
 		t.Logf("GET beside it: %v", time.Since(began))
 		wg.Wait()
-		info := b.real.Do("INFO", "commandstats").(string)
+		info := b.Real.Do("INFO", "commandstats").(string)
 		assert.Contains(t, info, "cmdstat_eval_ro:calls=1,", "it ran once")
 	})
 }
@@ -400,18 +401,18 @@ func TestRows_LongScript(t *testing.T) {
 // Frozen for 4 s and thawed: everything is answered, and ran once.
 func TestRows_FrozenAndThawed(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr, ReadTimeout: 10 * time.Second})
-		fillPool(t, c, 10)
-		b.real.Freeze()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, ReadTimeout: 10 * time.Second})
+		testkit.FillPool(t, c, 10)
+		b.Real.Freeze()
 		var wg sync.WaitGroup
 		for range 10 {
-			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), counter).Err()) })
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), testkit.Counter).Err()) })
 		}
 		time.Sleep(4 * time.Second)
-		b.real.Thaw()
+		b.Real.Thaw()
 		wg.Wait()
-		assert.Equal(t, "10", c.Get(t.Context(), counter).Val())
+		assert.Equal(t, "10", c.Get(t.Context(), testkit.Counter).Val())
 		assert.Zero(t, c.Stats().Unknown)
 		t.Logf("%d outages", c.Stats().Outages)
 	})
@@ -420,12 +421,12 @@ func TestRows_FrozenAndThawed(t *testing.T) {
 // A subscriber that reads late gets everything, on the same connection.
 func TestRows_LateSubscriber(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
 		sub := c.Subscribe(t.Context(), "news")
 		defer sub.Close()
 		for i := range 20 {
-			b.real.Do("PUBLISH", "news", i)
+			b.Real.Do("PUBLISH", "news", i)
 			time.Sleep(150 * time.Millisecond)
 		}
 		time.Sleep(1500 * time.Millisecond)
@@ -445,9 +446,9 @@ func TestRows_LateSubscriber(t *testing.T) {
 // stay dead: the first command succeeds at once after that.
 func TestRows_PartitionHeals_OwnDialer(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		var lost atomic.Bool
-		c := connect(t, &redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if lost.Load() {
 				<-ctx.Done()
 				return nil, ctx.Err()
@@ -457,10 +458,10 @@ func TestRows_PartitionHeals_OwnDialer(t *testing.T) {
 		require.NoError(t, c.Ping(t.Context()).Err())
 		lost.Store(true)
 		p.Hang()
-		state(t, c, redial.StateReconnecting, 4*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 		done := make(chan time.Time, 1)
 		go func() {
-			assert.NoError(t, c.Incr(redial.WaitFor(context.Background(), time.Minute), counter).Err())
+			assert.NoError(t, c.Incr(redial.WaitFor(context.Background(), time.Minute), testkit.Counter).Err())
 			done <- time.Now()
 		}()
 		time.Sleep(5 * time.Second)
@@ -477,8 +478,8 @@ func TestRows_PartitionHeals_OwnDialer(t *testing.T) {
 // is back, and not before.
 func TestRows_PublishAfterSubscribers(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()}, redial.WithGrace(time.Minute))
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithGrace(time.Minute))
 		sub := c.Subscribe(t.Context(), "news")
 		defer sub.Close()
 		messages := sub.Channel()
@@ -486,7 +487,7 @@ func TestRows_PublishAfterSubscribers(t *testing.T) {
 		require.Equal(t, "hello", (<-messages).Payload)
 		for round := range 5 {
 			p.Refuse()
-			state(t, c, redial.StateReconnecting, 4*time.Second)
+			testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 			type sent struct {
 				receivers int64
 				err       error
@@ -502,7 +503,7 @@ func TestRows_PublishAfterSubscribers(t *testing.T) {
 			send(func() (int64, error) { return c.Publish(t.Context(), "news", "two").Result() })
 			send(func() (int64, error) {
 				pipe := c.Pipeline()
-				pipe.Incr(t.Context(), counter)
+				pipe.Incr(t.Context(), testkit.Counter)
 				n := pipe.Publish(t.Context(), "news", "three")
 				_, err := pipe.Exec(t.Context())
 				return n.Val(), err
@@ -523,7 +524,7 @@ func TestRows_PublishAfterSubscribers(t *testing.T) {
 
 		// Nobody is waited for that does not come.
 		p.Refuse()
-		state(t, c, redial.StateReconnecting, 4*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 		done := make(chan error, 1)
 		go func() { done <- c.Publish(t.Context(), "news", "nobody").Err() }()
 		require.Eventually(t, func() bool { return c.Stats().Waiting == 1 }, 4*time.Second, time.Millisecond)
