@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -387,7 +388,7 @@ func role(srv *redialtest.FakeServer, replica func() bool) {
 		case "script":
 			return redialtest.Reply("+OK\r\n")
 		case "command":
-			return redialtest.Reply(commandTable())
+			return redialtest.Reply(testkit.CommandTable())
 		}
 		return redialtest.Handle
 	})

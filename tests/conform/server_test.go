@@ -1,14 +1,14 @@
-package redial_test
+package conform
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -80,7 +80,7 @@ func (s *scripted) handle(c *redialtest.FakeConn, args []string) redialtest.Acti
 	case "readonly":
 		return redialtest.Reply("+OK\r\n")
 	case "command":
-		return redialtest.Reply(commandTable())
+		return redialtest.Reply(testkit.CommandTable())
 	case "cluster":
 		if s.slots == "" {
 			return redialtest.Reply("-ERR This instance has cluster support disabled\r\n")
@@ -109,31 +109,6 @@ func (s *scripted) sentinel(args []string) string {
 	return "*0\r\n"
 }
 
-// arity is the number of words of a command, or the least if negative.
-var arity = map[string]int{
-	"get": 2, "set": -3, "incr": 2, "append": 3, "del": -2, "exists": -2, "mget": -2, "strlen": 2,
-	"lpush": -3, "llen": 2, "lrange": 4, "hset": -4, "hget": 3, "hgetall": 2, "scan": -2, "echo": 2,
-	"multi": 1, "exec": 1, "discard": 1, "watch": -2, "unwatch": 1, "shutdown": -1, "save": 1,
-}
-
-// commandTable is the reply to COMMAND, by which a cluster client finds keys.
-func commandTable() string {
-	known := maps.Clone(arity)
-	known["nonsense"] = 2 // which it does not know, but go-redis would log that each time
-	reply := fmt.Sprintf("*%d\r\n", len(known))
-	for name, n := range known {
-		key, last := 1, 1
-		switch name {
-		case "del", "exists", "mget", "watch":
-			last = -1
-		case "multi", "exec", "discard", "unwatch", "save", "shutdown", "echo", "scan":
-			key, last = 0, 0
-		}
-		reply += "*6\r\n" + str(name) + num(n) + "*1\r\n" + str("write") + num(key) + num(last) + num(1)
-	}
-	return reply
-}
-
 // complaints are errors that a server gives a command for its key, and whether it does so
 // before it queues the command in a transaction.
 var complaints = []struct {
@@ -153,7 +128,7 @@ func (s *scripted) dispatch(in *session, args []string) string {
 		in.dirty = in.dirty || in.multi
 		return reply + "\r\n"
 	}
-	n, known := arity[name]
+	n, known := testkit.Arity[name]
 	switch {
 	case !known:
 		return refuse(fmt.Sprintf("-ERR unknown command '%s', with args beginning with: ", name))

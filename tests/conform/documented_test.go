@@ -1,4 +1,4 @@
-package redial_test
+package conform
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -86,7 +87,7 @@ var documented = []struct {
 }
 
 func TestConform_Documented(t *testing.T) {
-	pages := document(t, "docs/migrating.md") + document(t, "docs/commands.md")
+	pages := testkit.Document(t, "docs/migrating.md") + testkit.Document(t, "docs/commands.md")
 	for _, d := range documented {
 		t.Run(d.name, func(t *testing.T) {
 			assert.NotEmpty(t, d.reason)
