@@ -1,4 +1,4 @@
-package redial_test
+package once
 
 // What Once promises at its edges: which of several ids counts, how long redial goes on
 // with one, what it refuses, where its commands go. Real servers; nothing of the insides.

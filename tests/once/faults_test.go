@@ -1,8 +1,9 @@
-package redial_test
+package once
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -353,6 +354,11 @@ func TestOnce_OneServerOfACluster(t *testing.T) {
 	assert.ErrorIs(t, ap.Incr(ctx, "n").Err(), redial.ErrOnceUnsupported)
 }
 
+var (
+	scripts = flag.Int("scripts", 1_000, "random scripts to run")
+	seed    = flag.Uint64("seed", 0, "run this one script only")
+)
+
 // Random scripts of commands with ids, over connections that break anywhere: what is acknowledged ran once, all else
 // at most once, and who comes back gets the reply of the run.
 func TestOnce_RandomScripts(t *testing.T) {
@@ -360,7 +366,7 @@ func TestOnce_RandomScripts(t *testing.T) {
 	s := redialtest.StartServer(t)
 	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
 	defer bare.Close()
-	n := *scripts / 2
+	n := *scripts
 	if testing.Short() || platform.RaceDetector {
 		n /= 5
 	}
