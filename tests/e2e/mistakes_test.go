@@ -1,4 +1,4 @@
-package redial_test
+package e2e
 
 import (
 	"context"
