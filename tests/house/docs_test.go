@@ -1,4 +1,4 @@
-package redial_test
+package house
 
 import (
 	"fmt"
