@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -243,7 +244,7 @@ func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 	} {
 		t.Run(msg, func(t *testing.T) {
 			if strings.Contains(msg, "READONLY") {
-				NeedPoolsThatLook(t) // or an attempt on a connection that was given up may have the last word
+				platform.NeedPoolsThatLook(t) // or an attempt on a connection that was given up may have the last word
 			}
 			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 				f := inject(n)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -16,289 +15,90 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/redialtest"
 )
 
-func TestMain(m *testing.M) {
-	code := redialtest.LeaksMain(m)
-	if skipped := redialtest.Skipped(); skipped != "" {
-		fmt.Fprintln(os.Stderr, skipped)
-	}
-	os.Exit(code)
-}
-
-// backend is a server that the behaviour tests run on.
-type backend struct {
-	addr  string
-	kill  func()
-	start func()
-	real  *redialtest.Server // nil: miniredis
-}
-
-// onEach runs f on miniredis and on a real redis-server, behind a proxy.
-func onEach(t *testing.T, f func(t *testing.T, b backend, p *redialtest.Proxy)) {
-	t.Run("miniredis", func(t *testing.T) {
-		t.Parallel()
-		m := miniredis.RunT(t)
-		b := backend{addr: m.Addr(), kill: m.Close, start: func() { require.NoError(t, m.Restart()) }}
-		f(t, b, redialtest.NewProxy(t, b.addr))
-	})
-	onReal(t, f)
-}
-
-// onReal runs f on a real redis-server only.
-func onReal(t *testing.T, f func(t *testing.T, b backend, p *redialtest.Proxy)) {
-	t.Run("redis-server", func(t *testing.T) {
-		t.Parallel()
-		s := redialtest.StartServer(t)
-		b := backend{addr: s.Addr(), kill: s.Kill, start: s.Start, real: s}
-		f(t, b, redialtest.NewProxy(t, b.addr))
-	})
-}
-
-// connect returns a client that is Connected and closed with the test.
-func connect(t *testing.T, opt *redis.Options, opts ...redial.Option) *redial.Client {
-	t.Helper()
-	c := redial.NewClient(opt, opts...)
-	t.Cleanup(func() { _ = c.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	require.NoError(t, c.WaitReady(ctx))
-	return c
-}
-
-// load keeps goroutines busy with GET, SET and INCR until stop, and accounts for
-// every INCR.
-type load struct {
-	c                        redial.UniversalClient
-	wg                       sync.WaitGroup
-	quit                     chan struct{}
-	done, acknowledged       atomic.Int64
-	unknown, unavailable     atomic.Int64
-	other                    atomic.Pointer[error]
-	lastSuccess, incrUnknown atomic.Int64
-	replies                  replies
-}
-
-const counter = "counter"
-
-func startLoad(t *testing.T, c redial.UniversalClient, goroutines int) *load {
-	l := &load{c: c, quit: make(chan struct{})}
-	for i := range goroutines {
-		l.wg.Go(func() {
-			for k := i; ; k++ {
-				select {
-				case <-l.quit:
-					return
-				default:
-				}
-				l.step(k)
-			}
-		})
-	}
-	t.Cleanup(l.stop)
-	return l
-}
-
-func (l *load) step(k int) {
-	began := time.Now()
-	n, err := step(context.Background(), l.c, k)
-	incr := k%3 == 0
-	switch {
-	case err == nil, err == redis.Nil:
-		l.done.Add(1)
-		l.lastSuccess.Store(time.Now().UnixNano())
-		if incr {
-			l.acknowledged.Add(1)
-			l.replies.add(began, n)
-		}
-	case errors.Is(err, redial.ErrOutcomeUnknown):
-		l.unknown.Add(1)
-		if incr {
-			l.incrUnknown.Add(1)
-		}
-	case errors.Is(err, redial.ErrUnavailable):
-		l.unavailable.Add(1)
-	default:
-		l.other.CompareAndSwap(nil, &err)
-	}
-}
-
-// step is one GET, SET or INCR, of which it returns the reply.
-func step(ctx context.Context, c redial.UniversalClient, k int) (int64, error) {
-	switch k % 3 {
-	case 0:
-		return c.Incr(ctx, counter).Result()
-	case 1:
-		return 0, c.Set(ctx, "key", k, 0).Err()
-	}
-	return 0, c.Get(ctx, "key").Err()
-}
-
-func (l *load) stop() {
-	select {
-	case <-l.quit:
-	default:
-		close(l.quit)
-	}
-	l.wg.Wait()
-}
-
-// replies are those to INCRs of one counter.
-type replies struct {
-	mu  sync.Mutex
-	all []reply // guarded by mu
-}
-
-type reply struct {
-	began time.Time // when the INCR was issued
-	n     int64
-}
-
-func (r *replies) add(began time.Time, n int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, reply{began, n})
-}
-
-// check asserts that the INCRs which were issued after since have run once each on the
-// server whose counter is at n now.
-func (r *replies) check(t *testing.T, since time.Time, n int64) {
-	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	seen := make(map[int64]bool)
-	for _, one := range r.all {
-		if one.began.Before(since) {
-			continue
-		}
-		assert.LessOrEqual(t, one.n, n, "an acknowledged INCR is missing")
-		assert.False(t, seen[one.n], "two INCRs have the reply %d", one.n)
-		seen[one.n] = true
-	}
-}
-
-// check stops the load and compares the counter with what was acknowledged: no
-// INCR was lost, and none ran twice.
-func (l *load) check(t *testing.T, addr string) {
-	t.Helper()
-	ran := l.checkSince(t, addr, time.Time{})
-	assert.GreaterOrEqual(t, ran, l.acknowledged.Load(), "an acknowledged INCR is missing")
-}
-
-// checkSince is check after a replica was promoted, at the time since: replication is
-// asynchronous, so that what the primary before it has acknowledged may be lost. But none
-// ran twice, and what was issued afterwards and acknowledged is there.
-func (l *load) checkSince(t *testing.T, addr string, since time.Time) (ran int64) {
-	t.Helper()
-	l.stop()
-	if err := l.other.Load(); err != nil {
-		t.Errorf("an error without an outcome: %v", *err)
-	}
-	assert.Positive(t, l.done.Load())
-	bare := redis.NewClient(&redis.Options{Addr: addr})
-	defer bare.Close()
-	ran, err := bare.Get(t.Context(), counter).Int64()
-	require.NoError(t, err)
-	assert.LessOrEqual(t, ran, l.acknowledged.Load()+l.incrUnknown.Load(), "an INCR ran twice")
-	l.replies.check(t, since, ran)
-	t.Logf("%d commands, %d unavailable, %d unknown; INCR: %d acknowledged, %d ran",
-		l.done.Load(), l.unavailable.Load(), l.unknown.Load(), l.acknowledged.Load(), ran)
-	return ran
-}
-
-// flows waits until commands succeed again.
-func (l *load) flows(t *testing.T, within time.Duration) {
-	t.Helper()
-	began := time.Now()
-	require.Eventually(t, func() bool { return l.lastSuccess.Load() > began.UnixNano() }, within, time.Millisecond)
-}
-
-func state(t *testing.T, c *redial.Client, want redial.State, within time.Duration) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	require.NoError(t, c.WaitForState(ctx, want))
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func TestClient_Restart(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
-		l := startLoad(t, c, 10)
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		l := testkit.StartLoad(t, c, 10)
 		for range 2 {
-			l.flows(t, time.Second)
-			b.kill()
-			state(t, c, redial.StateReconnecting, 4*time.Second)
+			l.Flows(t, time.Second)
+			b.Kill()
+			testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 			time.Sleep(500 * time.Millisecond) // an outage of some length
-			b.start()
-			l.flows(t, 2*time.Second)
+			b.Start()
+			l.Flows(t, 2*time.Second)
 		}
-		l.stop()
-		assert.Zero(t, l.unavailable.Load(), "the outages were shorter than the grace")
-		assert.Nil(t, l.other.Load())
+		l.Stop()
+		assert.Zero(t, l.Unavailable.Load(), "the outages were shorter than the grace")
+		assert.Nil(t, l.Other.Load())
 		assert.EqualValues(t, 2, c.Stats().Outages)
 	})
 }
 
 func TestClient_Refused(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()})
-		l := startLoad(t, c, 20)
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
+		l := testkit.StartLoad(t, c, 20)
 		for range 3 {
-			l.flows(t, time.Second)
+			l.Flows(t, time.Second)
 			p.Refuse()
-			state(t, c, redial.StateReconnecting, 4*time.Second)
+			testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 			time.Sleep(300 * time.Millisecond)
 			p.Restore()
-			l.flows(t, time.Second)
+			l.Flows(t, time.Second)
 		}
-		l.check(t, b.addr)
-		assert.Zero(t, l.unavailable.Load())
+		l.Check(t, b.Addr)
+		assert.Zero(t, l.Unavailable.Load())
 	})
 }
 
 // Connections break again and again while the server is well: that is no outage.
 func TestClient_ConnectionsReset(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()})
-		l := startLoad(t, c, 20)
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
+		l := testkit.StartLoad(t, c, 20)
 		for i := range 20 {
-			l.flows(t, time.Second)
+			l.Flows(t, time.Second)
 			if i%2 == 0 {
 				p.Reset()
 			} else {
 				p.Cut()
 			}
 		}
-		l.flows(t, time.Second)
-		l.check(t, b.addr)
-		assert.Zero(t, l.unavailable.Load())
+		l.Flows(t, time.Second)
+		l.Check(t, b.Addr)
+		assert.Zero(t, l.Unavailable.Load())
 		assert.Zero(t, c.Stats().Outages)
 	})
 }
 
 func TestClient_ClientKill(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
-		l := startLoad(t, c, 20)
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		l := testkit.StartLoad(t, c, 20)
 		for range 20 {
-			l.flows(t, time.Second)
-			b.real.Do("CLIENT", "KILL", "TYPE", "normal")
+			l.Flows(t, time.Second)
+			b.Real.Do("CLIENT", "KILL", "TYPE", "normal")
 		}
-		l.flows(t, time.Second)
-		l.check(t, b.addr)
-		assert.Zero(t, l.unavailable.Load())
+		l.Flows(t, time.Second)
+		l.Check(t, b.Addr)
+		assert.Zero(t, l.Unavailable.Load())
 	})
 }
 
@@ -306,17 +106,17 @@ func TestClient_ClientKill(t *testing.T) {
 // the error says what is known.
 func TestClient_ReplyCutOff(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()})
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 		p.Match("incr")
 		for range 40 {
 			p.CutAfterRequest(1)
-			err := c.Incr(t.Context(), counter).Err()
+			err := c.Incr(t.Context(), testkit.Counter).Err()
 			require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
 			require.False(t, redial.SafeToRetry(err))
 		}
 		p.CutAfterRequest(0)
-		got, err := c.Get(t.Context(), counter).Int()
+		got, err := c.Get(t.Context(), testkit.Counter).Int()
 		require.NoError(t, err)
 		assert.Equal(t, 40, got)
 		assert.Zero(t, c.Stats().Outages)
@@ -327,8 +127,8 @@ func TestClient_ReplyCutOff(t *testing.T) {
 // nothing ran that was neither acknowledged nor said to be unknown.
 func TestClient_TwoHundredCuts(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()})
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 		ctx := t.Context()
 		script := redis.NewScript("return redis.call('INCR', KEYS[1])")
 		kinds := map[string]func(note func(error)){
@@ -408,12 +208,12 @@ func TestClient_TwoHundredCuts(t *testing.T) {
 			var ran int64
 			switch kind {
 			case "lpush":
-				ran = b.real.Do("LLEN", kind).(int64)
+				ran = b.Real.Do("LLEN", kind).(int64)
 			case "xadd":
-				ran = b.real.Do("XLEN", kind).(int64)
+				ran = b.Real.Do("XLEN", kind).(int64)
 			default:
 				var err error
-				ran, err = strconv.ParseInt(b.real.Do("GET", kind).(string), 10, 64)
+				ran, err = strconv.ParseInt(b.Real.Do("GET", kind).(string), 10, 64)
 				require.NoError(t, err)
 			}
 			t.Logf("%-8s %5d acknowledged <= %5d ran <= %5d with %d unknown; %d did not run", kind,
@@ -427,17 +227,17 @@ func TestClient_TwoHundredCuts(t *testing.T) {
 // A server that merely pauses, for a fork or a slow script, causes no error.
 func TestClient_ServerPauses(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
-		l := startLoad(t, c, 20)
-		l.flows(t, time.Second)
-		b.real.Freeze()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		l := testkit.StartLoad(t, c, 20)
+		l.Flows(t, time.Second)
+		b.Real.Freeze()
 		time.Sleep(1500 * time.Millisecond)
-		b.real.Thaw()
-		l.flows(t, time.Second)
-		l.check(t, b.addr)
-		assert.Zero(t, l.unavailable.Load())
-		assert.Zero(t, l.unknown.Load())
+		b.Real.Thaw()
+		l.Flows(t, time.Second)
+		l.Check(t, b.Addr)
+		assert.Zero(t, l.Unavailable.Load())
+		assert.Zero(t, l.Unknown.Load())
 		assert.Zero(t, c.Stats().Outages)
 	})
 }
@@ -446,35 +246,35 @@ func TestClient_ServerPauses(t *testing.T) {
 // succeed, writes end unknown, and the pool that is held up fails nobody.
 func TestClient_ServerPauses_TightTimeouts(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr, PoolSize: 5, ReadTimeout: 300 * time.Millisecond, PoolTimeout: 500 * time.Millisecond})
-		l := startLoad(t, c, 20)
-		l.flows(t, time.Second)
-		b.real.Freeze()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 5, ReadTimeout: 300 * time.Millisecond, PoolTimeout: 500 * time.Millisecond})
+		l := testkit.StartLoad(t, c, 20)
+		l.Flows(t, time.Second)
+		b.Real.Freeze()
 		time.Sleep(1500 * time.Millisecond)
-		b.real.Thaw()
-		l.flows(t, 2*time.Second)
-		l.check(t, b.addr)
-		assert.Zero(t, l.unavailable.Load())
+		b.Real.Thaw()
+		l.Flows(t, 2*time.Second)
+		l.Check(t, b.Addr)
+		assert.Zero(t, l.Unavailable.Load())
 		assert.Zero(t, c.Stats().Outages)
 	})
 }
 
 func TestClient_ServerFrozen(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
-		l := startLoad(t, c, 20)
-		l.flows(t, time.Second)
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		l := testkit.StartLoad(t, c, 20)
+		l.Flows(t, time.Second)
 		began := time.Now()
-		b.real.Freeze()
-		state(t, c, redial.StateReconnecting, 5*time.Second)
+		b.Real.Freeze()
+		testkit.AwaitState(t, c, redial.StateReconnecting, 5*time.Second)
 		t.Logf("noticed after %v", time.Since(began))
 		time.Sleep(time.Second)
-		b.real.Thaw()
-		l.flows(t, 2*time.Second)
-		l.check(t, b.addr)
-		assert.Zero(t, l.unavailable.Load())
+		b.Real.Thaw()
+		l.Flows(t, 2*time.Second)
+		l.Check(t, b.Addr)
+		assert.Zero(t, l.Unavailable.Load())
 	})
 }
 
@@ -482,23 +282,23 @@ func TestClient_ServerFrozen(t *testing.T) {
 // gate is shut, and what is in flight keeps its own time.
 func TestClient_BlackHole(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr(), ReadTimeout: 3 * time.Second})
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), ReadTimeout: 3 * time.Second})
 		require.NoError(t, c.Ping(t.Context()).Err()) // a connection for BLPOP
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		blocked := make(chan error, 1)
 		go func() { blocked <- c.BLPop(ctx, 0, "queue").Err() }()
 		time.Sleep(100 * time.Millisecond)
-		l := startLoad(t, c, 10)
-		l.flows(t, time.Second)
+		l := testkit.StartLoad(t, c, 10)
+		l.Flows(t, time.Second)
 		began := time.Now()
 		p.Hang()
-		state(t, c, redial.StateReconnecting, 5*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 5*time.Second)
 		t.Logf("noticed after %v", time.Since(began))
 		p.Restore()
-		l.flows(t, 6*time.Second)
-		l.check(t, b.addr)
+		l.Flows(t, 6*time.Second)
+		l.Check(t, b.Addr)
 		assert.Empty(t, blocked, "the server may yet answer")
 		cancel()
 		assert.ErrorIs(t, <-blocked, redial.ErrOutcomeUnknown)
@@ -507,9 +307,9 @@ func TestClient_BlackHole(t *testing.T) {
 
 func TestClient_IdleConnectionsDropped(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr(), PoolSize: 50})
-		fillPool(t, c, 20)
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), PoolSize: 50})
+		testkit.FillPool(t, c, 20)
 		require.GreaterOrEqual(t, p.DropIdle(), 20)
 		time.Sleep(3 * time.Second)
 		var slowest atomic.Int64
@@ -517,7 +317,7 @@ func TestClient_IdleConnectionsDropped(t *testing.T) {
 		for range 50 {
 			wg.Go(func() {
 				began := time.Now()
-				assert.NoError(t, c.Incr(t.Context(), counter).Err())
+				assert.NoError(t, c.Incr(t.Context(), testkit.Counter).Err())
 				if took := int64(time.Since(began)); took > slowest.Load() {
 					slowest.Store(took)
 				}
@@ -525,27 +325,13 @@ func TestClient_IdleConnectionsDropped(t *testing.T) {
 		}
 		wg.Wait()
 		t.Logf("slowest of 50 calls: %v", time.Duration(slowest.Load()))
-		assert.Equal(t, "50", c.Get(t.Context(), counter).Val())
+		assert.Equal(t, "50", c.Get(t.Context(), testkit.Counter).Val())
 	})
-}
-
-// fillPool makes the pool hold k connections.
-func fillPool(t *testing.T, c *redial.Client, k int) {
-	t.Helper()
-	var held []*redis.Conn
-	for range k {
-		cn := c.Client.Conn()
-		require.NoError(t, cn.Ping(t.Context()).Err())
-		held = append(held, cn)
-	}
-	for _, cn := range held {
-		require.NoError(t, cn.Close())
-	}
 }
 
 func TestClient_ServerNotThereAtStart(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		for name, fault := range map[string]func(){
 			"refused":            p.Refuse,
 			"accepts and hangs":  p.AcceptAndHang,
@@ -579,7 +365,7 @@ func TestClient_Loading(t *testing.T) {
 	}
 	s.Do(append([]any{"MSET"}, pairs...)...)
 	s.Do("SAVE")
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	require.NoError(t, c.Ping(t.Context()).Err())
 	s.Kill()
 	s.LaunchOnly()
@@ -600,7 +386,7 @@ func TestClient_Loading(t *testing.T) {
 func TestClient_MaxClients(t *testing.T) {
 	t.Parallel()
 	s := redialtest.StartServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr()})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 	s.Do("CONFIG", "SET", "maxclients", "10")
 	var crowd []net.Conn
 	free := func() {
@@ -654,33 +440,33 @@ func TestClient_WrongPassword(t *testing.T) {
 		assert.Less(t, time.Since(began), time.Second)
 		assert.NoError(t, c.Close())
 	}
-	c := connect(t, &redis.Options{Addr: s.Addr(), Password: "right"})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Password: "right"})
 	assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 }
 
 func TestClient_TLS(t *testing.T) {
 	t.Parallel()
 	s := redialtest.StartTLSServer(t)
-	c := connect(t, &redis.Options{Addr: s.Addr(), TLSConfig: s.TLSConfig(), PoolSize: 50})
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), TLSConfig: s.TLSConfig(), PoolSize: 50})
 	const commands = 50
 	rounds := 3
 	if runtime.GOOS != "linux" {
 		rounds = 0 // nobody sees through TLS that the peer has closed
-		assert.NoError(t, c.Set(t.Context(), counter, 0, 0).Err())
+		assert.NoError(t, c.Set(t.Context(), testkit.Counter, 0, 0).Err())
 	}
 	for range rounds {
-		fillPool(t, c, 20)
+		testkit.FillPool(t, c, 20)
 		s.Do("CLIENT", "KILL", "TYPE", "normal") // closes the idle connections
 		time.Sleep(50 * time.Millisecond)        // for the news to arrive
 		var wg sync.WaitGroup
 		for range commands {
-			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), counter).Err()) })
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), testkit.Counter).Err()) })
 		}
 		wg.Wait()
 	}
-	assert.Equal(t, strconv.Itoa(commands*rounds), c.Get(t.Context(), counter).Val())
+	assert.Equal(t, strconv.Itoa(commands*rounds), c.Get(t.Context(), testkit.Counter).Val())
 	s.Kill()
-	state(t, c, redial.StateReconnecting, 4*time.Second)
+	testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 	time.AfterFunc(200*time.Millisecond, s.Start)
 	assert.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 }
@@ -735,7 +521,7 @@ func TestClient_KeepsFeaturesOfGoRedis(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			c := connect(t, opt)
+			c := testkit.Connect(t, opt)
 			ctx := t.Context()
 			round := func() {
 				t.Helper()
@@ -770,7 +556,7 @@ func TestClient_KeepsFeaturesOfGoRedis(t *testing.T) {
 			c.Reconnect("test")
 			round()
 			s.Kill()
-			state(t, c, redial.StateReconnecting, 4*time.Second)
+			testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 			s.Start()
 			acl()
 			round()
@@ -788,15 +574,15 @@ var (
 )
 
 func TestClient_MinIdleConns_AreWarm(t *testing.T) {
-	redial.NeedPoolsThatLook(t) // or what was given up stays idle in the pool, and takes the place of others
+	platform.NeedPoolsThatLook(t) // or what was given up stays idle in the pool, and takes the place of others
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr, MinIdleConns: 5})
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, MinIdleConns: 5})
 		require.Eventually(t, func() bool { return c.Stats().Connections >= 5 }, time.Second, time.Millisecond)
-		b.kill()
-		state(t, c, redial.StateReconnecting, 4*time.Second)
-		b.start()
-		state(t, c, redial.StateConnected, 4*time.Second)
+		b.Kill()
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
+		b.Start()
+		testkit.AwaitState(t, c, redial.StateConnected, 4*time.Second)
 		require.Eventually(t, func() bool { return c.Stats().Connections >= 5 }, 2*time.Second, time.Millisecond,
 			"nobody has asked for a connection, and yet the pool must be warm again")
 	})
@@ -805,18 +591,18 @@ func TestClient_MinIdleConns_AreWarm(t *testing.T) {
 // An exhausted pool says nothing about the server, and nothing was sent.
 func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond},
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond},
 			redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond))
 		held := c.Conn()
 		defer held.Close()
 		require.NoError(t, held.Ping(t.Context()).Err())
 		for range 20 {
-			err := c.Incr(t.Context(), counter).Err()
+			err := c.Incr(t.Context(), testkit.Counter).Err()
 			require.ErrorIs(t, err, redis.ErrPoolTimeout)
 			require.ErrorIs(t, err, redial.ErrUnavailable)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-			err = c.Incr(ctx, counter).Err()
+			err = c.Incr(ctx, testkit.Counter).Err()
 			cancel()
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			require.ErrorIs(t, err, redial.ErrUnavailable)
@@ -830,20 +616,20 @@ func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 // Subscriptions made before an outage deliver after it, and do not dial during it.
 func TestClient_PubSub_SurvivesAnOutage(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: p.Addr()})
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 		sub := c.Subscribe(t.Context(), "news")
 		defer sub.Close()
 		_, err := sub.Receive(t.Context())
 		require.NoError(t, err)
 		messages := sub.Channel()
 		p.Refuse()
-		state(t, c, redial.StateReconnecting, 4*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 		before := c.Stats().Dials
 		time.Sleep(2 * time.Second)
 		assert.Less(t, c.Stats().Dials-before, uint64(15), "without demand the schedule is slow")
 		p.Restore()
-		state(t, c, redial.StateConnected, 4*time.Second)
+		testkit.AwaitState(t, c, redial.StateConnected, 4*time.Second)
 		back := time.Now()
 		for n := int64(0); n == 0; {
 			n, err = c.Publish(t.Context(), "news", "hello").Result()
@@ -858,27 +644,27 @@ func TestClient_PubSub_SurvivesAnOutage(t *testing.T) {
 // Ten thousand commands wait; when the server is back each runs exactly once.
 func TestClient_TenThousandWaiters(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		const waiters = redial.DefaultMaxWaiting
-		c := connect(t, &redis.Options{Addr: p.Addr(), PoolTimeout: time.Minute}, redial.WithGrace(time.Minute))
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), PoolTimeout: time.Minute}, redial.WithGrace(time.Minute))
 		p.Refuse()
-		state(t, c, redial.StateReconnecting, 4*time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
 		var wg sync.WaitGroup
 		for range waiters {
-			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), counter).Err()) })
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), testkit.Counter).Err()) })
 		}
 		require.Eventually(t, func() bool { return c.Stats().Waiting == waiters }, time.Minute, time.Millisecond)
 		p.Restore()
 		wg.Wait()
-		assert.Equal(t, strconv.Itoa(waiters), c.Get(t.Context(), counter).Val())
+		assert.Equal(t, strconv.Itoa(waiters), c.Get(t.Context(), testkit.Counter).Val())
 		assert.Zero(t, c.Stats().Refused)
 	})
 }
 
 func TestClient_Shutdown_OfTheServer(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, _ *redialtest.Proxy) {
-		c := connect(t, &redis.Options{Addr: b.addr})
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
 		assert.NoError(t, c.ShutdownNoSave(t.Context()).Err(), "the server goes away, as it was told")
 	})
 }
@@ -891,10 +677,10 @@ func TestClient_HealthyPath_AllocatesNothing(t *testing.T) {
 	for _, hooked := range []bool{false, true} {
 		bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
 		defer bare.Close()
-		c := connect(t, &redis.Options{Addr: s.Addr()})
+		c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
 		if hooked {
-			bare.AddHook(passing{})
-			c.AddHook(passing{})
+			bare.AddHook(testkit.Passing{})
+			c.AddHook(testkit.Passing{})
 		}
 		testAllocations(t, c.Client, bare, hooked)
 	}
@@ -920,10 +706,10 @@ func testAllocations(t *testing.T, c, bare *redis.Client, hooked bool) {
 			with := testing.AllocsPerRun(500, func() { run(ctx, c) })
 			without := testing.AllocsPerRun(500, func() { run(ctx, bare) })
 			t.Logf("%s: %v allocations, %v without redial", name, with, without)
-			if redial.RaceDetector {
+			if platform.RaceDetector {
 				without++ // it has pools lose things at random
 			}
-			if !redial.PoolsLook && (ctx == cancelable || hooked) {
+			if !platform.PoolsLook && (ctx == cancelable || hooked) {
 				without++ // elsewhere the look of bare's pool costs what these do here
 			}
 			assert.LessOrEqual(t, with, without, name)
@@ -937,16 +723,16 @@ func TestClient_Close_LeavesNothing(t *testing.T) {
 	p := redialtest.NewProxy(t, s.Addr())
 	for name, prepare := range map[string]func(c *redial.Client){
 		"connected": func(c *redial.Client) { _ = c.Ping(t.Context()).Err() },
-		"refused":   func(c *redial.Client) { p.Refuse(); state(t, c, redial.StateReconnecting, 4*time.Second) },
+		"refused":   func(c *redial.Client) { p.Refuse(); testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second) },
 		"silent":    func(c *redial.Client) { p.Hang(); time.Sleep(200 * time.Millisecond) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.Restore()
-			c := connect(t, &redis.Options{Addr: p.Addr()})
+			c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
 			prepare(c)
 			var wg sync.WaitGroup
 			for range 20 {
-				wg.Go(func() { _ = c.Incr(t.Context(), counter).Err() })
+				wg.Go(func() { _ = c.Incr(t.Context(), testkit.Counter).Err() })
 				wg.Go(func() { _ = c.BLPop(t.Context(), 0, "queue").Err() })
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -956,15 +742,4 @@ func TestClient_Close_LeavesNothing(t *testing.T) {
 			assert.Less(t, time.Since(began), 500*time.Millisecond)
 		})
 	}
-}
-
-// passing is a hook that does nothing.
-type passing struct{}
-
-func (passing) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (passing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { return next(ctx, cmd) }
-}
-func (passing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
 }

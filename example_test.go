@@ -17,7 +17,7 @@ import (
 	"github.com/redial-go/redial"
 )
 
-// Samples of the documents are taken from this file; docs_test.go compares.
+// Samples of the documents are taken from this file; tests/house compares.
 
 // startServer starts an embedded server, so that the examples run anywhere.
 func startServer() *miniredis.Miniredis {

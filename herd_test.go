@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/testkit/platform"
 )
 
 var fullHerd = flag.Bool("herd", false, "simulate herds of 10,000 clients and write docs/backoff.md; takes half an hour on two cores")
@@ -55,7 +56,7 @@ type herdResult struct {
 // are, the more the allowed peak may be exceeded by chance.
 func TestHerd_GoalsAreMet(t *testing.T) {
 	clients := 1000
-	if RaceDetector {
+	if platform.RaceDetector {
 		clients = 100
 	}
 	chance := 3 * math.Sqrt(herdPeak*(1-herdPeak)/float64(clients))

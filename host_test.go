@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"reflect"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +24,7 @@ import (
 	"github.com/redial-go/redial/redialtest"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -370,21 +370,9 @@ func (r rawSpy) Read(func(uintptr) bool) (err error) {
 }
 func (r rawSpy) Write(func(uintptr) bool) error { return errors.ErrUnsupported }
 
-// PoolsLook tells whether pools of go-redis look at connections that they hand out. Where
-// they do not, nobody knows when that is.
-var PoolsLook = runtime.GOOS != "windows" && runtime.GOOS != "plan9"
-
-// NeedPoolsThatLook skips what cannot be so without that.
-func NeedPoolsThatLook(t *testing.T) {
-	t.Helper()
-	if !PoolsLook {
-		redialtest.Skip(t, "pools of go-redis do not look at connections here")
-	}
-}
-
 // A pool shows by SetDeadline, and by a look at the socket, that it hands a connection out.
 func TestHost_PoolHandsOut(t *testing.T) {
-	NeedPoolsThatLook(t)
+	platform.NeedPoolsThatLook(t)
 	ctx := t.Context()
 	s := spied(redialtest.NewFakeServer(t))
 	rdb := bare(t, s.server, s.dialer)

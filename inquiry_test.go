@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -348,7 +349,7 @@ func TestInquiry_NotAllowed_NothingIsConcluded(t *testing.T) {
 // The id is that of the handshake, in either version of the protocol, and there is none
 // where the server tells none. What a connection asks its server nobody sees.
 func TestInquiry_Introduction(t *testing.T) {
-	NeedPoolsThatLook(t) // or only the first command on a connection can be introduced
+	platform.NeedPoolsThatLook(t) // or only the first command on a connection can be introduced
 	for _, protocol := range []int{2, 3} {
 		s := redialtest.StartServer(t)
 		c := NewClient(&redis.Options{Addr: s.Addr(), Protocol: protocol, PoolSize: 1})

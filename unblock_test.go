@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -86,7 +87,7 @@ func TestUnblock_LosesNothing(t *testing.T) {
 			t.Logf("protocol %d, canceled %v: %d lost, %d contexts ended, %d connections closed", protocol, canceled, lost, ends, closed)
 			assert.LessOrEqual(t, lost, closed, "only where the server did not answer in time, on a busy machine")
 			assert.Greater(t, ends, 100)
-			if !RaceDetector { // under which the server may have no processor to answer in time
+			if !platform.RaceDetector { // under which the server may have no processor to answer in time
 				assert.Less(t, closed, ends/10, "connections are used again")
 			}
 			assert.Zero(t, c.Stats().Outages)
@@ -103,7 +104,7 @@ func TestUnblock_LosesNothing(t *testing.T) {
 // A command that waited in vain ends with the error of its context, in time, and its
 // connection goes back to the pool.
 func TestUnblock_EndsInTime(t *testing.T) {
-	NeedPoolsThatLook(t) // or only the first command on a connection can be told to end
+	platform.NeedPoolsThatLook(t) // or only the first command on a connection can be told to end
 	for _, start := range []func(testing.TB, ...string) *redialtest.Server{redialtest.StartServer, redialtest.StartTLSServer} {
 		s := start(t)
 		unblockedInTime(t, &redis.Options{Addr: s.Addr(), PoolSize: 1, TLSConfig: s.TLSConfig()})

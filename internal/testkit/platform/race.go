@@ -1,0 +1,6 @@
+//go:build race
+
+package platform
+
+// RaceDetector is whether the tests run under the race detector.
+const RaceDetector = true

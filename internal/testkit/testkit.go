@@ -1,0 +1,112 @@
+// Package testkit is what several suites of tests have in common: clients that are ready,
+// load, faults, the folder of the repository. It is for tests of this module alone, those
+// of the root and of the folders in tests; it may use redial and redialtest, as a user
+// would. What tests inside package redial need has to be in package platform below.
+package testkit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// Main is the body of every TestMain: it runs the tests, looks for what they have left, says
+// what was skipped, and exits.
+func Main(m *testing.M) {
+	code := redialtest.LeaksMain(m)
+	if skipped := redialtest.Skipped(); skipped != "" {
+		fmt.Fprintln(os.Stderr, skipped)
+	}
+	os.Exit(code)
+}
+
+// WaitReady waits up to 5 s for c to be Connected.
+func WaitReady(t *testing.T, c interface{ WaitReady(context.Context) error }) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, c.WaitReady(ctx))
+}
+
+// NewCluster returns a client that is Connected to every node and closed with the test.
+func NewCluster(t *testing.T, cluster *redialtest.Cluster, opts ...redial.Option) *redial.ClusterClient {
+	t.Helper()
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, opts...)
+	t.Cleanup(func() { _ = c.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, c.WaitReady(ctx))
+	return c
+}
+
+// Connect returns a client that is Connected and closed with the test.
+func Connect(t *testing.T, opt *redis.Options, opts ...redial.Option) *redial.Client {
+	t.Helper()
+	c := redial.NewClient(opt, opts...)
+	t.Cleanup(func() { _ = c.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, c.WaitReady(ctx))
+	return c
+}
+
+// FillPool makes the pool hold k connections.
+func FillPool(t *testing.T, c *redial.Client, k int) {
+	t.Helper()
+	var held []*redis.Conn
+	for range k {
+		cn := c.Client.Conn()
+		require.NoError(t, cn.Ping(t.Context()).Err())
+		held = append(held, cn)
+	}
+	for _, cn := range held {
+		require.NoError(t, cn.Close())
+	}
+}
+
+// Passing is a hook that does nothing.
+type Passing struct{}
+
+// DialHook implements redis.Hook.
+func (Passing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements redis.Hook.
+func (Passing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return next(ctx, cmd) }
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (Passing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return next(ctx, cmds) }
+}
+
+// Root returns the path of the folder that this module is in, from the one that a test runs
+// in, which is that of its package.
+func Root() string {
+	dir := "."
+	for range 8 {
+		b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(b), "module github.com/redial-go/redial\n") {
+			return dir
+		}
+		dir = filepath.Join(dir, "..")
+	}
+	panic("testkit: no folder above this one is the root of the module")
+}
+
+// Document returns the text of a document, by its name from the root.
+func Document(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(Root(), name))
+	require.NoError(t, err)
+	return string(b)
+}

@@ -1,0 +1,465 @@
+package conform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// What hooks of callers may do that is rare, and must cost no exactness all the same.
+
+// probe makes a redial client of a kind; on counts the runs of a command on all servers,
+// and act says what a server does with its nth.
+func probe(t *testing.T, k kind, n knobs, name string, act func(nth int) redialtest.Action) (*world, *atomic.Int64) {
+	w := newWorld(t, wrapped, k)
+	t.Cleanup(w.close)
+	if n.poolSize == 0 {
+		n.poolSize = 4
+	}
+	w.open(n)
+	w.ready()
+	var ran atomic.Int64
+	for _, s := range w.servers {
+		s.says(func(_ int, args []string) redialtest.Action {
+			if args[0] == name {
+				return act(int(ran.Add(1)))
+			}
+			return redialtest.Handle
+		})
+	}
+	return w, &ran
+}
+
+// detach is a hook that goes on with a context of its own, as timeouts do.
+var detach = act{
+	single: func(_ context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return next(ctx, cmd)
+	},
+	batch: func(_ context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return next(ctx, cmds)
+	},
+}
+
+func hookOf(w *world, a act) redis.Hook {
+	return spy{w: w, stream: "hooks", name: "probe", terse: true, single: a.single, batch: a.batch}
+}
+
+// A hook on a cluster's node goes on with a context of its own: an INCR whose reply is lost
+// runs once, and is ErrOutcomeUnknown.
+func TestConform_Exact_NodeHookDetachesContext_RunsOnce(t *testing.T) {
+	for _, k := range []kind{aCluster, aRing, aFailoverCluster} {
+		for _, batch := range []bool{false, true} {
+			t.Run(fmt.Sprint(k, " batch ", batch), func(t *testing.T) {
+				w, ran := probe(t, k, knobs{nodeHook: func(w *world, _ string) redis.Hook { return hookOf(w, detach) }}, "incr",
+					func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+				err := incr(w, batch)
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				assert.EqualValues(t, 1, ran.Load(), "runs")
+			})
+		}
+	}
+}
+
+func incr(w *world, batch bool) error {
+	if !batch {
+		return w.rdb.Incr(w.ctx, "{a}n").Err()
+	}
+	_, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error {
+		p.Incr(w.ctx, "{a}n")
+		return nil
+	})
+	return err
+}
+
+// The same on the client itself: the outcome is exact, and what did not run is sent again.
+func TestConform_Exact_ClientHookDetachesContext_IsAsExact(t *testing.T) {
+	for _, k := range allKinds {
+		for _, batch := range []bool{false, true} {
+			t.Run(fmt.Sprint(k, " batch ", batch), func(t *testing.T) {
+				w, ran := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+				w.rdb.AddHook(hookOf(w, detach))
+				err := incr(w, batch)
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T", err)
+				assert.EqualValues(t, 1, ran.Load(), "runs")
+			})
+		}
+	}
+}
+
+type refusing struct{ err error }
+
+func (r refusing) Allow() error       { return r.err }
+func (r refusing) ReportResult(error) {}
+
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// The error of a command that a node's hook sends itself, with the context it was given,
+// is one for callers.
+func TestConform_Exact_NodeHookSendsByItself_SeesNoMark(t *testing.T) {
+	for _, k := range []kind{aCluster} { // hooks of shards stand outside of redial's, see docs/limits.md
+		t.Run(string(k), func(t *testing.T) {
+			var node sync.Map
+			var seen atomic.Value
+			w := newWorld(t, wrapped, k)
+			defer w.close()
+			audit := func(addr string) redis.Hook {
+				return spy{w: w, terse: true, single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+					if cmd.Name() == "incr" {
+						if rdb, ok := node.Load(addr); ok {
+							if err := rdb.(*redis.Client).Append(ctx, "{a}audit", "x").Err(); err != nil {
+								seen.Store(err)
+							}
+						}
+					}
+					return next(ctx, cmd)
+				}}
+			}
+			w.open(knobs{poolSize: 4, nodeHook: func(_ *world, addr string) redis.Hook { return audit(addr) }})
+			w.ready()
+			each := func(ctx context.Context, rdb *redis.Client) error { node.Store(rdb.Options().Addr, rdb); return nil }
+			switch c := w.rdb.(type) {
+			case *redial.ClusterClient:
+				require.NoError(t, c.ForEachShard(w.ctx, each))
+			case *redial.Ring:
+				require.NoError(t, c.ForEachShard(w.ctx, each))
+			}
+			for _, s := range w.servers {
+				s.says(func(_ int, args []string) redialtest.Action {
+					if args[0] == "append" {
+						return redialtest.ExecuteThenClose
+					}
+					return redialtest.Handle
+				})
+			}
+			require.NoError(t, w.rdb.Incr(w.ctx, "{a}n").Err())
+			err, _ := seen.Load().(error)
+			require.Error(t, err)
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+		})
+	}
+}
+
+// wrappedCmd is what a hook may put in the place of a command.
+type wrappedCmd struct{ redis.Cmder }
+
+// A hook that hands on other commands than it was given costs no exactness, and an outage
+// is ridden out with it.
+func TestConform_Exact_HookReplacesCommands(t *testing.T) {
+	replace := act{
+		single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			return next(ctx, wrappedCmd{cmd})
+		},
+		batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			others := make([]redis.Cmder, len(cmds))
+			for i, cmd := range cmds {
+				others[i] = wrappedCmd{cmd}
+			}
+			return next(ctx, others)
+		},
+	}
+	for _, k := range allKinds {
+		for _, where := range []string{"client", "node"} {
+			for _, batch := range []bool{false, true} {
+				if where == "node" && k.isSingle() {
+					continue
+				}
+				t.Run(fmt.Sprint(k, " on ", where, " batch ", batch), func(t *testing.T) {
+					n := knobs{}
+					if where == "node" {
+						n.nodeHook = func(w *world, _ string) redis.Hook { return hookOf(w, replace) }
+					}
+					// not executed the first time, and executed without a reply the second
+					w, ran := probe(t, k, n, "incr", func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+					if where == "client" {
+						w.rdb.AddHook(hookOf(w, replace))
+					}
+					err := incr(w, batch)
+					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T %v", err, err)
+					assert.EqualValues(t, 1, ran.Load())
+				})
+			}
+		}
+	}
+}
+
+// The cause of an Error agrees with its kind.
+func TestConform_Exact_CauseOfUndelivered(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			w, _ := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.CloseBeforeExecute })
+			w.rdb.AddHook(spy{w: w, terse: true, batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+				for _, s := range w.servers {
+					s.Kill()
+				}
+				time.Sleep(20 * time.Millisecond)
+				_ = next(ctx, cmds)
+				return errHook
+			}})
+			cmds, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error { p.Incr(w.ctx, "{a}n"); p.Incr(w.ctx, "{a}m"); return nil })
+			assert.Equal(t, errHook, err)
+			for _, cmd := range cmds {
+				var e *redial.Error
+				if errors.As(cmd.Err(), &e) && errors.Is(e, redial.ErrUnavailable) {
+					assert.NotEqual(t, redial.CauseUnsafe, e.Cause, "nothing ran, so a second run is not unsafe: %v", e)
+				} else {
+					t.Logf("%s", describe(cmd.Err()))
+				}
+			}
+		})
+	}
+}
+
+// A hook that sends another command after next, which is refused for a moment: the first
+// one has run and must not run again. Here the caller even gets nil.
+func TestConform_Exact_HookSendsAnotherAfterwards_RunsOnce(t *testing.T) {
+	for _, k := range allKinds {
+		for _, where := range []string{"client", "node"} {
+			if where == "node" && (k.isSingle() || k == aRing) {
+				continue // hooks of shards stand outside of redial's, see docs/limits.md
+			}
+			t.Run(fmt.Sprint(k, " on ", where), func(t *testing.T) {
+				journal := act{single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+					if cmd.Name() != "incr" {
+						return next(ctx, cmd)
+					}
+					if err := next(ctx, cmd); err != nil {
+						return err
+					}
+					return next(ctx, redis.NewIntCmd(ctx, "append", "{a}journal", "x"))
+				}}
+				n := knobs{}
+				if where == "node" {
+					n.nodeHook = func(w *world, _ string) redis.Hook { return hookOf(w, journal) }
+				}
+				w, _ := probe(t, k, n, "", nil)
+				var ran, refusals atomic.Int64
+				for _, s := range w.servers {
+					s.says(func(_ int, args []string) redialtest.Action {
+						switch args[0] {
+						case "incr":
+							ran.Add(1)
+						case "append":
+							if refusals.Add(1) <= 2 {
+								return redialtest.Reply("-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n")
+							}
+						}
+						return redialtest.Handle
+					})
+				}
+				if where == "client" {
+					w.rdb.AddHook(hookOf(w, journal))
+				}
+				err := w.rdb.Incr(w.ctx, "{a}n").Err()
+				assert.EqualValues(t, 1, ran.Load(), "runs of one INCR that returned %v", err)
+			})
+		}
+	}
+}
+
+// A hook calls next twice; the first time has run, the second cannot be sent: it is not
+// safe to retry, and not sent again. (2 s: until the grace is over.)
+func TestConform_Exact_HookCallsNextTwice_FirstRan(t *testing.T) {
+	for _, batch := range []bool{false, true} {
+		t.Run(fmt.Sprint("batch ", batch), func(t *testing.T) {
+			w, ran := probe(t, aClient, knobs{poolSize: 1}, "incr", func(int) redialtest.Action { return redialtest.Handle })
+			again := alike("", func(_ []redis.Cmder, next func() error) error {
+				if err := next(); err != nil {
+					return err
+				}
+				w.servers[clusterNodeA].CloseConns() // what comes now is not delivered
+				time.Sleep(20 * time.Millisecond)
+				return next()
+			})
+			w.rdb.AddHook(hookOf(w, again))
+			err := incr(w, batch)
+			assert.LessOrEqual(t, ran.Load(), int64(2), "the hook asked for two runs")
+			assert.False(t, redial.SafeToRetry(err), "it has run: %v", err)
+		})
+	}
+}
+
+// A hook sends a pipeline on one at a time: what has no answer is ErrOutcomeUnknown.
+func TestConform_Exact_HookSendsOneAtATime_IsAsExact(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			w, _ := probe(t, k, knobs{}, "incr", func(nth int) redialtest.Action {
+				if nth == 1 {
+					return redialtest.ExecuteThenClose
+				}
+				return redialtest.Handle
+			})
+			w.rdb.AddHook(hookOf(w, act{batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) (first error) {
+				for i := range cmds {
+					if err := next(ctx, cmds[i:i+1]); first == nil {
+						first = err
+					}
+				}
+				return first
+			}}))
+			cmds, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error {
+				p.Incr(w.ctx, "{a}n")
+				p.Incr(w.ctx, "{a}m")
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T", err)
+			assert.ErrorIs(t, cmds[0].Err(), redial.ErrOutcomeUnknown, "%T", cmds[0].Err())
+		})
+	}
+}
+
+// R2, R3: what refuses the WATCH of a Watch for a while is waited for, as for any other
+// command, and nil means that the function has run.
+func TestConform_Exact_WatchIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, reply := range map[string]string{
+		"CLUSTERDOWN": "-CLUSTERDOWN The cluster is down\r\n", "MOVED": "-MOVED 1 %s\r\n",
+		"TRYAGAIN": "-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
+		"BUSY":     "-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n",
+		"proxy":    "-ERR no upstream host\r\n", // which WithRefusals knows
+	} {
+		for _, k := range allKinds {
+			if name == "MOVED" && k != aCluster {
+				continue
+			}
+			t.Run(name+"/"+string(k), func(t *testing.T) {
+				w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithRefusals(func(err error) bool { return err.Error() == "ERR no upstream host" })}}, "", nil)
+				require.NoError(t, w.rdb.Set(w.ctx, "{a}k", 1, 0).Err())
+				until := time.Now().Add(300 * time.Millisecond)
+				for addr, s := range w.servers {
+					other := map[string]string{clusterNodeA: clusterNodeB, clusterNodeB: clusterNodeA}[addr]
+					s.says(func(_ int, args []string) redialtest.Action {
+						switch {
+						case args[0] != "watch" || time.Now().After(until):
+							return redialtest.Handle
+						case name == "MOVED":
+							return redialtest.Reply(fmt.Sprintf(reply, other))
+						}
+						return redialtest.Reply(reply)
+					})
+				}
+				ran := 0
+				assert.NoError(t, w.rdb.Watch(w.ctx, func(*redis.Tx) error { ran++; return nil }, "{a}k"))
+				assert.Equal(t, 1, ran, "runs of the function")
+			})
+		}
+	}
+}
+
+// Errors of the caller's own functions are not taken for garbled replies because of how
+// their texts begin: nothing was sent, and bare returns them as they are.
+func TestConform_Exact_WordsOfTheCaller(t *testing.T) {
+	errWords := errors.New("redis: quota exceeded")
+	for _, where := range []string{"OnConnect", "Limiter"} {
+		t.Run(where, func(t *testing.T) {
+			paired(t, []kind{aClient}, knobs{quick: true, tune: func(o *redis.Options) {
+				if where == "Limiter" {
+					o.Limiter = refusing{errWords}
+				} else {
+					o.OnConnect = func(context.Context, *redis.Conn) error { return errWords }
+				}
+			}}, func(w *world) {
+				for _, batch := range []bool{false, true} {
+					err := incr(w, batch)
+					w.say("unknown: %v, == %v", errors.Is(err, redial.ErrOutcomeUnknown), err == errWords)
+				}
+			})
+		})
+	}
+}
+
+// E5: SUBSCRIBE by Do is rejected before any I/O, in words of its own.
+func TestConform_Exact_CachingRejectsSubscribe(t *testing.T) {
+	for _, name := range []string{"subscribe", "psubscribe", "ssubscribe"} {
+		paired(t, both[:1], knobs{tune: func(o *redis.Options) { o.ClientSideCacheConfig = &redis.ClientSideCacheConfig{} }}, func(w *world) {
+			err := w.rdb.Do(w.ctx, name, "c").Err()
+			w.say("%s", describe(err))
+			if w.side != bare && !redial.SafeToRetry(err) {
+				w.say("not safe to retry")
+			}
+		}, "is not allowed on pooled connections")
+	}
+}
+
+// E2: a context that had ended is ctx.Err() itself, while the link is down, too.
+func TestConform_Exact_EndedContextWhileDown(t *testing.T) {
+	t.Parallel()
+	for _, k := range []kind{aCluster, aFailoverCluster, aRing} {
+		for _, s := range []side{bare, wrapped} {
+			t.Run(fmt.Sprint(k, "/", s), func(t *testing.T) {
+				w := newWorld(t, s, k)
+				defer w.close()
+				w.open(knobs{poolSize: 4})
+				w.ready()
+				require.NoError(t, w.rdb.Set(w.ctx, "{a}k", 1, 0).Err())
+				for _, srv := range w.servers {
+					srv.Kill()
+				}
+				if w.supervisor != nil {
+					require.NoError(t, w.supervisor.WaitForState(w.ctx, redial.StateReconnecting))
+				}
+				ping := func(ctx context.Context, n *redis.Client) error { return n.Ping(ctx).Err() }
+				switch c := w.rdb.(type) {
+				case interface {
+					ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
+				}:
+					assert.Equal(t, context.Canceled, c.ForEachMaster(canceled(), ping), "ForEachMaster")
+				case interface {
+					ForEachShard(context.Context, func(context.Context, *redis.Client) error) error
+				}:
+					err := c.ForEachShard(canceled(), ping)
+					if s == bare && err == nil {
+						redialtest.Skip(t, "bare finds no shard that is up")
+					}
+					assert.Equal(t, context.Canceled, err, "ForEachShard")
+				}
+			})
+		}
+	}
+}
+
+// E5, O2: what go-redis rejects before any I/O comes at once while the servers are down.
+func TestConform_Exact_MistakenWatchWhileDown(t *testing.T) {
+	for _, k := range []kind{aCluster, aRing} {
+		for _, s := range []side{bare, wrapped} {
+			t.Run(fmt.Sprint(k, "/", s), func(t *testing.T) {
+				w := newWorld(t, s, k)
+				defer w.close()
+				for _, srv := range w.servers {
+					srv.Kill()
+				}
+				w.open(knobs{poolSize: 4})
+				began := time.Now()
+				err := w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil })
+				assert.EqualError(t, err, "redis: Watch requires at least one key")
+				assert.Less(t, time.Since(began), time.Second)
+			})
+		}
+	}
+}
+
+// E7: go-redis's rings have other words for the same mistake.
+func TestConform_Exact_SafeToRetry_RingWatch(t *testing.T) {
+	w, _ := probe(t, aRing, knobs{}, "", nil)
+	err := w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil }, "{a}k", "{b}k", "{c}k", "{d}k", "{e}k")
+	require.Error(t, err)
+	assert.True(t, redial.SafeToRetry(err), "nothing ran: %v", err)
+}

@@ -1,0 +1,294 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// A refusal that a script makes up comes after whatever the script did before.
+func TestOutcome_RefusalOfAScript_IsAnAnswer(t *testing.T) {
+	s := miniredis.RunT(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	ctx := t.Context()
+	const script = "redis.call('incr', KEYS[1]); return redis.error_reply('TRYAGAIN later')"
+	assert.EqualError(t, c.Eval(ctx, script, []string{"n"}).Err(), "TRYAGAIN later")
+	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Eval(ctx, script, []string{"n"}); return nil })
+	assert.EqualError(t, err, "TRYAGAIN later")
+	assert.Equal(t, "2", c.Get(ctx, "n").Val())
+}
+
+// A refusal inside the reply of EXEC comes from a transaction that ran.
+func TestOutcome_RefusalWithinExec_IsAnAnswer(t *testing.T) {
+	s := miniredis.RunT(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	ctx := t.Context()
+	_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.Eval(ctx, "return redis.error_reply('READONLY made up')", nil)
+		p.Incr(ctx, "n")
+		return nil
+	})
+	assert.EqualError(t, err, "READONLY made up")
+	assert.Equal(t, "1", c.Get(ctx, "n").Val())
+}
+
+// A reply that goes to a writer of the caller cannot be taken back, so such a
+// command is not sent twice, not even when it only reads.
+func TestOutcome_RawWriteTo_IsNotRetried(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	ctx := t.Context()
+	require.NoError(t, c.Set(ctx, "k", "0123456789", 0).Err())
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "get" {
+			cn.Send("$10\r\nabcde")
+			return redialtest.CloseBeforeExecute
+		}
+		return redialtest.Handle
+	})
+	var buf bytes.Buffer
+	assert.ErrorIs(t, c.DoRawWriteTo(redial.Idempotent(ctx), &buf, "get", "k").Err(), redial.ErrOutcomeUnknown)
+	assert.Equal(t, "$10\r\nabcde", buf.String())
+}
+
+// The server stalls in the middle: what it has not answered is unknown, and a read
+// is sent again.
+func TestOutcome_ServerStallsInTheMiddle(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr(), ReadTimeout: 200 * time.Millisecond})
+	ctx := t.Context()
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "incr" {
+			return redialtest.ExecuteThenDrop
+		}
+		return redialtest.Handle
+	})
+	cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Set(ctx, "k", "v", 0)
+		p.Incr(ctx, "n")
+		return nil
+	})
+	assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+	assert.NoError(t, cmds[0].Err())
+	assert.ErrorIs(t, cmds[1].Err(), redial.ErrOutcomeUnknown)
+
+	var stalled atomic.Bool
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "get" && stalled.CompareAndSwap(false, true) {
+			cn.Send("$10\r\nabcde")
+			return redialtest.Drop
+		}
+		return redialtest.Handle
+	})
+	assert.Equal(t, "v", c.Get(ctx, "k").Val())
+	assert.True(t, stalled.Load())
+}
+
+// What is known of a handshake is not what is known of the command it was for.
+func TestOutcome_HandshakeFails_NothingRan(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr(), Protocol: 3}, redial.WithGrace(200*time.Millisecond))
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "client" {
+			return redialtest.CloseBeforeExecute
+		}
+		return redialtest.Handle
+	})
+	err := c.Incr(t.Context(), "n").Err()
+	assert.ErrorIs(t, err, redial.ErrUnavailable)
+	assert.NotErrorIs(t, err, redial.ErrOutcomeUnknown)
+	assert.NotContains(t, err.Error(), "may have run")
+	assert.Zero(t, f.Executed("incr"))
+}
+
+// The error of a context is the context's, whatever its cause pretends to be.
+func TestOutcome_ContextCause_IsNotAReply(t *testing.T) {
+	p := redialtest.NewProxy(t, "127.0.0.1:1")
+	p.Refuse()
+	c := redial.NewClient(&redis.Options{Addr: p.Addr()})
+	defer c.Close()
+	canceled := func() context.Context {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(20*time.Millisecond, func() { cancel(redis.Nil) })
+		return ctx
+	}
+	err := c.Get(canceled(), "k").Err()
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.NotErrorIs(t, err, redis.Nil)
+	ctx := canceled()
+	cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorIs(t, cmds[0].Err(), context.Canceled)
+}
+
+// serving is a hook that answers all but the first command of a pipeline itself.
+type serving struct{}
+
+func (serving) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (serving) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (serving) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() != "get" {
+			return next(ctx, cmds)
+		}
+		for _, cmd := range cmds[1:] {
+			cmd.(*redis.StringCmd).SetVal("cached")
+		}
+		return next(ctx, cmds[:1])
+	}
+}
+
+func TestOutcome_HookServesAPartOfThePipeline(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	ctx := t.Context()
+	require.NoError(t, c.Set(ctx, "a", "1", 0).Err())
+	c.AddHook(serving{})
+	cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "a"); p.Get(ctx, "b"); return nil })
+	require.NoError(t, err)
+	require.NoError(t, cmds[1].Err())
+	assert.Equal(t, "cached", cmds[1].(*redis.StringCmd).Val())
+}
+
+// The commands of a full-duplex pipeline share their connection with others, whatever
+// hooks there are. One that was not answered is not sent again from here, and what it
+// fails with says so.
+func TestOutcome_FullDuplexPipeline(t *testing.T) {
+	for name, hook := range map[string]func(*redial.Client){
+		"without hooks":       nil,
+		"through a hook":      func(c *redial.Client) { c.AddHook(passHook{}) },
+		"behind redial's own": func(c *redial.Client) { c.Client.AddHook(passHook{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := redialtest.NewFakeServer(t)
+			c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+			if hook != nil {
+				hook(c)
+			}
+			ctx := t.Context()
+			ap, err := c.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
+			require.NoError(t, err)
+			require.NoError(t, ap.FDPipelined(ctx, nil))
+			f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+				if args[0] == "incr" {
+					return redialtest.ExecuteThenClose
+				}
+				return redialtest.Handle
+			})
+			answered, lost, after := redis.NewStatusCmd(ctx, "set", "a", "1"), redis.NewIntCmd(ctx, "incr", "b"), redis.NewStringCmd(ctx, "get", "a")
+			err = ap.FDPipelined(ctx, []redis.Cmder{answered, lost, after})
+			for _, err := range []error{err, lost.Err(), after.Err()} {
+				var e *redial.Error
+				require.ErrorAs(t, err, &e)
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				if name != "behind redial's own" { // else nobody knows what a connection is shared with
+					assert.Equal(t, redial.CauseSharedConnection, e.Cause)
+				}
+				assert.Equal(t, "pipeline", e.Cmd)
+				assert.Equal(t, 1, e.Attempts)
+				assert.False(t, redial.SafeToRetry(err))
+			}
+			if answered.Err() != nil { // its reply may have been lost with the connection
+				assert.ErrorIs(t, answered.Err(), redial.ErrOutcomeUnknown)
+			}
+			assert.Equal(t, 1, f.Executed("incr"))
+			assert.EqualValues(t, 1, c.Stats().Unknown)
+		})
+	}
+}
+
+// failingConn cannot write what contains a word.
+type failingConn struct {
+	net.Conn
+	word []byte
+}
+
+func (c *failingConn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, c.word) {
+		return 0, &net.OpError{Op: "write", Err: errors.New("no buffer space")}
+	}
+	return c.Conn.Write(p)
+}
+
+// On a shared connection the failure to write one command ends others that were
+// written before, and have run.
+func TestOutcome_FullDuplex_WriteOfAnotherFails(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	ran := make(chan struct{})
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "incr" && args[1] == "owed" {
+			close(ran)
+			return redialtest.ExecuteThenDrop
+		}
+		return redialtest.Handle
+	})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &failingConn{nc, []byte("unwritable")}, nil
+	}})
+	ap, err := c.AutoPipelineWithOptions(&redis.AutoPipelineOptions{FullDuplex: true})
+	require.NoError(t, err)
+	ctx := t.Context()
+	owed := make(chan error, 1)
+	go func() { owed <- ap.Incr(ctx, "owed").Err() }()
+	<-ran
+	assert.Error(t, ap.Incr(ctx, "unwritable").Err())
+	err = <-owed
+	assert.NotErrorIs(t, err, redial.ErrUnavailable, "it ran")
+	assert.False(t, redial.SafeToRetry(err))
+	assert.Equal(t, 1, f.Executed("incr"))
+}
+
+// The reply is no Redis reply: a write may have run, a read is tried again.
+func TestOutcome_GarbledReply(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	ctx := t.Context()
+	var left atomic.Int64
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if (args[0] == "incr" || args[0] == "get" || args[0] == "exec") && left.Add(-1) >= 0 {
+			return redialtest.Reply("HTTP/1.1 400 Bad Request\r\n\r\n")
+		}
+		return redialtest.Handle
+	})
+	incr := func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil }
+	for name, write := range map[string]func() error{
+		"single":      func() error { return c.Incr(ctx, "n").Err() },
+		"pipeline":    func() error { _, err := c.Pipelined(ctx, incr); return err },
+		"transaction": func() error { _, err := c.TxPipelined(ctx, incr); return err },
+	} {
+		left.Store(1)
+		err := write()
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, name)
+		assert.False(t, redial.SafeToRetry(err), name)
+		assert.NoError(t, write(), name)
+	}
+	left.Store(1)
+	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+	assert.Equal(t, "v", c.Get(ctx, "k").Val())
+	left.Store(1 << 30)
+	err := c.Get(ctx, "k").Err()
+	assert.ErrorContains(t, err, "redis: can't parse")
+	var own *redial.Error
+	assert.False(t, errors.As(err, &own), "%v", err)
+
+	err = c.Set(ctx, "k", struct{}{}, 0).Err()
+	assert.ErrorContains(t, err, "can't marshal")
+	assert.False(t, errors.As(err, &own), "%v", err)
+}

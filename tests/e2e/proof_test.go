@@ -1,0 +1,66 @@
+package e2e
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// accepted returns how many connections a server has accepted so far, but for those that
+// ask.
+func accepted(t *testing.T, s *redialtest.Server) int {
+	t.Helper()
+	info, ok := s.Do("INFO", "stats").(string)
+	require.True(t, ok)
+	_, after, _ := strings.Cut(info, "total_connections_received:")
+	line, _, _ := strings.Cut(after, "\r\n")
+	n, err := strconv.Atoi(line)
+	require.NoError(t, err)
+	return n
+}
+
+// Any reply proves that a connection works: that PING may not be run, or was refused for
+// another reason, is no reason to make another.
+func TestProof_AnyReply(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]func(t *testing.T, s *redialtest.Server, o *redis.Options){
+		"PING is allowed": func(*testing.T, *redialtest.Server, *redis.Options) {},
+		"PING is not allowed": func(t *testing.T, s *redialtest.Server, o *redis.Options) {
+			require.Equal(t, "OK", s.Do("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-ping"))
+			o.Username, o.Password = "app", "secret"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := redialtest.StartServer(t)
+			o := &redis.Options{Addr: s.Addr(), PoolSize: 4}
+			set(t, s, o)
+			c := redial.NewClient(o, redial.WithIdleCheck(20*time.Millisecond))
+			defer func() { require.NoError(t, c.Close()) }()
+			require.NoError(t, c.WaitReady(t.Context()))
+			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+			ask := accepted(t, s) // this alone costs connections
+			each := accepted(t, s) - ask
+			before := c.Stats()
+			for range 10 {
+				time.Sleep(60 * time.Millisecond)
+				require.Equal(t, "v", c.Get(context.Background(), "k").Val())
+			}
+			after := c.Stats()
+			assert.Greater(t, after.IdleChecks, before.IdleChecks, "connections did prove themselves")
+			// One may be given up when the machine is so busy that the answer is late.
+			assert.LessOrEqual(t, after.IdleDropped-before.IdleDropped, uint64(2))
+			assert.LessOrEqual(t, after.Dials-before.Dials, uint64(2))
+			assert.LessOrEqual(t, accepted(t, s), ask+2*each+2)
+		})
+	}
+}

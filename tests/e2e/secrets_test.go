@@ -1,0 +1,172 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// Passwords, keys and arguments of these tests have a mark, and whatever redial says by
+// itself is looked through for it. Replies of the server are the server's words.
+const (
+	mark         = "xyzzy"
+	markPassword = mark + "-password"
+	markKey      = mark + "-key"
+	markArgument = mark + "-argument"
+)
+
+// said collects what redial says.
+type said struct {
+	mu    sync.Mutex
+	texts []string
+	log   bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.Write(p)
+}
+
+func (s *said) options() []redial.Option {
+	return []redial.Option{
+		redial.WithLogger(slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		redial.WithOnStateChange(func(e redial.Event) { s.hear(fmt.Sprintf("%+v %v", e, e.Err)) }),
+	}
+}
+
+func (s *said) hear(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.texts = append(s.texts, text)
+}
+
+// failed takes down the errors of what had to fail.
+func (s *said) failed(t *testing.T, what string, err error, cmds ...redis.Cmder) {
+	t.Helper()
+	if !assert.Error(t, err, what) {
+		return
+	}
+	for _, err := range append([]error{err}, errorsOf(cmds)...) {
+		s.hear(fmt.Sprintf("%s: %v %+v %#v", what, err, err, err))
+	}
+}
+
+// check looks for the mark.
+func (s *said) check(t *testing.T, stats ...redial.Stats) {
+	t.Helper()
+	for _, stat := range stats {
+		text, err := json.Marshal(stat)
+		require.NoError(t, err)
+		s.hear(fmt.Sprintf("%s %+v", text, stat))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.NotEmpty(t, s.log.String())
+	for _, text := range append(s.texts, s.log.String()) {
+		assert.NotContains(t, strings.ToLower(text), mark)
+	}
+}
+
+func TestSecrets_Client(t *testing.T) {
+	t.Parallel()
+	server := redialtest.StartServer(t, "--requirepass", markPassword)
+	p := redialtest.NewProxy(t, server.Addr())
+	var s said
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), Password: markPassword, PoolSize: 1, PoolTimeout: 50 * time.Millisecond}, s.options()...)
+	ctx := t.Context()
+	two := func(p redis.Pipeliner) error {
+		p.Append(ctx, markKey, markArgument)
+		p.Get(ctx, markKey)
+		return nil
+	}
+	require.NoError(t, c.Set(ctx, markKey, markArgument, 0).Err())
+	p.Match("append")
+	p.CutAfterRequest(1)
+	s.failed(t, "reply lost", c.Append(ctx, markKey, markArgument).Err())
+	p.CutAfterRequest(1)
+	cmds, err := c.Pipelined(ctx, two)
+	s.failed(t, "reply lost, pipeline", err, cmds...)
+	p.CutAfterRequest(1)
+	cmds, err = c.TxPipelined(ctx, two)
+	s.failed(t, "reply lost, transaction", err, cmds...)
+	p.Match("echo")
+	p.Garbage(2)
+	s.failed(t, "garbage", c.Echo(redial.NoRetry(ctx), markArgument).Err())
+	p.Garbage(0)
+	_ = c.Do(ctx, "nonesuch", markKey, markArgument).Err() // the server quotes it
+	_ = c.LPush(ctx, markKey, markArgument).Err()          // the wrong type
+	held := c.Conn()
+	require.NoError(t, held.Ping(ctx).Err())
+	s.failed(t, "pool exhausted", c.Set(ctx, markKey, markArgument, 0).Err())
+	require.NoError(t, held.Close())
+	p.Refuse()
+	testkit.AwaitState(t, c, redial.StateReconnecting, 5*time.Second)
+	s.failed(t, "failing fast", c.Set(redial.FailFast(ctx), markKey, markArgument, 0).Err())
+	cmds, err = c.Pipelined(redial.FailFast(ctx), two)
+	s.failed(t, "failing fast, pipeline", err, cmds...)
+	soon, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	s.failed(t, "deadline", c.Eval(soon, "return ARGV[1]", []string{markKey}, markArgument).Err())
+	s.failed(t, "watch", c.Watch(redial.FailFast(ctx), func(*redis.Tx) error { return nil }, markKey))
+	sub := c.Subscribe(ctx, mark+"-channel")
+	_, err = sub.ReceiveTimeout(ctx, 50*time.Millisecond)
+	s.failed(t, "subscription", err)
+	require.NoError(t, sub.Close())
+	p.Restore()
+	require.NoError(t, c.Ping(ctx).Err())
+	stats := c.Stats()
+	require.NoError(t, c.Close())
+	s.failed(t, "closed", c.Set(ctx, markKey, markArgument, 0).Err())
+	s.check(t, stats, c.Stats())
+}
+
+func TestSecrets_WrongPassword(t *testing.T) {
+	t.Parallel()
+	server := redialtest.StartServer(t, "--requirepass", "another")
+	var s said
+	opt := &redis.Options{Addr: server.Addr(), Username: mark + "-user", Password: markPassword}
+	_, err := redial.Connect(t.Context(), opt, s.options()...)
+	s.failed(t, "Connect", err)
+	c := redial.NewClient(opt, s.options()...)
+	defer c.Close()
+	s.failed(t, "wrong password", c.Set(t.Context(), markKey, markArgument, 0).Err())
+	s.check(t, c.Stats())
+}
+
+func TestSecrets_Cluster(t *testing.T) {
+	t.Parallel()
+	nodes, addrs := fakeCluster(t, 2, nil)
+	var s said
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, s.options()...)
+	defer c.Close()
+	testkit.WaitReady(t, c)
+	require.NoError(t, c.Set(t.Context(), markKey, markArgument, 0).Err())
+	for _, node := range nodes {
+		node.Kill()
+	}
+	err := eventually(t, func() error { return c.Set(redial.FailFast(t.Context()), markKey, markArgument, 0).Err() }, func(err error) bool { return err != nil })
+	s.failed(t, "no node", err)
+	cmds, err := c.Pipelined(redial.FailFast(t.Context()), func(p redis.Pipeliner) error {
+		p.Set(t.Context(), markKey, markArgument, 0)
+		p.Set(t.Context(), mark+"-other", markArgument, 0)
+		return nil
+	})
+	s.failed(t, "pipeline", err, cmds...)
+	require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+	s.check(t, c.Stats())
+}

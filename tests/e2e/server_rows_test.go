@@ -1,0 +1,534 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// What works with go-redis works with redial, however long a connection takes to set up
+// and whatever a server does short of being gone. Bare go-redis shows what right is.
+
+// slowRelay passes bytes on to a server, those first on each connection after a while.
+type slowRelay struct {
+	ln    net.Listener
+	delay time.Duration
+	dials atomic.Int32
+}
+
+func startSlowRelay(t *testing.T, target string, delay time.Duration) *slowRelay {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	r := &slowRelay{ln: ln, delay: delay}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			r.dials.Add(1)
+			wg.Go(func() {
+				defer nc.Close()
+				defer context.AfterFunc(ctx, func() { nc.Close() })()
+				timer := time.NewTimer(delay)
+				defer timer.Stop()
+				select {
+				case <-timer.C:
+				case <-ctx.Done():
+					return
+				}
+				up, err := net.Dial("tcp", target)
+				if err != nil {
+					return
+				}
+				defer up.Close()
+				done := make(chan struct{})
+				go func() { defer close(done); _, _ = io.Copy(up, nc); up.Close() }()
+				_, _ = io.Copy(nc, up)
+				nc.Close()
+				<-done
+			})
+		}
+	})
+	t.Cleanup(func() { cancel(); ln.Close(); wg.Wait() })
+	return r
+}
+
+func TestRows_SetUp_FirstBytesAreHeld(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		r := startSlowRelay(t, b.Addr, 1500*time.Millisecond)
+		opt := &redis.Options{Addr: r.ln.Addr().String(), DialTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second}
+		began := time.Now()
+		c := redial.NewClient(opt)
+		defer c.Close()
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		t.Logf("first command after %v, %d set-ups", time.Since(began), r.dials.Load())
+		assert.Less(t, time.Since(began), 2500*time.Millisecond)
+		assert.EqualValues(t, 1, r.dials.Load())
+		time.Sleep(3 * time.Second)
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		assert.Zero(t, c.Stats().Outages)
+
+		bare := redis.NewClient(opt)
+		defer bare.Close()
+		_, err := redial.Supervise(bare)
+		require.NoError(t, err)
+		require.NoError(t, bare.Set(redial.WaitFor(t.Context(), 10*time.Second), "k", "v", 0).Err())
+	})
+}
+
+// Credentials take a while; whoever provides them is asked once.
+func TestRows_SetUp_SlowCredentials(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		var asked atomic.Int32
+		began := time.Now()
+		c := redial.NewClient(&redis.Options{Addr: b.Addr, CredentialsProviderContext: func(context.Context) (string, string, error) {
+			asked.Add(1)
+			time.Sleep(1500 * time.Millisecond)
+			return "", "", nil
+		}})
+		defer c.Close()
+		require.NoError(t, c.WaitReady(t.Context()))
+		t.Logf("connected after %v, asked %d times", time.Since(began), asked.Load())
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		assert.EqualValues(t, 1, asked.Load(), "once for the one connection")
+		assert.Less(t, time.Since(began), 2500*time.Millisecond)
+	})
+}
+
+// The first of two addresses leads nowhere, the second one answers after 400 ms.
+func TestRows_SetUp_SlowNames(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			select {
+			case <-time.After(400 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}})
+		require.NoError(t, c.Ping(t.Context()).Err())
+		p.Refuse()
+		testkit.AwaitState(t, c, redial.StateReconnecting, 3*time.Second)
+		time.Sleep(2 * time.Second)
+		p.Restore()
+		began := time.Now()
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		t.Logf("back after %v", time.Since(began))
+		assert.Less(t, time.Since(began), 1500*time.Millisecond)
+	})
+}
+
+// deadlineless refuses every deadline, as channels of SSH do.
+type deadlineless struct{ net.Conn }
+
+var errNoDeadline = errors.New("ssh: tcpChan: deadline not supported")
+
+func (deadlineless) SetDeadline(time.Time) error      { return errNoDeadline }
+func (deadlineless) SetReadDeadline(time.Time) error  { return errNoDeadline }
+func (deadlineless) SetWriteDeadline(time.Time) error { return errNoDeadline }
+
+func TestRows_SetUp_NoDeadlines(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := redial.NewClient(&redis.Options{Addr: b.Addr, ReadTimeout: -2, WriteTimeout: -2,
+			Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+				return deadlineless{nc}, err
+			}})
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		require.NoError(t, c.WaitReady(ctx), "probes need no deadlines")
+		b.Real.Kill()
+		require.NoError(t, c.WaitForState(ctx, redial.StateReconnecting))
+		b.Real.Start()
+		require.NoError(t, c.WaitReady(ctx))
+	})
+}
+
+// A dialer that hears of nothing holds up neither detection nor Close.
+func TestRows_DialerIgnoresItsContext(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		release := make(chan struct{})
+		var stuck atomic.Bool
+		var dialing atomic.Int32
+		c := redial.NewClient(&redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialing.Add(1)
+			defer dialing.Add(-1)
+			if stuck.Load() {
+				<-release
+			}
+			return net.Dial(network, addr)
+		}})
+		require.NoError(t, c.Ping(t.Context()).Err())
+		stuck.Store(true)
+		p.Hang()
+		began := time.Now()
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
+		t.Logf("noticed after %v", time.Since(began))
+		began = time.Now()
+		require.NoError(t, c.Close())
+		t.Logf("closed after %v", time.Since(began))
+		assert.Less(t, time.Since(began), 150*time.Millisecond)
+		close(release)
+		assert.Eventually(t, func() bool { return dialing.Load() == 0 }, 5*time.Second, 10*time.Millisecond)
+	})
+}
+
+// Close returns wherever it is called from.
+func TestRows_CloseFromForeignCode(t *testing.T) {
+	t.Parallel()
+	f := redialtest.NewFakeServer(t)
+	for name, build := range map[string]func(closes func()) *redial.Client{
+		"dialer": func(closes func()) *redial.Client {
+			return redial.NewClient(&redis.Options{Addr: f.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				closes()
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}})
+		},
+		"credentials": func(closes func()) *redial.Client {
+			return redial.NewClient(&redis.Options{Addr: f.Addr(), CredentialsProvider: func() (string, string) {
+				closes()
+				return "", ""
+			}})
+		},
+		"backoff": func(closes func()) *redial.Client {
+			built := false
+			return redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"}, redial.WithBackoff(func() backoff.BackOff {
+				if built { // else it is being tried out
+					closes()
+				}
+				built = true
+				return backoff.NewConstantBackOff(time.Second)
+			}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			made, closed := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			var c *redial.Client
+			c = build(func() {
+				<-made
+				once.Do(func() {
+					began := time.Now()
+					assert.NoError(t, c.Close())
+					assert.Less(t, time.Since(began), 150*time.Millisecond)
+					close(closed)
+				})
+			})
+			close(made)
+			select {
+			case <-closed:
+			case <-time.After(5 * time.Second):
+				t.Fatal("Close has not returned")
+			}
+			assert.Error(t, c.Close())
+		})
+	}
+}
+
+// barker says one thing to each connection and closes it.
+func startBarker(t *testing.T, words string) (addr string, dials *atomic.Int32) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	dials = new(atomic.Int32)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			dials.Add(1)
+			_, _ = io.WriteString(nc, words+"\r\n")
+			_ = nc.(*net.TCPConn).CloseWrite()
+			_, _ = nc.Read(make([]byte, 1024))
+			_ = nc.Close()
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); <-done })
+	return ln.Addr().String(), dials
+}
+
+func TestRows_ProtectedMode(t *testing.T) {
+	t.Parallel()
+	addr, dials := startBarker(t, "-DENIED Redis is running in protected mode because protected mode is enabled")
+	c := redial.NewClient(&redis.Options{Addr: addr})
+	defer c.Close()
+	began := time.Now()
+	err := c.Set(t.Context(), "k", "v", 0).Err()
+	t.Logf("%v after %v, %d dials", err, time.Since(began), dials.Load())
+	assert.ErrorContains(t, err, "DENIED Redis is running in protected mode")
+	assert.Less(t, time.Since(began), time.Second)
+	assert.LessOrEqual(t, dials.Load(), int32(5))
+	_, err = redial.Connect(t.Context(), &redis.Options{Addr: addr})
+	assert.ErrorContains(t, err, "DENIED Redis is running in protected mode")
+	assert.Less(t, time.Since(began), 2*time.Second)
+}
+
+// The server is full of other people's connections.
+func TestRows_ServerIsFull(t *testing.T) {
+	t.Parallel()
+	addr, dials := startBarker(t, "-ERR max number of clients reached")
+	c := redial.NewClient(&redis.Options{Addr: addr}, redial.WithGrace(time.Second))
+	defer c.Close()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			assert.ErrorContains(t, c.Incr(t.Context(), "n").Err(), "max number of clients reached")
+		})
+	}
+	wg.Wait()
+	began := time.Now()
+	assert.ErrorContains(t, c.Incr(t.Context(), "n").Err(), "max number of clients reached")
+	assert.Less(t, time.Since(began), 100*time.Millisecond)
+	t.Logf("%d dials", dials.Load())
+	assert.LessOrEqual(t, dials.Load(), int32(60))
+	assert.NotEqual(t, redial.StateConnected, c.State())
+}
+
+// A reply with a length that cannot be is the end of its connection, not of the process.
+func TestRows_ReplyOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	f := redialtest.NewFakeServer(t)
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "ping" {
+			return redialtest.Reply("$" + strconv.FormatInt(math.MaxInt64, 10) + "\r\n")
+		}
+		return redialtest.Handle
+	})
+	var log syncBuffer
+	c := redial.NewClient(&redis.Options{Addr: f.Addr()}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
+		redial.WithHeartbeat(50*time.Millisecond, 50*time.Millisecond))
+	time.Sleep(500 * time.Millisecond)
+	require.NoError(t, c.Close())
+	assert.Equal(t, 1, strings.Count(log.String(), "redial: panic"), log.String())
+}
+
+// The same of a topology.
+func TestRows_TopologyOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	f := redialtest.NewFakeServer(t)
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "cluster" {
+			return redialtest.Reply("*" + strconv.FormatInt(math.MaxInt64, 10) + "\r\n")
+		}
+		return redialtest.Handle
+	})
+	var log syncBuffer
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{f.Addr()}}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
+		redial.WithHeartbeat(50*time.Millisecond, 50*time.Millisecond))
+	panics := func() int { return strings.Count(log.String(), "redial: panic") }
+	assert.Eventually(t, func() bool { return panics() > 0 }, 5*time.Second, 10*time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
+	require.NoError(t, c.Close())
+	assert.Equal(t, 1, panics(), log.String())
+}
+
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// A script that runs for longer than heartbeats may be missed runs once.
+func TestRows_LongScript(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, ReadTimeout: time.Minute})
+		require.NoError(t, c.Ping(t.Context()).Err())
+		const script = `local began = redis.call('TIME') local n = 0
+			repeat local now = redis.call('TIME') n = n + 1
+			until (now[1] - began[1]) + (now[2] - began[2]) / 1e6 >= 4
+			return n`
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			began := time.Now()
+			assert.NoError(t, c.EvalRO(t.Context(), script, nil).Err())
+			t.Logf("script: %v", time.Since(began))
+			assert.Less(t, time.Since(began), 5500*time.Millisecond)
+		})
+		time.Sleep(500 * time.Millisecond)
+		began := time.Now()
+		assert.ErrorIs(t, c.Get(t.Context(), "nothing").Err(), redis.Nil)
+		t.Logf("GET beside it: %v", time.Since(began))
+		wg.Wait()
+		info := b.Real.Do("INFO", "commandstats").(string)
+		assert.Contains(t, info, "cmdstat_eval_ro:calls=1,", "it ran once")
+	})
+}
+
+// Frozen for 4 s and thawed: everything is answered, and ran once.
+func TestRows_FrozenAndThawed(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, ReadTimeout: 10 * time.Second})
+		testkit.FillPool(t, c, 10)
+		b.Real.Freeze()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { assert.NoError(t, c.Incr(t.Context(), testkit.Counter).Err()) })
+		}
+		time.Sleep(4 * time.Second)
+		b.Real.Thaw()
+		wg.Wait()
+		assert.Equal(t, "10", c.Get(t.Context(), testkit.Counter).Val())
+		assert.Zero(t, c.Stats().Unknown)
+		t.Logf("%d outages", c.Stats().Outages)
+	})
+}
+
+// A subscriber that reads late gets everything, on the same connection.
+func TestRows_LateSubscriber(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		sub := c.Subscribe(t.Context(), "news")
+		defer sub.Close()
+		for i := range 20 {
+			b.Real.Do("PUBLISH", "news", i)
+			time.Sleep(150 * time.Millisecond)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		got := 0
+		for got < 20 {
+			msg, err := sub.ReceiveTimeout(t.Context(), time.Second)
+			require.NoError(t, err)
+			if _, ok := msg.(*redis.Message); ok {
+				got++
+			}
+		}
+		assert.Zero(t, c.Stats().SilentCut)
+	})
+}
+
+// Packets are lost for 5 s for a dialer of the caller's, and connections of that time
+// stay dead: the first command succeeds at once after that.
+func TestRows_PartitionHeals_OwnDialer(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		var lost atomic.Bool
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if lost.Load() {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}})
+		require.NoError(t, c.Ping(t.Context()).Err())
+		lost.Store(true)
+		p.Hang()
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
+		done := make(chan time.Time, 1)
+		go func() {
+			assert.NoError(t, c.Incr(redial.WaitFor(context.Background(), time.Minute), testkit.Counter).Err())
+			done <- time.Now()
+		}()
+		time.Sleep(5 * time.Second)
+		p.Restore()
+		healed := time.Now()
+		lost.Store(false)
+		took := (<-done).Sub(healed)
+		t.Logf("first success %v after the heal", took)
+		assert.Less(t, took, 200*time.Millisecond)
+	})
+}
+
+// What was to be published in an outage goes out when the subscription of the same client
+// is back, and not before.
+func TestRows_PublishAfterSubscribers(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithGrace(time.Minute))
+		sub := c.Subscribe(t.Context(), "news")
+		defer sub.Close()
+		messages := sub.Channel()
+		require.Eventually(t, func() bool { return c.Publish(t.Context(), "news", "hello").Val() == 1 }, time.Second, time.Millisecond)
+		require.Equal(t, "hello", (<-messages).Payload)
+		for round := range 5 {
+			p.Refuse()
+			testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
+			type sent struct {
+				receivers int64
+				err       error
+			}
+			results := make(chan sent, 3)
+			send := func(f func() (int64, error)) {
+				go func() {
+					n, err := f()
+					results <- sent{n, err}
+				}()
+			}
+			send(func() (int64, error) { return c.Publish(t.Context(), "news", "one").Result() })
+			send(func() (int64, error) { return c.Publish(t.Context(), "news", "two").Result() })
+			send(func() (int64, error) {
+				pipe := c.Pipeline()
+				pipe.Incr(t.Context(), testkit.Counter)
+				n := pipe.Publish(t.Context(), "news", "three")
+				_, err := pipe.Exec(t.Context())
+				return n.Val(), err
+			})
+			require.Eventually(t, func() bool { return c.Stats().Waiting == 3 }, 4*time.Second, time.Millisecond)
+			time.Sleep(200 * time.Millisecond)
+			p.Restore()
+			for range 3 {
+				r := <-results
+				require.NoError(t, r.err)
+				require.EqualValues(t, 1, r.receivers, "round %d", round)
+			}
+			for range 3 {
+				<-messages
+			}
+		}
+		require.NoError(t, sub.Close())
+
+		// Nobody is waited for that does not come.
+		p.Refuse()
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
+		done := make(chan error, 1)
+		go func() { done <- c.Publish(t.Context(), "news", "nobody").Err() }()
+		require.Eventually(t, func() bool { return c.Stats().Waiting == 1 }, 4*time.Second, time.Millisecond)
+		p.Restore()
+		require.NoError(t, <-done)
+	})
+}

@@ -1,0 +1,503 @@
+package once
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// orders are counters that are incremented once each, by callers who come back until they
+// have a reply.
+type orders struct {
+	prefix string
+	made   atomic.Int64
+	again  atomic.Int64 // calls after the first of an order
+	wg     sync.WaitGroup
+	quit   chan struct{}
+
+	mu   sync.Mutex
+	done map[string]time.Time // when the reply was there
+}
+
+// startOrders has goroutines place orders with the client that dial returns, and with another
+// one after an error.
+func startOrders(t *testing.T, prefix string, goroutines int, dial func() redis.UniversalClient) *orders {
+	o := &orders{prefix: prefix, quit: make(chan struct{}), done: make(map[string]time.Time)}
+	for range goroutines {
+		o.wg.Go(func() {
+			c := dial()
+			defer func() { _ = c.Close() }()
+			for !quitting(o.quit) {
+				key := fmt.Sprint(prefix, o.made.Add(1))
+				ctx := redial.Once(context.Background(), key)
+				for began := time.Now(); ; o.again.Add(1) {
+					n, err := c.Incr(ctx, key).Result()
+					if err == nil {
+						assert.EqualValues(t, 1, n, key)
+						o.mu.Lock()
+						o.done[key] = time.Now()
+						o.mu.Unlock()
+						break
+					}
+					if !errors.Is(err, redial.ErrOutcomeUnknown) && !errors.Is(err, redial.ErrUnavailable) || time.Since(began) > time.Minute {
+						t.Errorf("%s: %v", key, err)
+						return
+					}
+					_ = c.Close() // the process of the caller has died
+					c = dial()
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	t.Cleanup(o.stop)
+	return o
+}
+
+func quitting(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+func (o *orders) stop() {
+	if !quitting(o.quit) {
+		close(o.quit)
+	}
+	o.wg.Wait()
+}
+
+// check compares the books with what there is. Orders that were acknowledged between the two times may
+// be lost, by asynchronous replication.
+func (o *orders) check(t *testing.T, c redis.UniversalClient, from, to time.Time) {
+	t.Helper()
+	o.stop()
+	lost := 0
+	for key, at := range o.done {
+		n, err := c.Get(redial.WaitFor(context.Background(), time.Minute), key).Int()
+		switch {
+		case errors.Is(err, redis.Nil) && at.After(from) && at.Before(to):
+			lost++
+		case err != nil || n != 1:
+			t.Errorf("%s ran %d times: %v", key, n, err)
+		}
+	}
+	t.Logf("%d orders, %d calls again, %d lost by replication", len(o.done), o.again.Load(), lost)
+	require.Greater(t, len(o.done), 100)
+}
+
+// The server is killed with kill -9 and restarted, replies are cut, and callers that fail come back as another process.
+func TestOnce_ServerIsKilled(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t, "--appendonly", "yes", "--appendfsync", "always")
+	p := redialtest.NewProxy(t, s.Addr())
+	o := startOrders(t, "order:", 10, func() redis.UniversalClient {
+		return redial.NewClient(&redis.Options{Addr: p.Addr()}, redial.WithGrace(200*time.Millisecond))
+	})
+	p.Match("incr")
+	for range 3 {
+		time.Sleep(300 * time.Millisecond)
+		p.CutAfterRequest(10)
+		time.Sleep(100 * time.Millisecond)
+		s.Kill()
+		time.Sleep(400 * time.Millisecond)
+		s.Start()
+	}
+	time.Sleep(300 * time.Millisecond)
+	p.Restore()
+	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	defer bare.Close()
+	o.check(t, bare, time.Time{}, time.Time{})
+	assert.NotZero(t, o.again.Load(), "nobody had to come back")
+}
+
+// A planned failover loses nothing, and runs nothing twice. A primary that is killed loses what it had not
+// replicated yet, and the records with it.
+func TestOnce_ClusterFailover(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 3, 1)
+	c := testkit.NewCluster(t, cluster)
+	o := startOrders(t, "order:", 10, func() redis.UniversalClient {
+		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, redial.WithGrace(20*time.Second))
+	})
+	time.Sleep(300 * time.Millisecond)
+	cluster.Failover(cluster.ReplicasOf(cluster.NodeFor("order:1"))[0])
+	time.Sleep(500 * time.Millisecond)
+	old := cluster.NodeFor("order:1")
+	for _, s := range cluster.Nodes {
+		if slices.Contains(cluster.Nodes[:3], s) && s != old && len(cluster.ReplicasOf(s)) > 0 {
+			old = s
+		}
+	}
+	killed := time.Now()
+	old.Kill()
+	cluster.Promoted(old)
+	promoted := time.Now()
+	time.Sleep(500 * time.Millisecond)
+	o.check(t, c, killed.Add(-time.Second), promoted)
+}
+
+func TestOnce_SentinelFailover(t *testing.T) {
+	t.Parallel()
+	d := redialtest.StartFailover(t, 1, 3)
+	opt := &redis.FailoverOptions{MasterName: d.Name, SentinelAddrs: d.SentinelAddrs()}
+	o := startOrders(t, "order:", 10, func() redis.UniversalClient {
+		return redial.NewFailoverClient(opt, redial.WithGrace(20*time.Second))
+	})
+	time.Sleep(500 * time.Millisecond)
+	killed := time.Now()
+	old := d.Servers[0]
+	old.Kill()
+	require.Eventually(t, func() bool { s := d.Primary(0); return s != nil && s != old }, 20*time.Second, 20*time.Millisecond)
+	promoted := time.Now()
+	time.Sleep(500 * time.Millisecond)
+	c := redial.NewFailoverClient(opt)
+	defer c.Close()
+	o.check(t, c, killed.Add(-time.Second), promoted.Add(time.Second))
+}
+
+// A slot moves to another node under commands for it, records and all.
+func TestOnce_SlotMoves(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	c := testkit.NewCluster(t, cluster)
+	const tag = "{tag}"
+	slot := c.ClusterKeySlot(t.Context(), tag).Val()
+	from := cluster.NodeFor(tag)
+	to := cluster.Nodes[0]
+	if to == from {
+		to = cluster.Nodes[1]
+	}
+	o := startOrders(t, tag+"order:", 5, func() redis.UniversalClient {
+		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, redial.WithGrace(20*time.Second))
+	})
+	time.Sleep(200 * time.Millisecond)
+	ids := make(map[*redialtest.Server]any)
+	for _, s := range []*redialtest.Server{from, to} {
+		ids[s] = s.Do("CLUSTER", "MYID")
+	}
+	require.Equal(t, "OK", to.Do("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[from]))
+	require.Equal(t, "OK", from.Do("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to]))
+	host, port, err := net.SplitHostPort(to.Addr())
+	require.NoError(t, err)
+	for {
+		keys, _ := from.Do("CLUSTER", "GETKEYSINSLOT", slot, 10).([]any)
+		if len(keys) == 0 {
+			break
+		}
+		args := append([]any{"MIGRATE", host, port, "", 0, 5000, "KEYS"}, keys...)
+		if reply := from.Do(args...); reply != "OK" && reply != "NOKEY" {
+			t.Fatal(reply)
+		}
+	}
+	require.Equal(t, "OK", to.Do("CLUSTER", "SETSLOT", slot, "NODE", ids[to]))
+	require.Equal(t, "OK", from.Do("CLUSTER", "SETSLOT", slot, "NODE", ids[to]))
+	time.Sleep(300 * time.Millisecond)
+	o.check(t, c, time.Time{}, time.Time{})
+}
+
+// Every shape on clients of several nodes, with replies that are cut.
+func TestOnce_SeveralNodes(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	proxies := cluster.AddProxies()
+	a, b := redialtest.StartServer(t), redialtest.StartServer(t)
+	pa, pb := redialtest.NewProxy(t, a.Addr()), redialtest.NewProxy(t, b.Addr())
+	ringOpt := &redis.RingOptions{Addrs: map[string]string{"a": pa.Addr(), "b": pb.Addr()}}
+	theirRing := redis.NewRing(ringOpt)
+	sup, err := redial.Supervise(theirRing)
+	require.NoError(t, err)
+	theirCluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+	supCluster, err := redial.Supervise(theirCluster)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = theirRing.Close(); _ = sup.Close(); _ = theirCluster.Close(); _ = supCluster.Close() })
+	ring := redial.NewRing(ringOpt)
+	t.Cleanup(func() { _ = ring.Close() })
+	for name, x := range map[string]struct {
+		c       redis.UniversalClient
+		proxies []*redialtest.Proxy
+	}{
+		"cluster": {testkit.NewCluster(t, cluster), proxies}, "supervised cluster": {theirCluster, proxies},
+		"ring": {ring, []*redialtest.Proxy{pa, pb}}, "supervised ring": {theirRing, []*redialtest.Proxy{pa, pb}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := redial.WaitFor(t.Context(), 20*time.Second)
+			for i := range 4 {
+				for _, p := range x.proxies {
+					p.Match("incr")
+					p.CutAfterRequest(i)
+				}
+				key := fmt.Sprint(name, i)
+				n, err := x.c.Incr(redial.Once(ctx, key), key).Result()
+				require.NoError(t, err)
+				require.EqualValues(t, 1, n)
+				pipeline := func() []int64 {
+					ctx := redial.Once(ctx, "pipeline "+key)
+					cmds, err := x.c.Pipelined(ctx, func(p redis.Pipeliner) error {
+						for k := range 20 {
+							p.Incr(ctx, fmt.Sprint(key, ":", k%10))
+						}
+						return nil
+					})
+					require.NoError(t, err)
+					var all []int64
+					for _, cmd := range cmds {
+						all = append(all, cmd.(*redis.IntCmd).Val())
+					}
+					return all
+				}
+				want := slices.Repeat([]int64{1}, 10)
+				want = append(want, slices.Repeat([]int64{2}, 10)...)
+				require.Equal(t, want, pipeline())
+				for _, p := range x.proxies {
+					p.CutAfterRequest(0)
+				}
+				require.Equal(t, want, pipeline())
+				for _, p := range x.proxies {
+					p.CutAfterRequest(i)
+				}
+				reply, err := incrThrice(redial.Once(ctx, "tx "+key), x.c.TxPipelined, "tx"+key)
+				require.NoError(t, err)
+				require.Equal(t, "1", reply)
+				for _, p := range x.proxies {
+					p.CutAfterRequest(0)
+				}
+				reply, err = incrThrice(redial.Once(ctx, "tx "+key), x.c.TxPipelined, "tx"+key)
+				require.NoError(t, err)
+				require.Equal(t, "1", reply)
+				// A transaction of a ring may be one for each of several shards.
+				unit := func(keys ...string) error {
+					ctx := redial.Once(ctx, "unit "+key)
+					_, err := x.c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+						for _, k := range keys {
+							p.Incr(ctx, k)
+						}
+						return nil
+					})
+					return err
+				}
+				if strings.Contains(name, "ring") {
+					keys := []string{"u1" + key, "u2" + key, "u3" + key, "u4" + key, "u5" + key}
+					for _, p := range x.proxies {
+						p.CutAfterRequest(i)
+					}
+					require.NoError(t, unit(keys...))
+					for _, p := range x.proxies {
+						p.CutAfterRequest(0)
+					}
+					require.NoError(t, unit(keys...))
+					for _, k := range keys {
+						require.Equal(t, "1", x.c.Get(ctx, k).Val(), k)
+					}
+				}
+				// Commands with several keys.
+				require.NoError(t, x.c.MSet(ctx, "{x}a", 1, "{x}b", 2).Err())
+				for range 2 {
+					n, err = x.c.Del(redial.Once(ctx, "del"+key), "{x}a", "{x}b", "{x}c").Result()
+					require.NoError(t, err)
+					require.EqualValues(t, 2, n)
+				}
+			}
+			if strings.Contains(name, "cluster") {
+				err := x.c.Del(redial.Once(ctx, "slots"), "a", "b", "c").Err()
+				require.ErrorIs(t, err, redial.ErrOnceUnsupported)
+				require.ErrorContains(t, err, "del: its keys are in several slots")
+			}
+		})
+	}
+}
+
+// A client of one server finds out that this is part of a cluster, and its records are those of a client of the cluster.
+func TestOnce_OneServerOfACluster(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	all := testkit.NewCluster(t, cluster)
+	one := testkit.Connect(t, &redis.Options{Addr: cluster.NodeFor("n").Addr()})
+	ctx := redial.Once(t.Context(), "id")
+	require.EqualValues(t, 1, one.Incr(ctx, "n").Val())
+	require.EqualValues(t, 1, all.Incr(ctx, "n").Val())
+	require.EqualValues(t, 1, one.Incr(ctx, "n").Val())
+	_, err := testkit.Connect(t, &redis.Options{Addr: cluster.NodeFor("n").Addr()}).TxPipelined(redial.Once(t.Context(), "tx"), func(p redis.Pipeliner) error {
+		p.Incr(t.Context(), "n")
+		return nil
+	})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, cluster.NodeFor("n").Do("EXISTS", "redial:once:{n}:id"))
+	for _, key := range []string{"a{}b", "}", "", "x}y{"} { // there is no tag to be had from the key
+		require.EqualValues(t, 1, all.Incr(redial.Once(t.Context(), "odd"), key).Val(), key)
+		require.EqualValues(t, 1, all.Incr(redial.Once(t.Context(), "odd"), key).Val(), key)
+	}
+	ap, err := all.AsyncAutoPipeline()
+	require.NoError(t, err)
+	assert.ErrorIs(t, ap.Incr(ctx, "n").Err(), redial.ErrOnceUnsupported)
+}
+
+var (
+	scripts = flag.Int("scripts", 1_000, "random scripts to run")
+	seed    = flag.Uint64("seed", 0, "run this one script only")
+)
+
+// Random scripts of commands with ids, over connections that break anywhere: what is acknowledged ran once, all else
+// at most once, and who comes back gets the reply of the run.
+func TestOnce_RandomScripts(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	defer bare.Close()
+	n := *scripts
+	if testing.Short() || platform.RaceDetector {
+		n /= 5
+	}
+	first := rand.Uint64()>>1 + 1
+	if *seed != 0 {
+		n, first = 1, *seed
+	}
+	t.Logf("%d scripts with the seeds from %d on", n, first)
+	var next atomic.Uint64
+	var done, unknown, not atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for !t.Failed() {
+				i := next.Add(1) - 1
+				if i >= uint64(n) {
+					return
+				}
+				onceScript(t, s.Addr(), bare, first+i, &done, &unknown, &not)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d done, %d unknown, %d did not run", done.Load(), unknown.Load(), not.Load())
+	if *seed == 0 {
+		require.NotZero(t, done.Load())
+		require.NotZero(t, unknown.Load()+not.Load())
+	}
+}
+
+func onceScript(t *testing.T, addr string, bare *redis.Client, seed uint64, done, unknown, not *atomic.Int64) {
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	network := &testkit.BreakingNetwork{DialNext: (&net.Dialer{}).DialContext, Rand: rand.New(rand.NewPCG(seed, 1))}
+	c := redial.NewClient(&redis.Options{Addr: addr, Dialer: network.Dial, Protocol: 2 + rnd.IntN(2), DisableIdentity: rnd.IntN(2) == 0},
+		redial.WithGrace(time.Duration(rnd.IntN(100))*time.Millisecond))
+	defer c.Close()
+	ctx := context.Background()
+	if rnd.IntN(2) == 0 {
+		ctx = redial.FailFast(ctx)
+	}
+	for i := range 1 + rnd.IntN(4) {
+		if rnd.IntN(8) == 0 {
+			bare.ScriptFlush(context.Background())
+		}
+		network.BreakAt(rnd.IntN(4))
+		key := fmt.Sprint("script:", seed, ":", i)
+		run := func(ctx context.Context, c redis.UniversalClient) (string, error) {
+			n, err := c.Incr(ctx, key).Result()
+			return strconv.FormatInt(n, 10), err
+		}
+		least := 1
+		if kind := rnd.IntN(4); kind > 1 {
+			least = 3
+			run = func(ctx context.Context, c redis.UniversalClient) (string, error) {
+				exec := c.Pipelined
+				if kind == 3 {
+					exec = c.TxPipelined
+				}
+				return incrThrice(ctx, exec, key)
+			}
+			if kind == 2 {
+				least = 0 // a part of it may have run
+			}
+		}
+		once := redial.Once(ctx, key)
+		reply, err := run(once, c)
+		n, _ := bare.Get(context.Background(), key).Int()
+		whole := max(least, 1)
+		if least == 0 {
+			whole = 3
+		}
+		switch {
+		case err == nil:
+			done.Add(1)
+			if reply != "1" || n != whole {
+				t.Errorf("seed %d: %s was acknowledged with %s and is %d", seed, key, reply, n)
+			}
+		case errors.Is(err, redial.ErrOutcomeUnknown):
+			unknown.Add(1)
+			if n > whole {
+				t.Errorf("seed %d: %s is %d: %v", seed, key, n, err)
+			}
+		case redial.SafeToRetry(err):
+			not.Add(1)
+			if n != 0 && least != 0 {
+				t.Errorf("seed %d: %s is said not to have run, and is %d: %v", seed, key, n, err)
+			}
+		default:
+			t.Errorf("seed %d: %s failed without an outcome: %T %v", seed, key, err, err)
+		}
+		// The caller comes back.
+		other := redial.NewClient(&redis.Options{Addr: addr})
+		reply, err = run(redial.Once(context.Background(), key), other)
+		n, _ = bare.Get(context.Background(), key).Int()
+		if err != nil || reply != "1" || n != whole {
+			t.Errorf("seed %d: %s is %d when the caller has come back: %s, %v", seed, key, n, reply, err)
+		}
+		_ = other.Close()
+	}
+}
+
+// What an id costs, beside the plain command in the same run.
+func TestOnce_Cost(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	bare := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	defer bare.Close()
+	var ratio float64
+	for try := range 5 {
+		const n = 1000
+		var plain, once [n]time.Duration
+		for i := range n {
+			began := time.Now()
+			require.NoError(t, c.Incr(t.Context(), "n").Err())
+			middle := time.Now()
+			require.NoError(t, c.Incr(redial.Once(t.Context(), fmt.Sprintf("order-%d-%d", try, i)), "n").Err())
+			plain[i], once[i] = middle.Sub(began), time.Since(middle)
+		}
+		slices.Sort(plain[:])
+		slices.Sort(once[:])
+		ratio = float64(once[n/2]) / float64(plain[n/2])
+		t.Logf("INCR: median %v, with an id %v: %.2f times", plain[n/2], once[n/2], ratio)
+		if ratio <= 2 {
+			break
+		}
+	}
+	bytes, err := bare.MemoryUsage(t.Context(), "redial:once:order-0-1").Result()
+	require.NoError(t, err)
+	t.Logf("memory of a record: %d bytes", bytes)
+	if !platform.RaceDetector {
+		assert.LessOrEqual(t, ratio, 2.0)
+	}
+	assert.Less(t, bytes, int64(300))
+}

@@ -1,0 +1,117 @@
+package once
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// A server that does not have the script runs a pipeline in its order all the same.
+func TestOnce_PipelineKeepsItsOrder(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	for round := range 3 {
+		s.Do("SCRIPT", "FLUSH")
+		var get *redis.StringCmd
+		_, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+			p.Set(redial.Once(t.Context(), fmt.Sprint("first ", round)), "k", "one", 0)
+			p.Set(t.Context(), "k", "two", 0)
+			get = p.Get(t.Context(), "k")
+			p.Append(redial.Once(t.Context(), fmt.Sprint("last ", round)), "k", "!")
+			return nil
+		})
+		require.NoError(t, err)
+		assert.Equal(t, "two", get.Val())
+		assert.Equal(t, "two!", c.Get(t.Context(), "k").Val())
+	}
+}
+
+// A transaction with an id heeds what it watches, also where the server does not have the
+// script.
+func TestOnce_WatchIsHeeded(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	for round := range 3 {
+		s.Do("SCRIPT", "FLUSH")
+		err := c.Watch(t.Context(), func(tx *redis.Tx) error {
+			s.Do("SET", "k", "other")
+			_, err := tx.TxPipelined(redial.Once(t.Context(), fmt.Sprint(round)), func(p redis.Pipeliner) error {
+				p.Set(t.Context(), "k", "mine", 0)
+				return nil
+			})
+			return err
+		}, "k")
+		assert.ErrorIs(t, err, redis.TxFailedErr)
+		assert.Equal(t, "other", s.Do("GET", "k"))
+	}
+	s.Do("SCRIPT", "FLUSH")
+	s.Do("CONFIG", "RESETSTAT")
+	require.NoError(t, c.Watch(t.Context(), func(tx *redis.Tx) error {
+		_, err := tx.TxPipelined(redial.Once(t.Context(), "alone"), func(p redis.Pipeliner) error {
+			p.Set(t.Context(), "k", "mine", 0)
+			return nil
+		})
+		return err
+	}, "k"))
+	assert.Contains(t, s.Do("INFO", "commandstats"), "cmdstat_exec:calls=1,", "the first has ended what was watched")
+}
+
+// Two ids whose records have one name are two ids.
+func TestOnce_RecordsOfOneName(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 3, 0)
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+	defer c.Close()
+	require.NoError(t, c.WaitReady(t.Context()))
+	require.EqualValues(t, 1, c.Incr(redial.Once(t.Context(), "x"), "{t}c").Val())
+	assert.ErrorIs(t, c.Incr(redial.Once(t.Context(), "{t}:x"), "{t}c").Err(), redial.ErrOnceMismatch)
+	require.EqualValues(t, 1, c.Incr(redial.Once(t.Context(), "x"), "{t}c").Val())
+	assert.Equal(t, "1", c.Get(t.Context(), "{t}c").Val())
+}
+
+// What has run is not said not to have, where the account may not read what it has become.
+func TestOnce_CounterThatCannotBeRead(t *testing.T) {
+	s := redialtest.StartServer(t)
+	s.Do("ACL", "SETUSER", "u", "reset", "on", ">p", "+@all", "-hget", "~*")
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"})
+	s.Do("HSET", "h", "f", "9007199254740992")
+	for range 2 {
+		err := c.HIncrBy(redial.Once(t.Context(), "id"), "h", "f", 1).Err()
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+		assert.False(t, redial.SafeToRetry(err))
+	}
+	assert.Equal(t, "9007199254740993", s.Do("HGET", "h", "f"))
+}
+
+// A hook that has commands of a batch sent without their ids has none of them run twice.
+func TestOnce_HookLosesTheIDs(t *testing.T) {
+	s := redialtest.StartServer(t)
+	p := redialtest.NewProxy(t, s.Addr())
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()})
+	c.AddHook(elsewhere{})
+	require.NoError(t, c.Ping(t.Context()).Err())
+	p.Match("incr")
+	p.CutAfterRequest(1)
+	pipe := c.Pipeline()
+	pipe.Incr(context.Background(), "n")
+	_, err := pipe.Exec(redial.Once(t.Context(), "id"))
+	assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+	assert.Equal(t, "1", s.Do("GET", "n"))
+}
+
+// elsewhere goes on with pipelines in a context of its own.
+type elsewhere struct{}
+
+func (elsewhere) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (elsewhere) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (elsewhere) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(_ context.Context, cmds []redis.Cmder) error { return next(context.Background(), cmds) }
+}
