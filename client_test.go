@@ -593,7 +593,7 @@ func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 	t.Parallel()
 	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond},
-			redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond))
+			redial.WithHeartbeat(100*time.Millisecond, time.Second))
 		held := c.Conn()
 		defer held.Close()
 		require.NoError(t, held.Ping(t.Context()).Err())
