@@ -74,12 +74,12 @@ func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 		defer h.link.leave()
 	}
 	if w.through {
-		a := &attempt{Context: ctx}
+		a := newAttempt(ctx)
 		err := next(a, cmd)
 		return a.hear(err), err
 	}
-	f := h.one(ctx, cmd, next, w.from)
-	return f, f.err
+	err := h.one(ctx, cmd, next, w.from)
+	return found(ctx, w.from, err), err
 }
 
 // hand hands next a command that was admitted, and leaves the gate after it.
@@ -88,13 +88,19 @@ func (h *hook) hand(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook
 	return h.router.send(ctx, cmd, next, from)
 }
 
+// handOn hands it to hooks of the caller, for an attempt.
+func (h *hook) handOn(a *attempt, cmd redis.Cmder, next redis.ProcessHook) error {
+	defer h.link.leave()
+	return next(a, cmd)
+}
+
 // tryBatch makes an attempt at a batch.
 func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, admitted bool) (finding, error) {
 	if admitted {
 		defer h.link.leave()
 	}
 	if w.through {
-		a := &attempt{Context: ctx}
+		a := newAttempt(ctx)
 		err := next(a, cmds)
 		return a.hear(err), err
 	}
@@ -184,9 +190,22 @@ func (f *finding) show() {
 type attempt struct {
 	context.Context
 	mu    sync.Mutex
-	found finding // guarded by mu: a hook may call next on another goroutine
-	call  wire.Call
-	lent  atomic.Bool // call is in use, or was: a hook may call next twice
+	found *finding // nil: go-redis was not asked. Guarded by mu: a hook may call next on another goroutine
+	room  *wire.Call
+	lent  atomic.Bool // room is in use, or was: a hook may call next twice
+}
+
+// newAttempt returns an attempt for ctx, with room for a call where that can be canceled.
+func newAttempt(ctx context.Context) *attempt {
+	if ctx.Done() == nil {
+		return &attempt{Context: ctx}
+	}
+	a := new(struct {
+		attempt
+		call wire.Call
+	})
+	a.Context, a.room = ctx, &a.call
+	return &a.attempt
 }
 
 type attemptKey struct{}
@@ -205,22 +224,26 @@ func attemptOf(ctx context.Context) *attempt {
 }
 
 // note is called by the inner part when go-redis has returned.
-func (a *attempt) note(f finding) {
+func (a *attempt) note(f *finding) {
 	if a == nil {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if was := &a.found; was.reached || was.blind {
-		f.mayHaveRun = was.mayHaveRun || !was.unran()
+	if was := a.found; was != nil {
+		again := *f
+		again.mayHaveRun = was.mayHaveRun || !was.unran()
+		f = &again
 	}
 	a.found = f
 }
 
 // hear returns what was found of the attempt, which hooks have ended with err.
-func (a *attempt) hear(err error) finding {
+func (a *attempt) hear(err error) (f finding) {
 	a.mu.Lock()
-	f := a.found
+	if a.found != nil {
+		f = *a.found
+	}
 	a.mu.Unlock()
 	if err != nil {
 		f.hear(err)
@@ -272,6 +295,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		return next // there are more hooks, and another part behind them
 	}
 	from := i.hook.originOf(next)
+	ran := found(context.Background(), from, nil)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		a := attemptOf(ctx)
 		if a == nil {
@@ -280,12 +304,17 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				return err
 			}
 		}
-		f := i.hook.one(ctx, cmd, next, from)
+		err := i.hook.one(ctx, cmd, next, from)
+		if err == nil {
+			a.note(&ran)
+			return nil
+		}
+		f := found(ctx, from, err)
 		f.show()
 		if f.err != f.seen && cmd.Err() == f.err {
 			cmd.SetErr(f.seen)
 		}
-		a.note(f)
+		a.note(&f)
 		return f.seen
 	}
 }
@@ -296,6 +325,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		return next
 	}
 	from := i.hook.originOf(next)
+	ran := found(context.Background(), from, nil)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		a := attemptOf(ctx)
 		if a == nil {
@@ -305,19 +335,23 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 			}
 		}
 		f := i.hook.many(ctx, cmds, next, from)
+		if f.err == nil && f.rest == nil && f.undelivered == nil && !f.mayHaveRun {
+			a.note(&ran)
+			return nil
+		}
 		f.show()
-		a.note(f)
+		kept := f
+		a.note(&kept)
 		return f.seen
 	}
 }
 
-// one hands a command to next, which is go-redis unless hooks were added behind our
-// back, and finds out what became of it.
-func (h hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) finding {
+// one hands a command to next, which is go-redis unless hooks were added behind our back.
+func (h *hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	if err := ctx.Err(); err != nil && from.alone() && cmd.Name() != "unwatch" { // which ends what WATCH began
-		return found(ctx, from, err) // as go-redis has it
+		return err // as go-redis has it
 	}
-	return found(ctx, from, h.router.send(ctx, cmd, next, from))
+	return h.router.send(ctx, cmd, next, from)
 }
 
 // many does the same for a batch, and finds out what became of it.
@@ -354,7 +388,7 @@ func (s *oneServer) begin(ctx context.Context, from origin) *wire.Call {
 	}
 	var room *wire.Call
 	if a, ok := ctx.(*attempt); ok && !a.lent.Swap(true) {
-		room = &a.call
+		room = a.room
 	}
 	return s.calls.Begin(ctx, s.writeTimeout, room)
 }

@@ -29,14 +29,21 @@ func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	g := &h
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		// What nearly all commands need, and no more: take does the same for every one.
-		if w.through || onceUsed.Load() || ctx.Err() != nil || !g.link.enter() {
+		if onceUsed.Load() || ctx.Err() != nil || !g.link.enter() {
 			return g.take(ctx, cmd, next, w)
 		}
-		err := g.hand(ctx, cmd, next, w.from)
+		var a *attempt
+		var err error
+		if w.through {
+			a = newAttempt(ctx)
+			err = g.handOn(a, cmd, next)
+		} else {
+			err = g.hand(ctx, cmd, next, w.from)
+		}
 		if err == nil || err == redis.Nil {
 			return err
 		}
-		return g.resume(ctx, cmd, next, w, err)
+		return g.resume(ctx, cmd, next, w, a, err)
 	}
 }
 
@@ -63,9 +70,16 @@ func (h *hook) take(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook
 	return h.process(ctx, cmd, next, w, found, err, 1)
 }
 
-// resume carries a command on whose first attempt has ended with err.
-func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, err error) error {
-	return h.process(ctx, cmd, next, w, found(ctx, w.from, err), err, 1)
+// resume carries a command on whose first attempt has ended with err; a is nil unless it
+// went through hooks of the caller.
+func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, a *attempt, err error) error {
+	var f finding
+	if a != nil {
+		f = a.hear(err)
+	} else {
+		f = found(ctx, w.from, err)
+	}
+	return h.process(ctx, cmd, next, w, f, err, 1)
 }
 
 // process carries a command on after its first attempt failed with err, or before

@@ -13,6 +13,9 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// How the connections of a link are dialed: with which dialer, whether there is any point,
+// and with whose credentials. This uses links and what is below them.
+
 // baseDialer returns the dialer beneath the link: the caller's own, or one that
 // does what go-redis's does, but heeds ctx during the TLS handshake too. Sockets
 // get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that end a half-open
@@ -85,6 +88,34 @@ func (l *link) accountable(own *redis.Options) *redis.Options {
 	}
 	if p := own.StreamingCredentialsProvider; p != nil {
 		own.StreamingCredentialsProvider = &accountableProvider{p, l}
+	}
+	return own
+}
+
+// lend has the caller not asked again for the credentials of a connection that was set up
+// when it was handed over: the pool sets it up once more. own are the options of the pool.
+func (l *link) lend(own *redis.Options) *redis.Options {
+	lent := func() *credentials {
+		if c := l.lent.Swap(nil); c != nil && time.Since(c.at) < l.cfg.interval+l.cfg.timeout {
+			return c
+		}
+		return nil
+	}
+	if f := own.CredentialsProviderContext; f != nil {
+		own.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
+			if c := lent(); c != nil {
+				return c.username, c.password, nil
+			}
+			return f(ctx)
+		}
+	}
+	if f := own.CredentialsProvider; f != nil {
+		own.CredentialsProvider = func() (string, string) {
+			if c := lent(); c != nil {
+				return c.username, c.password
+			}
+			return f()
+		}
 	}
 	return own
 }

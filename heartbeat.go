@@ -3,7 +3,6 @@ package redial
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/redial-go/redial/internal/wire"
@@ -275,14 +274,4 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 			return CauseNone, nil
 		}
 	}
-}
-
-// sweep proves the connections that have been idle for about sweepAge.
-func (l *link) sweep() {
-	l.Each(func(c *wire.Conn) {
-		age := float64(max(sweepAge, l.cfg.idleCheck)) * (1 - sweepJitter*rand.Float64())
-		if l.ctx.Err() == nil && c.Sweepable(int64(age)) {
-			c.Sweep(int64(age))
-		}
-	})
 }

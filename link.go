@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
@@ -293,6 +294,16 @@ func (l *link) Shake() {
 
 // watched reports whether a WATCH was ever sent.
 func (l *link) watched() bool { return l.Watched() }
+
+// sweep proves the connections that have been idle for about sweepAge.
+func (l *link) sweep() {
+	l.Each(func(c *wire.Conn) {
+		age := float64(max(sweepAge, l.cfg.idleCheck)) * (1 - sweepJitter*rand.Float64())
+		if l.ctx.Err() == nil && c.Sweepable(int64(age)) {
+			c.Sweep(int64(age))
+		}
+	})
+}
 
 // stats returns a snapshot of the link, with the counters of the client.
 func (l *link) stats() Stats {

@@ -259,34 +259,6 @@ func (a *probe) tells(username, password string) {
 	a.of.mu.Unlock()
 }
 
-// lend has the caller not asked again for the credentials of a connection that was set up
-// when it was handed over: the pool sets it up once more. own are the options of the pool.
-func (l *link) lend(own *redis.Options) *redis.Options {
-	lent := func() *credentials {
-		if c := l.lent.Swap(nil); c != nil && time.Since(c.at) < l.cfg.interval+l.cfg.timeout {
-			return c
-		}
-		return nil
-	}
-	if f := own.CredentialsProviderContext; f != nil {
-		own.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
-			if c := lent(); c != nil {
-				return c.username, c.password, nil
-			}
-			return f(ctx)
-		}
-	}
-	if f := own.CredentialsProvider; f != nil {
-		own.CredentialsProvider = func() (string, string) {
-			if c := lent(); c != nil {
-				return c.username, c.password
-			}
-			return f()
-		}
-	}
-	return own
-}
-
 // fetches notes that the caller is asked for credentials, until the returned function is
 // called.
 func (a *probe) fetches() (done func()) {

@@ -368,7 +368,8 @@ func TestPrometheus_ScrapesAnOutage(t *testing.T) {
 	}
 	refused, unknown := l.answers[http.StatusServiceUnavailable].Load(), l.answers[http.StatusBadGateway].Load()
 	t.Logf("%d visits, %d of them refused, of %d it is not known whether they were counted", l.made.Load(), refused, unknown)
-	assert.EqualValues(t, visitors, unknown)
+	assert.Positive(t, unknown)
+	assert.LessOrEqual(t, unknown, int64(visitors), "of those that were stuck; some may have had no connection yet")
 	assert.Equal(t, l.made.Load(), l.answers[http.StatusOK].Load()+refused+unknown, "answers of no other kind")
 	code, exposition := ask(address, "/metrics")
 	require.Equal(t, http.StatusOK, code)

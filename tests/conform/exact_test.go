@@ -329,6 +329,7 @@ func TestConform_Exact_HookSendsOneAtATime_IsAsExact(t *testing.T) {
 // R2, R3: what refuses the WATCH of a Watch for a while is waited for, as for any other
 // command, and nil means that the function has run.
 func TestConform_Exact_WatchIsRefused(t *testing.T) {
+	t.Parallel()
 	for name, reply := range map[string]string{
 		"CLUSTERDOWN": "-CLUSTERDOWN The cluster is down\r\n", "MOVED": "-MOVED 1 %s\r\n",
 		"TRYAGAIN": "-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
@@ -400,6 +401,7 @@ func TestConform_Exact_CachingRejectsSubscribe(t *testing.T) {
 
 // E2: a context that had ended is ctx.Err() itself, while the link is down, too.
 func TestConform_Exact_EndedContextWhileDown(t *testing.T) {
+	t.Parallel()
 	for _, k := range []kind{aCluster, aFailoverCluster, aRing} {
 		for _, s := range []side{bare, wrapped} {
 			t.Run(fmt.Sprint(k, "/", s), func(t *testing.T) {

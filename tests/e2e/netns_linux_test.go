@@ -37,9 +37,26 @@ func TestNetwork_PacketsDropped(t *testing.T) {
 		t.Run("one subscriber", testHalfOpenSubscriber)
 		t.Run("one blocked command", testHalfOpenBLPop)
 		t.Run("some of many, under load", testHalfOpenUnderLoad)
+		return
+	}
+	inNamespaceOfItsOwn(t)
+}
+
+// TestNetwork_PacketsLost loses packets now and then, in another namespace. It measures no
+// times, so it is in nobody's way.
+func TestNetwork_PacketsLost(t *testing.T) {
+	if os.Getenv(inNamespace) == "1" {
+		require.NoError(t, sh("ip link set lo up"))
 		t.Run("now and then", testPacketLoss)
 		return
 	}
+	t.Parallel()
+	inNamespaceOfItsOwn(t)
+}
+
+// inNamespaceOfItsOwn runs the test again, alone, where it has a network of its own.
+func inNamespaceOfItsOwn(t *testing.T) {
+	t.Helper()
 	unshare := []string{"unshare", "-n"}
 	if os.Getuid() != 0 {
 		unshare = []string{"unshare", "-rn"}
@@ -53,7 +70,7 @@ func TestNetwork_PacketsDropped(t *testing.T) {
 		redialtest.Skip(t, msg)
 	}
 	cmd := exec.CommandContext(t.Context(), unshare[0],
-		append(unshare[1:], os.Args[0], "-test.run=^TestNetwork_PacketsDropped$", "-test.v")...)
+		append(unshare[1:], os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")...)
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)

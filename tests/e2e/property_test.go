@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,12 +42,24 @@ func TestOutcomes_AreTruthful(t *testing.T) {
 	}
 	first := rand.Uint64()>>1 + 1
 	t.Logf("scripts with the seeds from %d on", first)
-	var sum tally
-	for i := range uint64(n) {
-		sum.add(truthful(t, first+i))
-		if t.Failed() {
-			t.Fatalf("run this script alone with -seed=%d", first+i)
+	workers := runtime.GOMAXPROCS(0)
+	tallies := make([]tally, workers)
+	t.Run("workers", func(t *testing.T) {
+		for w := range workers {
+			t.Run(strconv.Itoa(w), func(t *testing.T) {
+				t.Parallel()
+				for i := w; i < n; i += workers {
+					tallies[w].add(truthful(t, first+uint64(i)))
+					if t.Failed() {
+						t.Fatalf("run this script alone with -seed=%d", first+uint64(i))
+					}
+				}
+			})
 		}
+	})
+	var sum tally
+	for _, of := range tallies {
+		sum.add(of)
 	}
 	t.Logf("%d commands: %d done, %d did not run, %d unknown of which %d ran", sum.done+sum.not+sum.unknown,
 		sum.done, sum.not, sum.unknown, sum.unknownRan)

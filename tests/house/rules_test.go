@@ -49,6 +49,7 @@ var floors = []string{
 	"batch.go watch.go",
 	"call.go",
 	"attempt.go",
+	"oncescript.go",
 	"once.go",
 	// Links and who looks after them.
 	"keeper.go",

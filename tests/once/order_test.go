@@ -66,6 +66,7 @@ func TestOnce_WatchIsHeeded(t *testing.T) {
 
 // Two ids whose records have one name are two ids.
 func TestOnce_RecordsOfOneName(t *testing.T) {
+	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 0)
 	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
 	defer c.Close()

@@ -353,6 +353,7 @@ func TestOnce_OutageOutlivesTheRecord_IsUnknownAtOnce(t *testing.T) {
 // The life of a record counts from when the command was first sent, not from when a caller
 // began to wait for the server.
 func TestOnce_LifeCountsFromTheFirstSending(t *testing.T) {
+	t.Parallel()
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
 	c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithOnceTTL(2*time.Second), redial.WithGrace(time.Minute))

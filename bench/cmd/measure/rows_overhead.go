@@ -89,7 +89,7 @@ func compare(b *bench, bare, ours *sample) error {
 		if err != nil {
 			return err
 		}
-		ratios := overhead.Ratios(took[0], took[1])
+		ratios := overhead.Ratios(took[0], took[1], overhead.Time)
 		ours.set(name, stats.Quantile(ratios, 0.5))
 		if name == "GET time ratio" {
 			ours.set("lower quartile", stats.Quantile(ratios, 0.25))

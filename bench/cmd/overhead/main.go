@@ -36,11 +36,11 @@ func run(rounds int, watched bool) error {
 		return err
 	}
 	fmt.Printf("Medians of %d rounds in which the two clients take turns; quartiles in brackets.\n\n", rounds)
-	fmt.Println("| | go-redis | time, redial / go-redis | throughput | allocations beyond go-redis |")
-	fmt.Println("|---|---|---|---|---|")
+	fmt.Println("| | go-redis | time, redial / go-redis | throughput | processor time | allocations beyond go-redis |")
+	fmt.Println("|---|---|---|---|---|---|")
 	for _, c := range costs {
-		fmt.Printf("| %s | %v | %.3f [%.3f…%.3f] | %.3f | %+.1f |\n",
-			c.Name, c.Bare.Round(10*time.Nanosecond), c.Ratio, c.Low, c.High, c.Throughput(), c.Extra)
+		fmt.Printf("| %s | %v | %.3f [%.3f…%.3f] | %.3f | %.3f | %+.1f |\n",
+			c.Name, c.Bare.Round(10*time.Nanosecond), c.Ratio, c.Low, c.High, c.Throughput(), c.CPU, c.Extra)
 	}
 	if watched {
 		return nil

@@ -22,6 +22,7 @@ type Cost struct {
 	// Ratio is the time of redial over that of go-redis, the median of the rounds, with
 	// its quartiles.
 	Ratio, Low, High float64
+	CPU              float64 // the same of processor time, the median
 	Extra            float64 // allocations a unit beyond those of go-redis
 }
 
@@ -112,10 +113,11 @@ func beside(addr string, rounds int, suffix string, ours redis.Cmdable, besides 
 		if err = errors.Join(err, stop()); err != nil {
 			return nil, err
 		}
-		ratios := Ratios(took[0], took[1])
+		ratios := Ratios(took[0], took[1], Time)
 		cost := Cost{
 			Name: r.name + suffix, Bare: unit(took[0], r.n),
 			Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
+			CPU: stats.Quantile(Ratios(took[0], took[1], CPU), 0.5),
 		}
 		var allocs [2]float64
 		for i, w := range works {
@@ -158,7 +160,7 @@ func IDs(rounds int) (c Cost, bytes int64, err error) {
 	if err != nil {
 		return c, 0, err
 	}
-	ratios := Ratios(took[0], took[1])
+	ratios := Ratios(took[0], took[1], Time)
 	c = Cost{
 		Name: "INCR with an id", Bare: unit(took[0], n),
 		Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),

@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -134,36 +135,53 @@ func Allocations(w Work, n int) (float64, error) {
 	return math.Round(10*float64(after.Mallocs-before.Mallocs)/float64(n)) / 10, err
 }
 
+// Spent is what a piece of work takes: time, and what of it the processors were busy with
+// this process. The one depends on what else the machine does, the other hardly.
+type Spent struct{ Time, CPU time.Duration }
+
+// Time and CPU are for Ratios.
+func Time(s Spent) time.Duration { return s.Time }
+func CPU(s Spent) time.Duration  { return s.CPU }
+
 // Rounds lets all work n units each, in rounds A B C, C B A, A B C, ..., and
 // returns what each took in every round, by the order of the works.
-func Rounds(rounds, n int, works ...Work) ([][]time.Duration, error) {
+func Rounds(rounds, n int, works ...Work) ([][]Spent, error) {
 	for _, w := range works {
 		if err := w(n); err != nil {
 			return nil, fmt.Errorf("warm-up: %w", err)
 		}
 	}
-	took := make([][]time.Duration, len(works))
+	took := make([][]Spent, len(works))
 	for r := range rounds {
 		for k := range works {
 			i := k
 			if r%2 == 1 {
 				i = len(works) - 1 - k
 			}
-			began := time.Now()
+			began, busy := time.Now(), processorTime()
 			if err := works[i](n); err != nil {
 				return nil, err
 			}
-			took[i] = append(took[i], time.Since(began))
+			took[i] = append(took[i], Spent{time.Since(began), processorTime() - busy})
 		}
 	}
 	return took, nil
 }
 
-// Ratios returns b over a for every round.
-func Ratios(a, b []time.Duration) []float64 {
+// processorTime is what this process has had of the processors.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err) // it has no other errors than for arguments
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Ratios returns b over a for every round, of time or of processor time.
+func Ratios(a, b []Spent, of func(Spent) time.Duration) []float64 {
 	ratios := make([]float64, len(a))
 	for i := range a {
-		ratios[i] = float64(b[i]) / float64(a[i])
+		ratios[i] = float64(of(b[i])) / float64(of(a[i]))
 	}
 	return ratios
 }

@@ -68,7 +68,7 @@ func Table(rounds int) (rows []Row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		ratios := Ratios(took[0], took[1])
+		ratios := Ratios(took[0], took[1], Time)
 		row := Row{
 			Name: t.name,
 			Bare: unit(took[0], t.n), Redial: unit(took[1], t.n), Rueidis: unit(took[2], t.n),
@@ -85,10 +85,10 @@ func Table(rounds int) (rows []Row, err error) {
 }
 
 // unit is the median time of one of n units.
-func unit(took []time.Duration, n int) time.Duration {
+func unit(took []Spent, n int) time.Duration {
 	values := make([]float64, len(took))
 	for i, d := range took {
-		values[i] = float64(d) / float64(n)
+		values[i] = float64(d.Time) / float64(n)
 	}
 	return time.Duration(stats.Quantile(values, 0.5))
 }
