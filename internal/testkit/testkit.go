@@ -32,6 +32,7 @@ func Main(m *testing.M) {
 
 // WaitReady waits up to 5 s for c to be Connected.
 func WaitReady(t *testing.T, c interface{ WaitReady(context.Context) error }) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	require.NoError(t, c.WaitReady(ctx))

@@ -17,17 +17,17 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/testkit"
 )
 
 // What can be checked of every document: links lead somewhere, samples compile, commands
 // and names exist. What documents state of the code is in readme_test.go and elsewhere.
 
-// document returns the text of a document.
+// document returns the text of a document, by its name from the root.
 func document(t *testing.T, name string) string {
 	t.Helper()
-	b, err := os.ReadFile(name)
-	require.NoError(t, err)
-	return string(b)
+	return testkit.Document(t, name)
 }
 
 // documents returns the texts of all documents, by their names from the root.
