@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/redial-go/redial/bench/internal/load"
-	"github.com/redial-go/redial/bench/internal/testbed"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -27,6 +26,12 @@ type Scenario struct {
 	Cold       bool // the client is made before there is a server
 	Outage     bool // nothing can succeed between fault and heal
 	PubSub     bool // a subscriber instead of callers
+	Namespace  bool // is played in a network namespace of its own
+	// AnyDialer says that it can be played with any dialer, see [Scenario.With].
+	AnyDialer bool
+	// Dialer is how clients get connections.
+	Dialer   Dialer
+	compared bool // was made by With
 
 	// Before, After and QuickAfter are how long the load runs on either side.
 	Before, After, QuickAfter time.Duration
@@ -60,9 +65,14 @@ func plan(deadline time.Duration) load.Plan {
 // connection breaks.
 const far = 5 * time.Millisecond
 
+// The usual deadlines of calls.
+const (
+	patient = 2 * time.Second
+	strict  = 300 * time.Millisecond
+)
+
 // Scenarios returns all of them, in the order of the report.
 func Scenarios() []*Scenario {
-	const patient, strict = 2 * time.Second, 300 * time.Millisecond
 	return []*Scenario{
 		{
 			Name: "restart", Title: "Restart",
@@ -77,10 +87,10 @@ func Scenarios() []*Scenario {
 				began := time.Now()
 				st.server.Kill()
 				down := time.Now()
-				st.expect(testbed.Pong(st.client) != nil, "killed server answers")
-				time.Sleep(time.Until(began.Add(time.Second)))
+				st.expect(st.pong() != nil, "killed server answers")
+				time.Sleep(time.Until(began.Add(st.lasting(time.Second, time.Second))))
 				st.server.LaunchOnly()
-				ready, err := testbed.AwaitPong(st.client)
+				ready, err := st.awaitPong()
 				st.outage(began, down, ready)
 				return err
 			},
@@ -90,9 +100,9 @@ func Scenarios() []*Scenario {
 			What: "For 1.5 s every connection is cut and the port refuses new ones.",
 			Why: "As with the restart, whoever waits stalls for the length of the outage, whoever does not fails. " +
 				"What a client can do better or worse is how much longer it takes, which is the needless part.",
-			Plan: plan(patient), Outage: true,
+			Plan: plan(patient), Outage: true, AnyDialer: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
-			Fault: func(st *stage) error { return refuse(st, st.pick(1500*time.Millisecond, time.Second)) },
+			Fault: func(st *stage) error { return refuse(st, st.lasting(1500*time.Millisecond, time.Second)) },
 		},
 		{
 			Name: "failfast", Title: "Refused port, callers that do not wait",
@@ -101,14 +111,14 @@ func Scenarios() []*Scenario {
 			Why:  "Calls that fail at once do not succeed later: redial's share of successes is low by the callers' own wish.",
 			Plan: load.Plan{Workers: workers, Every: every, Deadline: patient, FailFast: true}, Outage: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
-			Fault: func(st *stage) error { return refuse(st, st.pick(1500*time.Millisecond, time.Second)) },
+			Fault: func(st *stage) error { return refuse(st, st.lasting(1500*time.Millisecond, time.Second)) },
 		},
 		{
 			Name: "reset", Title: "Connections reset",
 			What: "All live connections are ended by RST, five times, 300 ms apart; the server is 5 ms away and keeps running.",
 			Why: "A write that was under way at the reset may have been executed. redial says so and does not send it again, " +
 				"so it cannot be without errors here.",
-			Plan:   plan(patient),
+			Plan: plan(patient), AnyDialer: true,
 			Before: before, After: 1500 * time.Millisecond, QuickAfter: time.Second,
 			Prepare: distant,
 			Fault: func(st *stage) error {
@@ -129,25 +139,26 @@ func Scenarios() []*Scenario {
 			What: "The server's process is stopped for 6 s: its kernel goes on accepting connections and bytes, nobody answers. " +
 				"When it goes on it executes what has piled up.",
 			Why:  "What was sent before the client knew is executed at the thaw, whatever the caller was told meanwhile.",
-			Plan: plan(strict), Outage: true,
+			Plan: plan(strict), Outage: true, AnyDialer: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 2 * time.Second,
 			Fault: func(st *stage) error {
-				return freeze(st, st.pick(6*time.Second, 4*time.Second))
+				return freeze(st, st.lasting(6*time.Second, 4*time.Second))
 			},
 		},
 		{
 			Name: "blackhole", Title: "Black hole",
 			What: "For 6 s the network swallows every byte in both directions. Connections from before are lost for good, " +
 				"without a FIN or RST; dials get no answer until it heals.",
-			Plan: plan(strict), Outage: true,
+			Plan: plan(strict), Outage: true, AnyDialer: true,
 			Before: before, After: 6 * time.Second, QuickAfter: 3 * time.Second,
 			Fault: func(st *stage) error {
 				began := time.Now()
 				st.proxy.AcceptAndHang()
 				st.expect(st.proxy.DropIdle() > 0, "no connection was lost")
 				lost := time.Now()
-				st.expect(testbed.Pong(st.client) != nil, "the black hole answers")
-				time.Sleep(time.Until(began.Add(st.pick(6*time.Second, 4*time.Second))))
+				st.expect(st.pong() != nil, "the black hole answers")
+				time.Sleep(time.Until(began.Add(st.lasting(6*time.Second, 4*time.Second))))
+				st.proxy.DropIdle() // those of that time do not come alive
 				st.outage(began, lost, time.Now())
 				st.proxy.Restore()
 				return healthy(st)
@@ -156,11 +167,11 @@ func Scenarios() []*Scenario {
 		{
 			Name: "idledrop", Title: "Idle connections dropped",
 			What: "A firewall forgets all connections of an idle client: they are silent for good, new ones work. 3 s later the load begins.",
-			Plan: plan(patient), Idle: true,
+			Plan: plan(patient), Idle: true, AnyDialer: true,
 			After: 8 * time.Second, QuickAfter: 2 * time.Second,
 			Fault: func(st *stage) error {
 				st.expect(st.proxy.DropIdle() > 0, "no connection was lost")
-				time.Sleep(3 * time.Second)
+				time.Sleep(st.lasting(3*time.Second, 3*time.Second))
 				if err := healthy(st); err != nil {
 					return err
 				}
@@ -216,7 +227,7 @@ func Scenarios() []*Scenario {
 			Plan:   load.Plan{Workers: 200, Every: 500 * time.Millisecond, Deadline: patient},
 			Outage: true,
 			Before: before, After: 3 * time.Second, QuickAfter: 2 * time.Second,
-			Fault: func(st *stage) error { return refuse(st, st.pick(10*time.Second, 6*time.Second)) },
+			Fault: func(st *stage) error { return refuse(st, st.lasting(10*time.Second, 6*time.Second)) },
 		},
 		{
 			Name: "cold", Title: "Cold start",
@@ -229,7 +240,7 @@ func Scenarios() []*Scenario {
 				return func() error { return nil }, nil
 			},
 			Fault: func(st *stage) error {
-				return refuse(st, st.pick(1500*time.Millisecond, time.Second))
+				return refuse(st, st.lasting(1500*time.Millisecond, time.Second))
 			},
 		},
 		{
@@ -247,7 +258,7 @@ func Scenarios() []*Scenario {
 					if i > 0 {
 						time.Sleep(700 * time.Millisecond)
 					}
-					if err := freeze(st, 1500*time.Millisecond); err != nil {
+					if err := freeze(st, st.lasting(1500*time.Millisecond, 1500*time.Millisecond)); err != nil {
 						return err
 					}
 				}
@@ -298,7 +309,7 @@ func refuse(st *stage, d time.Duration) error {
 	began := time.Now()
 	st.proxy.Refuse()
 	down := time.Now()
-	st.expect(testbed.Pong(st.client) != nil, "refusing proxy answers")
+	st.expect(st.pong() != nil, "refusing proxy answers")
 	time.Sleep(time.Until(began.Add(d)))
 	st.proxy.Restore()
 	st.outage(began, down, time.Now())
@@ -310,7 +321,7 @@ func freeze(st *stage, d time.Duration) error {
 	began := time.Now()
 	st.server.Freeze()
 	frozen := time.Now()
-	st.expect(testbed.Pong(st.client) != nil, "frozen server answers")
+	st.expect(st.pong() != nil, "frozen server answers")
 	time.Sleep(time.Until(began.Add(d)))
 	st.outage(began, frozen, time.Now())
 	st.server.Thaw()
@@ -319,7 +330,7 @@ func freeze(st *stage, d time.Duration) error {
 
 // healthy makes sure that a fault is over.
 func healthy(st *stage) error {
-	_, err := testbed.AwaitPong(st.client)
+	_, err := st.awaitPong()
 	return err
 }
 
@@ -358,7 +369,7 @@ func failover(st *stage) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(time.Until(began.Add(500 * time.Millisecond)))
+	time.Sleep(time.Until(began.Add(st.lasting(500*time.Millisecond, 500*time.Millisecond))))
 	st.proxy.Retarget(st.primary.Addr())
 	now := time.Now()
 	st.outage(began, now, now)
