@@ -165,6 +165,15 @@ func Scenarios() []*Scenario {
 			},
 		},
 		{
+			Name: "partition", Title: "Partition",
+			What: "For 6 s the packets of both directions are dropped, those that open connections too, as when a cable is out. " +
+				"Client and server have a network namespace of their own, with no proxy between them. What the kernels still hold of " +
+				"old connections they send again in their own time.",
+			Plan: plan(patient), Direct: true, Outage: true, Namespace: true, AnyDialer: true,
+			Before: before, After: 5 * time.Second, QuickAfter: 2 * time.Second,
+			Fault: partition,
+		},
+		{
 			Name: "idledrop", Title: "Idle connections dropped",
 			What: "A firewall forgets all connections of an idle client: they are silent for good, new ones work. 3 s later the load begins.",
 			Plan: plan(patient), Idle: true, AnyDialer: true,
