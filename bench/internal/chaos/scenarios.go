@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/redial-go/redial/bench/internal/load"
 	"github.com/redial-go/redial/redialtest"
+	"github.com/redis/go-redis/v9"
 )
 
 // Scenario is one way in which things break.
@@ -174,6 +176,16 @@ func Scenarios() []*Scenario {
 			Fault: partition,
 		},
 		{
+			Name: "full", Title: "Full server",
+			What: "The server ends all connections of the client and has room for no other for 10 s: it answers each with " +
+				"“max number of clients reached” and closes it.",
+			Why: "Calls have deadlines of 8 s here, longer than redial's grace of 5 s. What it can do for them is to dial no more than " +
+				"it must, and to let nobody wait for longer than the grace.",
+			Plan: plan(8 * time.Second), Direct: true, Outage: true,
+			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
+			Fault: full,
+		},
+		{
 			Name: "idledrop", Title: "Idle connections dropped",
 			What: "A firewall forgets all connections of an idle client: they are silent for good, new ones work. 3 s later the load begins.",
 			Plan: plan(patient), Idle: true, AnyDialer: true,
@@ -334,6 +346,35 @@ func freeze(st *stage, d time.Duration) error {
 	time.Sleep(time.Until(began.Add(d)))
 	st.outage(began, frozen, time.Now())
 	st.server.Thaw()
+	return healthy(st)
+}
+
+// full lets the server have no room for clients for a time.
+func full(st *stage) (err error) {
+	admin := redis.NewClient(&redis.Options{Addr: st.server.Addr(), PoolSize: 1})
+	conn := admin.Conn() // the one client that there is room for
+	defer func() { err = errors.Join(err, conn.Close(), admin.Close()) }()
+	ctx := context.Background()
+	room, err := conn.ConfigGet(ctx, "maxclients").Result()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := conn.ConfigSet(ctx, "maxclients", "1").Err(); err != nil {
+		return err
+	}
+	ended, err := conn.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Int()
+	if err != nil {
+		return err
+	}
+	st.expect(ended > 0, "no connection was ended")
+	down := time.Now()
+	st.expect(st.pong() != nil, "full server answers")
+	time.Sleep(time.Until(began.Add(st.lasting(10*time.Second, 4*time.Second))))
+	st.outage(began, down, time.Now())
+	if err := conn.ConfigSet(ctx, "maxclients", room["maxclients"]).Err(); err != nil {
+		return err
+	}
 	return healthy(st)
 }
 
