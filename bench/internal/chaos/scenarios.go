@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/redial-go/redial/bench/internal/load"
@@ -184,6 +185,18 @@ func Scenarios() []*Scenario {
 			Plan: plan(8 * time.Second), Direct: true, Outage: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
 			Fault: full,
+		},
+		{
+			Name: "overload", Title: "Overload",
+			What: "For 5 s one call in twelve is a read-only script that keeps the server busy for 50 to 500 ms: twice as much as it can do. " +
+				"Every call has a deadline of 500 ms. Then the load drops to what it was.",
+			Why: "The server is never away. Calls that were given up are executed all the same if they had been sent, and each that is sent again " +
+				"makes the queue longer.",
+			Plan: load.Plan{Workers: workers, Every: time.Second / 4, Deadline: 500 * time.Millisecond,
+				Surge: load.Surge{OneIn: 12, Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}},
+			Direct: true,
+			Before: before, After: 5 * time.Second, QuickAfter: 3 * time.Second,
+			Fault: overload,
 		},
 		{
 			Name: "idledrop", Title: "Idle connections dropped",
@@ -377,6 +390,24 @@ func full(st *stage) (err error) {
 	}
 	return healthy(st)
 }
+
+// overload lets the client ask more of the server than it can do for a time.
+func overload(st *stage) error {
+	// The scripts of several servers at a time shall not take the processors from clients.
+	if err := syscall.Setpriority(syscall.PRIO_PROCESS, st.server.PID(), nicest); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := st.say(saySurge); err != nil {
+		return err
+	}
+	time.Sleep(time.Until(began.Add(st.lasting(5*time.Second, 3*time.Second))))
+	st.outage(began, began, time.Now())
+	return st.say(sayCalm)
+}
+
+// nicest is the priority of a process that lets all others go first.
+const nicest = 19
 
 // healthy makes sure that a fault is over.
 func healthy(st *stage) error {
