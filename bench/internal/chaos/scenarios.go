@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redial-go/redial/bench/internal/load"
+	"github.com/redial-go/redial/bench/internal/testbed"
 	"github.com/redial-go/redial/redialtest"
 	"github.com/redis/go-redis/v9"
 )
@@ -199,6 +200,22 @@ func Scenarios() []*Scenario {
 			Fault: overload,
 		},
 		{
+			Name: "slowsetup", Title: "Slow set-up",
+			What: "The port refuses connections for 1 s. Then new ones are accepted at once, but their first bytes take 1.5 s, " +
+				"as behind a node that is busy with handshakes. “Heal” is when a connection would serve that was dialed as soon as it could be.",
+			Why:  "Who gives a connection less time than it takes to set up never gets one.",
+			Plan: plan(4 * time.Second), Outage: true, AnyDialer: true,
+			Before: before, After: 3 * time.Second, QuickAfter: 2 * time.Second,
+			Prepare: func(st *stage) (closer func() error, err error) {
+				if st.relay, err = testbed.StartRelay(st.target); err != nil {
+					return nil, err
+				}
+				st.proxy.Retarget(st.relay.Addr())
+				return st.relay.Close, nil
+			},
+			Fault: slowSetUp,
+		},
+		{
 			Name: "idledrop", Title: "Idle connections dropped",
 			What: "A firewall forgets all connections of an idle client: they are silent for good, new ones work. 3 s later the load begins.",
 			Plan: plan(patient), Idle: true, AnyDialer: true,
@@ -360,6 +377,24 @@ func freeze(st *stage, d time.Duration) error {
 	st.outage(began, frozen, time.Now())
 	st.server.Thaw()
 	return healthy(st)
+}
+
+// slowSetUp takes the way to the server away for a time, and then lets connections
+// serve late.
+func slowSetUp(st *stage) error {
+	began := time.Now()
+	st.proxy.Refuse()
+	down := time.Now()
+	st.expect(st.pong() != nil, "refusing proxy answers")
+	hold := st.lasting(1500*time.Millisecond, 1500*time.Millisecond)
+	st.relay.Hold(hold)
+	time.Sleep(time.Until(began.Add(st.lasting(time.Second, time.Second))))
+	serves := time.Now().Add(hold)
+	st.proxy.Restore()
+	st.expect(st.pong() != nil, "a connection is set up at once")
+	time.Sleep(time.Until(serves))
+	st.outage(began, down, serves)
+	return nil
 }
 
 // full lets the server have no room for clients for a time.
