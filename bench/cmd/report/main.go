@@ -117,8 +117,11 @@ func report() error {
 		scenarios, variants = slices.DeleteFunc(scenarios, in), slices.DeleteFunc(variants, in)
 	}
 	fmt.Fprintf(os.Stderr, "seed %d\n", opt.Seed)
-	outcomes := chaos.Suite(ctx, slices.Concat(scenarios, variants), r.Kinds, opt)
-	r.Outcomes, r.Compared = outcomes[:len(scenarios)], outcomes[len(scenarios):]
+	r.Outcomes = chaos.Suite(ctx, scenarios, r.Kinds, opt)
+	crowded := opt
+	crowded.Lanes = max(opt.Lanes, render.ComparedLanes)
+	r.Compared = chaos.Suite(ctx, variants, r.Kinds, crowded)
+	outcomes := slices.Concat(r.Outcomes, r.Compared)
 	if *only == "" {
 		if r.Overhead, err = overhead.Table(rounds); err != nil {
 			return err

@@ -174,7 +174,7 @@ func Scenarios() []*Scenario {
 				"Client and server have a network namespace of their own, with no proxy between them. What the kernels still hold of " +
 				"old connections they send again in their own time.",
 			Plan: plan(patient), Direct: true, Outage: true, Namespace: true, AnyDialer: true,
-			Before: before, After: 5 * time.Second, QuickAfter: 2 * time.Second,
+			Before: before, After: 4 * time.Second, QuickAfter: 2 * time.Second,
 			Fault: partition,
 		},
 		{
@@ -184,7 +184,7 @@ func Scenarios() []*Scenario {
 			Why: "Calls have deadlines of 8 s here, longer than redial's grace of 5 s. What it can do for them is to dial no more than " +
 				"it must, and to let nobody wait for longer than the grace.",
 			Plan: plan(8 * time.Second), Direct: true, Outage: true,
-			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
+			Before: before, After: 1500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
 			Fault: full,
 		},
 		{
@@ -196,7 +196,7 @@ func Scenarios() []*Scenario {
 			Plan: load.Plan{Workers: workers, Every: time.Second / 4, Deadline: 500 * time.Millisecond,
 				Surge: load.Surge{OneIn: 12, Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}},
 			Direct: true,
-			Before: before, After: 5 * time.Second, QuickAfter: 3 * time.Second,
+			Before: before, After: 4 * time.Second, QuickAfter: 3 * time.Second,
 			Fault: overload,
 		},
 		{
@@ -205,7 +205,7 @@ func Scenarios() []*Scenario {
 				"as behind a node that is busy with handshakes. “Heal” is when a connection would serve that was dialed as soon as it could be.",
 			Why:  "Who gives a connection less time than it takes to set up never gets one.",
 			Plan: plan(4 * time.Second), Outage: true, AnyDialer: true,
-			Before: before, After: 3 * time.Second, QuickAfter: 2 * time.Second,
+			Before: before, After: 2 * time.Second, QuickAfter: 2 * time.Second,
 			Prepare: func(st *stage) (closer func() error, err error) {
 				if st.relay, err = testbed.StartRelay(st.target); err != nil {
 					return nil, err

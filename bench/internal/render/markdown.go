@@ -289,14 +289,17 @@ func (r *Report) best(o *chaos.Outcome, m chaos.Metric, c chaos.Cell) bool {
 	return worse
 }
 
+// ComparedLanes is how many scenarios are played at a time at least to compare dialers.
+const ComparedLanes = 3
+
 // dialers compares what connections are made with.
 func (r *Report) dialers(d *document) {
 	if len(r.Compared) == 0 {
 		return
 	}
 	d.p("## With other dialers\n")
-	d.p("The scenarios above use a dialer of the caller's, which counts. Here they are played once more with the library's own, with one of the caller's, " +
-		"and with TLS, all with deadlines of 2 s. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n")
+	d.p("The scenarios above use a dialer of the caller's, which counts. Here they are played once more with the library's own, with one of the caller's, "+
+		"and with TLS, all with deadlines of 2 s and %d scenarios at a time. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n", max(r.Options.Lanes, ComparedLanes))
 	head := []string{"scenario", "dialer"}
 	for _, k := range r.Kinds {
 		head = append(head, k.Title)
