@@ -27,15 +27,25 @@ import (
 
 func main() {
 	var err error
-	if len(os.Args) == 2 && os.Args[1] == chaos.ChildFlag {
+	switch {
+	case slices.Equal(os.Args[1:], []string{chaos.ChildFlag}):
 		err = chaos.Child(os.Stdin, os.Stdout)
-	} else {
+	case slices.Equal(os.Args[1:], []string{chaos.StageFlag}):
+		err = stage()
+	default:
 		err = report()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// stage plays in a network namespace of its own what the parent asks for.
+func stage() error {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer cancel()
+	return chaos.Stage(ctx, os.Stdin, os.Stdout)
 }
 
 // drawn are the scenarios that get a picture, and its name.
@@ -51,10 +61,16 @@ func report() error {
 	runs := flag.Int("runs", 3, "runs of each scenario")
 	only := flag.String("only", "", "comma-separated scenarios; empty: all of "+names())
 	apart := flag.Bool("apart", false, "one client at a time instead of all side by side")
+	seed := flag.Uint64("seed", 0, "of what varies the lengths of faults; 0: another one each time")
+	dialers := flag.String("dialers", "", "comma-separated dialers to compare (default, own, tls) in those of the chosen scenarios that are for any; "+
+		"empty: all, in "+strings.Join(compared, ", ")+", or with -quick or -only none")
 	lanes := flag.Int("lanes", 1, "scenarios at a time")
 	verbose := flag.Bool("v", false, "print the values of every run")
 	flag.Parse()
-	opt := chaos.Options{Quick: *quick, Runs: *runs, Lanes: *lanes, Apart: *apart, Progress: os.Stderr, Verbose: *verbose}
+	if *seed == 0 {
+		*seed = uint64(time.Now().Unix())
+	}
+	opt := chaos.Options{Quick: *quick, Runs: *runs, Seed: *seed, Lanes: *lanes, Apart: *apart, Progress: os.Stderr, Verbose: *verbose}
 	rounds := 60
 	if *quick {
 		opt.Runs, opt.Lanes, rounds = 1, 3, 3
@@ -68,6 +84,10 @@ func report() error {
 		path = filepath.Join(root, "RESILIENCE.md")
 	}
 	scenarios, err := pick(*only)
+	if err != nil {
+		return err
+	}
+	variants, err := variants(scenarios, *dialers, *only == "" && !*quick)
 	if err != nil {
 		return err
 	}
@@ -86,18 +106,36 @@ func report() error {
 	if r.Facts, err = facts(); err != nil {
 		return err
 	}
+	if err := chaos.Namespaces(ctx); err != nil {
+		in := func(s *chaos.Scenario) bool { return s.Namespace }
+		for _, s := range slices.Concat(scenarios, variants) {
+			if in(s) && !slices.Contains(r.LeftOut, s.Title) {
+				fmt.Fprintf(os.Stderr, "left out: %s: %v\n", s.Title, err)
+				r.LeftOut = append(r.LeftOut, s.Title)
+			}
+		}
+		scenarios, variants = slices.DeleteFunc(scenarios, in), slices.DeleteFunc(variants, in)
+	}
+	fmt.Fprintf(os.Stderr, "seed %d\n", opt.Seed)
 	r.Outcomes = chaos.Suite(ctx, scenarios, r.Kinds, opt)
+	crowded := opt
+	crowded.Lanes = max(opt.Lanes, render.ComparedLanes)
+	r.Compared = chaos.Suite(ctx, variants, r.Kinds, crowded)
+	outcomes := slices.Concat(r.Outcomes, r.Compared)
 	if *only == "" {
 		if r.Overhead, err = overhead.Table(rounds); err != nil {
 			return err
 		}
 	}
-	r.Problems = problems(r.Outcomes)
+	r.Problems = problems(outcomes)
 	r.Took = time.Since(began)
 	if err := write(&r, path); err != nil {
 		return err
 	}
-	fmt.Printf("%d scenarios, %d runs each, in %v\n", len(scenarios), opt.Runs, r.Took.Round(time.Second))
+	if err := render.Short(os.Stdout, outcomes, r.Kinds); err != nil {
+		return err
+	}
+	fmt.Printf("%d scenarios, %d runs each, seed %d, in %v\n", len(outcomes), opt.Runs, opt.Seed, r.Took.Round(time.Second))
 	if len(r.Problems) > 0 {
 		return fmt.Errorf("report: wrong in this run:\n%s", strings.Join(r.Problems, "\n"))
 	}
@@ -128,19 +166,45 @@ func pick(only string) ([]*chaos.Scenario, error) {
 	return picked, nil
 }
 
+// compared are the scenarios that the report plays with all dialers.
+var compared = []string{"refuse", "blackhole", "partition"}
+
+// variants returns scenarios as they are played to compare dialers: those of list, or
+// with usual the usual ones if there is none.
+func variants(scenarios []*chaos.Scenario, list string, usual bool) (all []*chaos.Scenario, err error) {
+	if list == "" && !usual {
+		return nil, nil
+	}
+	dialers := chaos.Dialers()
+	if list != "" {
+		if dialers, err = chaos.FindDialers(list); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range scenarios {
+		if !s.AnyDialer || usual && !slices.Contains(compared, s.Name) {
+			continue
+		}
+		for _, d := range dialers {
+			all = append(all, s.With(d))
+		}
+	}
+	return all, nil
+}
+
 // problems lists what makes the results worthless and what redial has broken.
 func problems(outcomes []*chaos.Outcome) (list []string) {
 	for _, o := range outcomes {
 		list = append(list, o.Failures...)
 		for i, run := range o.Runs[client.RedialName] {
 			for _, broken := range o.Scenario.Broken(run) {
-				list = append(list, fmt.Sprintf("%s, redial, run %d: %s", o.Scenario.Name, i+1, broken))
+				list = append(list, fmt.Sprintf("%s, redial, run %d: %s", o.Scenario.FullName(), i+1, broken))
 			}
 		}
 		// No client can lose a write that was acknowledged, so the count is wrong.
 		for name := range o.Runs {
 			if lost := o.Cell(name, chaos.MetricOf(chaos.Lost)); lost.Value > 0 {
-				list = append(list, fmt.Sprintf("%s, %s: %.0f acknowledged writes are not on the server", o.Scenario.Name, name, lost.Value))
+				list = append(list, fmt.Sprintf("%s, %s: %.0f acknowledged writes are not on the server", o.Scenario.FullName(), name, lost.Value))
 			}
 		}
 		// A harness that cannot see duplicates proves nothing: go-redis repeats

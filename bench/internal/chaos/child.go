@@ -24,8 +24,10 @@ import (
 
 // The words that the parent says to a child, one a line, each with a moment.
 const (
-	sayLoad = "load" // begin to issue calls; now
-	sayStop = "stop" // end them, close the client and report; when the fault was over
+	sayLoad  = "load"  // begin to issue calls; now
+	saySurge = "surge" // begin the plan's surge; now
+	sayCalm  = "calm"  // end it; now
+	sayStop  = "stop"  // end the calls, close the client and report; when the fault was over
 )
 
 // leakPatience is how long what a client has started may outlive its Close.
@@ -37,6 +39,7 @@ type job struct {
 	Client string
 	Addr   string
 	Roots  []byte // PEM; empty: no TLS
+	Own    bool   // an own dialer, which counts; else the library's
 	Plan   load.Plan
 	// Patience is for how much longer the load goes on if some workers have had no
 	// success by the end: a slow machine shall not pass for a client that never
@@ -112,17 +115,40 @@ func Child(in io.Reader, out io.Writer) error {
 	return answer.Encode(message{Result: result})
 }
 
-// await waits for a word and returns the moment that comes with it.
-func await(lines *bufio.Scanner, word string) (time.Time, error) {
+// listenFor waits for a word and returns it with the moment that comes with it.
+func listenFor(lines *bufio.Scanner) (string, time.Time, error) {
 	if !lines.Scan() {
-		return time.Time{}, cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
+		return "", time.Time{}, cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
 	}
 	var heard string
 	var nanos int64
-	if _, err := fmt.Sscan(lines.Text(), &heard, &nanos); err != nil || heard != word {
-		return time.Time{}, fmt.Errorf("chaos: heard %q, not %q", lines.Text(), word)
+	if _, err := fmt.Sscan(lines.Text(), &heard, &nanos); err != nil {
+		return "", time.Time{}, fmt.Errorf("chaos: heard %q: %w", lines.Text(), err)
 	}
-	return time.Unix(0, nanos), nil
+	return heard, time.Unix(0, nanos), nil
+}
+
+// await waits for that word and returns the moment that comes with it.
+func await(lines *bufio.Scanner, word string) (time.Time, error) {
+	heard, at, err := listenFor(lines)
+	if err == nil && heard != word {
+		err = fmt.Errorf("chaos: heard %q, not %q", heard, word)
+	}
+	return at, err
+}
+
+// surges follows the word of the parent until it says to stop.
+func surges(l *load.OpenLoop, lines *bufio.Scanner) (healed time.Time, err error) {
+	for {
+		word, at, err := listenFor(lines)
+		if err != nil || word == sayStop {
+			return at, err
+		}
+		if word != saySurge && word != sayCalm {
+			return at, fmt.Errorf("chaos: heard %q under load", word)
+		}
+		l.Surge(word == saySurge)
+	}
 }
 
 func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
@@ -137,7 +163,10 @@ func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
 	if !ok {
 		return nil, fmt.Errorf("chaos: unknown client %q", j.Client)
 	}
-	set := client.Settings{Addr: j.Addr, Dials: &client.Dials{}}
+	set := client.Settings{Addr: j.Addr}
+	if j.Own {
+		set.Dials = &client.Dials{}
+	}
 	if len(j.Roots) > 0 {
 		roots := x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(j.Roots) {
@@ -174,7 +203,9 @@ func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
 	if err := c.Close(); err != nil {
 		result.CloseError = err.Error()
 	}
-	result.Dials = set.Dials.Times()
+	if j.Own {
+		result.Dials = set.Dials.Times()
+	}
 	result.Goroutines, result.Sockets, err = leftovers(goroutines, sockets)
 	return result, err
 }
@@ -226,7 +257,7 @@ func call(c client.Client, j job, lines *bufio.Scanner) (*Result, error) {
 	}
 	r := &Result{Began: time.Now(), Errors: make(map[string]int)}
 	l := load.Open(c, j.Plan)
-	healed, stopErr := await(lines, sayStop)
+	healed, stopErr := surges(l, lines)
 	for giveUp := time.Now().Add(j.Patience); stopErr == nil && time.Now().Before(giveUp) && !l.Back(j.Plan.Workers, healed); {
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -373,6 +404,13 @@ func (l *lazyClient) GetIncr(ctx context.Context, read, count string) error {
 		return err
 	}
 	return l.client.GetIncr(ctx, read, count)
+}
+
+func (l *lazyClient) Busy(ctx context.Context, d time.Duration) error {
+	if err := l.await(ctx); err != nil {
+		return err
+	}
+	return l.client.Busy(ctx, d)
 }
 
 func (l *lazyClient) Block(ctx context.Context, d time.Duration) error {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/redial-go/redial/bench/internal/load"
 	"github.com/redial-go/redial/bench/internal/stats"
 )
 
@@ -13,20 +14,23 @@ type Key string
 
 // The values of a run. Times are milliseconds.
 const (
-	InTime      Key = "in time"        // calls answered without error before their deadline, in percent
-	Errors      Key = "errors"         // calls that failed or never returned
-	Stall       Key = "worst stall"    // longest time from intended start to return
-	Overrun     Key = "of it needless" // the longest part of a stall in which the server could be reached
-	First       Key = "first success"  // from heal to the first success
-	AllBack     Key = "all back"       // from heal until every worker has had a success
-	ErrorsAfter Key = "errors after"   // calls that began after heal and failed
-	Dials       Key = "dials"          // from the first fault on
-	PeakDials   Key = "peak dials/s"   // most dials within any second
-	Twice       Key = "run twice"      // writes executed more than once
-	Lied        Key = "failed but ran" // writes reported as failed, yet executed
-	OutcomeOpen Key = "said unknown"   // writes whose outcome the client said to be unknown
-	Lost        Key = "lost"           // writes acknowledged, yet not executed
-	CPU         Key = "CPU"            // processor time of the client's process
+	InTime      Key = "in time"             // calls answered without error before their deadline, in percent
+	OfPossible  Key = "of those that could" // the same, of the calls that some client could have answered
+	Errors      Key = "errors"              // calls that failed or never returned
+	Stall       Key = "worst stall"         // longest time from intended start to return
+	Overrun     Key = "of it needless"      // the longest part of a stall in which the server could be reached
+	First       Key = "first success"       // from heal to the first success
+	AllBack     Key = "all back"            // from heal until every worker has had a success
+	ErrorsAfter Key = "errors after"        // calls that began after heal and failed
+	LastFailure Key = "last failure"        // from heal until the last of those returned
+	Executions  Key = "runs a script"       // how often a script was executed, of those that were called
+	Dials       Key = "dials"               // from the first fault on
+	PeakDials   Key = "peak dials/s"        // most dials within any second
+	Twice       Key = "run twice"           // writes executed more than once
+	Lied        Key = "failed but ran"      // writes reported as failed, yet executed
+	OutcomeOpen Key = "said unknown"        // writes whose outcome the client said to be unknown
+	Lost        Key = "lost"                // writes acknowledged, yet not executed
+	CPU         Key = "CPU"                 // processor time of the client's process
 	Goroutines  Key = "goroutines left"
 	Sockets     Key = "sockets left"
 	Calls       Key = "calls"
@@ -53,6 +57,7 @@ type material struct {
 	healed    time.Time
 	executed  map[int]int // by index of the call
 	published []time.Time
+	scripts   int // executed
 }
 
 // measure turns a run into values. Censored are those that had not ended.
@@ -73,8 +78,10 @@ func (s *Scenario) measure(m material) (values map[Key]float64, censored map[Key
 			dials = append(dials, at)
 		}
 	}
-	values[Dials] = float64(len(dials))
-	values[PeakDials] = float64(peak(dials, time.Second))
+	if s.Dialer == OwnDialer { // another does not count
+		values[Dials] = float64(len(dials))
+		values[PeakDials] = float64(peak(dials, time.Second))
+	}
 	if s.PubSub {
 		s.measureMessages(m, values, censored)
 	} else {
@@ -85,7 +92,8 @@ func (s *Scenario) measure(m material) (values map[Key]float64, censored map[Key
 
 func (s *Scenario) measureCalls(m material, values map[Key]float64, censored map[Key]bool) {
 	count := make(map[Key]int)
-	var stall, overrun time.Duration
+	var stall, overrun, lastFailure, lastSuccess time.Duration
+	possible, busy := 0, 0
 	first := stats.Never
 	back := make(map[int]time.Duration)
 	early := time.Duration(0)
@@ -95,6 +103,13 @@ func (s *Scenario) measureCalls(m material, values map[Key]float64, censored map
 	for i, c := range m.result.Calls {
 		begin, end := m.result.at(c.Begin), m.result.at(c.End)
 		took := end.Sub(begin)
+		could := s.couldSucceed(begin, m.faults)
+		if could {
+			possible++
+		}
+		if c.Op == load.Busy {
+			busy++
+		}
 		if took > stall {
 			stall, censored[Stall] = took, c.Status == Unfinished
 		}
@@ -104,9 +119,13 @@ func (s *Scenario) measureCalls(m material, values map[Key]float64, censored map
 		if c.Status == OK {
 			if took <= s.Plan.Deadline+lateGrace {
 				count[InTime]++
+				if could {
+					count[OfPossible]++
+				}
 			}
 			if !end.Before(m.healed.Add(-early)) {
 				after := max(end.Sub(m.healed), 0)
+				lastSuccess = max(lastSuccess, after)
 				first = min(first, after)
 				if known, ok := back[c.Worker]; !ok || after < known {
 					back[c.Worker] = after
@@ -116,6 +135,7 @@ func (s *Scenario) measureCalls(m material, values map[Key]float64, censored map
 			count[Errors]++
 			if !begin.Before(m.healed) {
 				count[ErrorsAfter]++
+				lastFailure = max(lastFailure, end.Sub(m.healed))
 			}
 		}
 		ran, counts := m.executed[i]
@@ -141,6 +161,13 @@ func (s *Scenario) measureCalls(m material, values map[Key]float64, censored map
 	for _, k := range []Key{Errors, ErrorsAfter, Twice, Lost, OutcomeOpen, Lied} {
 		values[k] = float64(count[k])
 	}
+	if s.Outage {
+		values[OfPossible] = 100 * float64(count[OfPossible]) / float64(max(possible, 1))
+	}
+	if busy > 0 {
+		values[Executions] = float64(m.scripts) / float64(busy)
+		values[LastFailure], censored[LastFailure] = stats.Ms(lastFailure), lastFailure > lastSuccess
+	}
 	values[Stall], values[Overrun] = stats.Ms(stall), stats.Ms(overrun)
 	values[First] = stats.Ms(first)
 	all := stats.Never
@@ -151,6 +178,17 @@ func (s *Scenario) measureCalls(m material, values map[Key]float64, censored map
 		}
 	}
 	values[AllBack] = stats.Ms(all)
+}
+
+// couldSucceed reports whether a call could be answered in time by a client that is
+// back [slack] after the heal: unless it began in an outage and had to end in it.
+func (s *Scenario) couldSucceed(begin time.Time, faults []Window) bool {
+	for _, w := range faults {
+		if s.Outage && !begin.Before(w.From) && begin.Before(w.To) && begin.Add(s.Plan.Deadline).Before(w.To.Add(slack)) {
+			return false
+		}
+	}
+	return true
 }
 
 // measureMessages takes the messages of a subscription for calls: the stall is the
@@ -261,6 +299,7 @@ func (s *Scenario) doubt(m material, quick bool) (doubts []string) {
 	}
 	expect(quick && late || inside == 0, "%d calls succeeded in the middle of an outage", inside)
 	expect(len(m.result.Calls) > 0, "no calls")
+	expect(s.Plan.Surge.OneIn == 0 || m.scripts > 0, "no script was executed")
 	return doubts
 }
 

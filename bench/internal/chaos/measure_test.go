@@ -117,3 +117,78 @@ func TestBetter(t *testing.T) {
 		}
 	}
 }
+
+func TestMeasure_OfThoseThatCould(t *testing.T) {
+	s, m := example(
+		Record{Worker: 0, Begin: us(0.9), End: us(2.1)},                     // began before the fault, answered
+		Record{Worker: 1, Begin: us(1.1), End: us(2.3)},                     // outlasted it
+		Record{Worker: 1, Begin: us(1.5), End: us(2.5), Status: Failed},     // could have
+		Record{Worker: 0, Begin: us(2.1), End: us(2.2), Status: Unfinished}, // could have
+	)
+	m.faults[0].Sure = m.faults[0].From
+	if got, _ := s.measure(m); got[OfPossible] != 50 {
+		t.Errorf("deadlines of 2 s: %v %% of those that could, want 50", got[OfPossible])
+	}
+	s.Plan.Deadline = 900 * time.Millisecond // that of the second ends at the heal, that of the third 400 ms after it
+	if got, _ := s.measure(m); math.Abs(got[OfPossible]-0) > 0.01 {
+		t.Errorf("deadlines of 0.9 s: %v %%, want 0: what came late does not count", got[OfPossible])
+	}
+}
+
+func TestCouldSucceed(t *testing.T) {
+	s, m := example()
+	for _, x := range []struct {
+		what     string
+		begin    float64
+		deadline time.Duration
+		want     bool
+	}{
+		{"began before the fault", 0.99, 500 * time.Millisecond, true},
+		{"began and ended in it", 1.2, 500 * time.Millisecond, false},
+		{"ends just after the heal", 1.54, 500 * time.Millisecond, false},
+		{"ends slack after the heal", 1.55, 500 * time.Millisecond, true},
+		{"began after the heal", 2, 10 * time.Millisecond, true},
+	} {
+		s.Plan.Deadline = x.deadline
+		if got := s.couldSucceed(m.result.at(us(x.begin)), m.faults); got != x.want {
+			t.Errorf("a call that %s: %v", x.what, got)
+		}
+	}
+	s.Outage, s.Plan.Deadline = false, 500*time.Millisecond
+	if !s.couldSucceed(m.result.at(us(1.2)), m.faults) {
+		t.Error("a call could not succeed although there is no outage")
+	}
+}
+
+func TestMeasure_Overload(t *testing.T) {
+	s, m := example(
+		Record{Worker: 0, Op: load.Busy, Begin: us(1.1), End: us(1.6)},
+		Record{Worker: 1, Op: load.Busy, Begin: us(1.2), End: us(1.7), Status: Failed},
+		Record{Worker: 1, Begin: us(1.9), End: us(2.4), Status: Failed}, // began before the load dropped
+		Record{Worker: 0, Begin: us(2.1), End: us(2.6), Status: Failed},
+		Record{Worker: 1, Begin: us(2.7), End: us(2.8)},
+	)
+	s.Outage, m.scripts = false, 3
+	got, censored := s.measure(m)
+	if got[Executions] != 1.5 || got[LastFailure] != 600 || censored[LastFailure] {
+		t.Errorf("runs a script %v, last failure %v, censored %v; want 1.5, 600 and not", got[Executions], got[LastFailure], censored[LastFailure])
+	}
+	if _, known := got[OfPossible]; known {
+		t.Error("without an outage there are calls that could not succeed")
+	}
+	m.result.Calls = m.result.Calls[:4]
+	if got, censored := s.measure(m); got[LastFailure] != 600 || !censored[LastFailure] {
+		t.Errorf("nothing succeeds any more, yet the last failure counts as the last: %v", got[LastFailure])
+	}
+}
+
+func TestMeasure_DialsOfTheLibraryAreUnknown(t *testing.T) {
+	s, m := example()
+	for d, want := range map[Dialer]bool{OwnDialer: true, DefaultDialer: false, TLSDialer: false} {
+		s.Dialer = d
+		got, _ := s.measure(m)
+		if _, known := got[Dials]; known != want {
+			t.Errorf("%s: dials known %v, want %v", d, known, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -31,12 +32,15 @@ func Metrics() []Metric {
 	}
 	return []Metric{
 		{Key: InTime, What: "calls answered without error before their deadline", Unit: "%", Compared: true, More: true, Absolute: 0.5},
+		{Key: OfPossible, What: "the same, of the calls that began before the outage or whose deadline came at least 50 ms after its end", Unit: "%", Compared: true, More: true, Absolute: 0.5},
 		{Key: Errors, What: "calls that failed or never returned", Compared: true, Absolute: 3, Relative: 0.1},
 		ms(Stall, "longest time from the intended start of a call to its return; ≥ if it had not returned when the run ended"),
 		ms(Overrun, "the longest part of a call in which the fault was not in its way"),
 		ms(First, "from the heal to the first success"),
 		ms(AllBack, "from the heal until each worker has had a success; a worker without a waiting call has one within a period"),
 		{Key: ErrorsAfter, What: "calls that failed although they began after the heal", Compared: true, Absolute: 1},
+		ms(LastFailure, "from the heal until the last of those calls returned"),
+		{Key: Executions, What: "scripts that the server executed, for each that was called", Compared: true, Absolute: 0.05, Relative: 0.05},
 		{Key: Dials, What: "dials from the fault to the end of the run", Compared: true, Absolute: 20, Relative: 0.2},
 		{Key: PeakDials, What: "most dials within any second", Compared: true, Absolute: 20, Relative: 0.2},
 		never(Twice, "writes that the server executed more than once, all runs"),
@@ -106,6 +110,8 @@ func (m Metric) Format(v float64, censored bool) string {
 		text = stats.Number(math.Round(v/10)/100, "s")
 	case m.Unit == "ms":
 		text = stats.Number(roundTo(v), "ms")
+	case m.Key == Executions:
+		text = fmt.Sprintf("%.2f", v)
 	case m.Unit == "%":
 		text = stats.Number(math.Floor(v*10)/10, "%")
 	default:

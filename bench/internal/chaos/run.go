@@ -5,13 +5,17 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,11 +48,19 @@ type Run struct {
 // stage is what a scenario plays on: one client with a server of its own.
 type stage struct {
 	quick  bool
+	chance *rand.Rand // the same for all clients in the same run of a scenario
 	server *redialtest.Server
+	target string // the address at which clients are served
 	proxy  *redialtest.Proxy
 	// primary is where the data is in the end.
 	primary *redialtest.Server
 	client  string // the address it dials
+	// probe is an address that tells whether there is a way to the server; probeTLS is
+	// nil for a plain one.
+	probe    string
+	probeTLS *tls.Config
+	relay    *testbed.Relay     // between proxy and server, of scenarios that have one
+	say      func(string) error // says a word to the child
 
 	faults []Window
 	healed time.Time // when the last fault was over
@@ -70,6 +82,22 @@ func (st *stage) pick(full, quick time.Duration) time.Duration {
 	return full
 }
 
+// lasting is pick for what nobody's own time-out shall end together with: it is up to
+// a sixth shorter or longer.
+func (st *stage) lasting(full, quick time.Duration) time.Duration {
+	d := st.pick(full, quick)
+	return d + time.Duration((2*st.chance.Float64()-1)*float64(d)/jitter)
+}
+
+// jitter is the part of a length by which it varies.
+const jitter = 6
+
+// pong asks once whether there is a way to the server.
+func (st *stage) pong() error { return testbed.PongTLS(st.probe, st.probeTLS) }
+
+// awaitPong waits until there is one.
+func (st *stage) awaitPong() (time.Time, error) { return testbed.AwaitPongTLS(st.probe, st.probeTLS) }
+
 // outage records a fault. One that cannot be told from its end, such as a reset,
 // is sure only then.
 func (st *stage) outage(from, sure, to time.Time) {
@@ -84,13 +112,28 @@ const runWithin = 2 * time.Minute
 // slow a machine.
 const comebackWithin = 15 * time.Second
 
+// play is how a scenario is played.
+type play struct {
+	Quick bool
+	Seed  uint64
+	Run   int
+}
+
+// chance returns what varies the lengths of faults. It differs from run to run and
+// from scenario to scenario, and is the same for all clients and dialers.
+func (p play) chance(scenario string) *rand.Rand {
+	h := fnv.New64a()
+	_, _ = fmt.Fprint(h, scenario, p.Run) // cannot fail
+	return rand.New(rand.NewPCG(p.Seed, h.Sum64()))
+}
+
 // perform plays a scenario once with one client.
-func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (run *Run, err error) {
+func (s *Scenario) perform(ctx context.Context, kind client.Kind, p play) (run *Run, err error) {
 	ctx, cancel := context.WithTimeout(ctx, runWithin)
 	defer cancel()
-	st := &stage{quick: quick}
-	j := job{Client: kind.Name, Plan: s.Plan, Cold: s.Cold}
-	if quick && kind.Name == client.RedialName {
+	st := &stage{quick: p.Quick, chance: p.chance(s.Name)}
+	j := job{Client: kind.Name, Plan: s.Plan, Cold: s.Cold, Own: s.Dialer == OwnDialer}
+	if p.Quick && kind.Name == client.RedialName {
 		j.Patience = comebackWithin // it is the one that is held to come back
 	}
 	var closers []func() error
@@ -107,6 +150,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 			return nil, err
 		}
 		st.server, target, j.Roots = server.Server, server.TLSAddr, server.Roots
+		st.probeTLS = server.Config
 	default:
 		server, err := redialtest.LaunchServer(s.ServerArgs...)
 		if err != nil {
@@ -115,7 +159,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 		st.server, target = server, server.Addr()
 	}
 	closers = append(closers, st.server.Close)
-	st.primary = st.server
+	st.primary, st.target = st.server, target
 	if s.Direct {
 		st.client = target
 	} else {
@@ -126,7 +170,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 		closers = append(closers, st.proxy.Close)
 		st.client = st.proxy.Addr()
 	}
-	j.Addr = st.client
+	st.probe = st.client
 	if s.Prepare != nil {
 		closer, err := s.Prepare(st)
 		if err != nil {
@@ -134,6 +178,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 		}
 		closers = append(closers, closer)
 	}
+	j.Addr = st.client
 	var pub *publisher
 	if s.PubSub {
 		j.Topic = topic
@@ -146,6 +191,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 		return nil, err
 	}
 	closers = append(closers, c.close)
+	st.say = func(word string) error { return c.say(word, time.Now()) }
 	if !s.Idle {
 		if err := c.say(sayLoad, time.Now()); err != nil {
 			return nil, err
@@ -160,7 +206,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 			return nil, err
 		}
 	}
-	time.Sleep(s.after(quick))
+	time.Sleep(s.after(p.Quick))
 	if err := c.say(sayStop, st.healed); err != nil {
 		return nil, err
 	}
@@ -174,9 +220,16 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, quick bool) (r
 	} else if m.executed, err = executions(st.primary.Addr(), result.Calls); err != nil {
 		return nil, err
 	}
+	if s.Plan.Surge.OneIn > 0 {
+		var busy time.Duration
+		if m.scripts, busy, err = scripts(st.server); err != nil {
+			return nil, err
+		}
+		st.expect(busy >= time.Duration(m.scripts)*s.Plan.Surge.Min, "%d scripts kept the server busy for %v only", m.scripts, busy)
+	}
 	run = &Run{Doubts: st.doubts, Errors: result.Errors, Result: result, Faults: st.faults, Healed: st.healed}
 	run.Values, run.Censored = s.measure(m)
-	run.Doubts = append(run.Doubts, s.doubt(m, quick)...)
+	run.Doubts = append(run.Doubts, s.doubt(m, p.Quick)...)
 	return run, nil
 }
 
@@ -198,6 +251,21 @@ func executions(addr string, calls []Record) (map[int]int, error) {
 		executed[at[i]] = n
 	}
 	return executed, nil
+}
+
+// scripts returns how many read-only scripts a server has executed, and for how long.
+func scripts(server *redialtest.Server) (n int, busy time.Duration, err error) {
+	text, ok := server.Do("INFO", "commandstats").(string)
+	if !ok {
+		return 0, 0, errors.New("chaos: INFO is no text")
+	}
+	_, rest, ok := strings.Cut(text, "cmdstat_eval_ro:calls=")
+	if !ok {
+		return 0, 0, nil // none
+	}
+	var us int64
+	_, err = fmt.Sscanf(rest, "%d,usec=%d,", &n, &us)
+	return n, time.Duration(us) * time.Microsecond, err
 }
 
 // child is the process of a client.

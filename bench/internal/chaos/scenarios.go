@@ -1,14 +1,17 @@
 package chaos
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/redial-go/redial/bench/internal/load"
 	"github.com/redial-go/redial/bench/internal/testbed"
 	"github.com/redial-go/redial/redialtest"
+	"github.com/redis/go-redis/v9"
 )
 
 // Scenario is one way in which things break.
@@ -27,6 +30,12 @@ type Scenario struct {
 	Cold       bool // the client is made before there is a server
 	Outage     bool // nothing can succeed between fault and heal
 	PubSub     bool // a subscriber instead of callers
+	Namespace  bool // is played in a network namespace of its own
+	// AnyDialer says that it can be played with any dialer, see [Scenario.With].
+	AnyDialer bool
+	// Dialer is how clients get connections.
+	Dialer   Dialer
+	compared bool // was made by With
 
 	// Before, After and QuickAfter are how long the load runs on either side.
 	Before, After, QuickAfter time.Duration
@@ -60,9 +69,14 @@ func plan(deadline time.Duration) load.Plan {
 // connection breaks.
 const far = 5 * time.Millisecond
 
+// The usual deadlines of calls.
+const (
+	patient = 2 * time.Second
+	strict  = 300 * time.Millisecond
+)
+
 // Scenarios returns all of them, in the order of the report.
 func Scenarios() []*Scenario {
-	const patient, strict = 2 * time.Second, 300 * time.Millisecond
 	return []*Scenario{
 		{
 			Name: "restart", Title: "Restart",
@@ -77,10 +91,10 @@ func Scenarios() []*Scenario {
 				began := time.Now()
 				st.server.Kill()
 				down := time.Now()
-				st.expect(testbed.Pong(st.client) != nil, "killed server answers")
-				time.Sleep(time.Until(began.Add(time.Second)))
+				st.expect(st.pong() != nil, "killed server answers")
+				time.Sleep(time.Until(began.Add(st.lasting(time.Second, time.Second))))
 				st.server.LaunchOnly()
-				ready, err := testbed.AwaitPong(st.client)
+				ready, err := st.awaitPong()
 				st.outage(began, down, ready)
 				return err
 			},
@@ -90,9 +104,9 @@ func Scenarios() []*Scenario {
 			What: "For 1.5 s every connection is cut and the port refuses new ones.",
 			Why: "As with the restart, whoever waits stalls for the length of the outage, whoever does not fails. " +
 				"What a client can do better or worse is how much longer it takes, which is the needless part.",
-			Plan: plan(patient), Outage: true,
+			Plan: plan(patient), Outage: true, AnyDialer: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
-			Fault: func(st *stage) error { return refuse(st, st.pick(1500*time.Millisecond, time.Second)) },
+			Fault: func(st *stage) error { return refuse(st, st.lasting(1500*time.Millisecond, time.Second)) },
 		},
 		{
 			Name: "failfast", Title: "Refused port, callers that do not wait",
@@ -101,14 +115,14 @@ func Scenarios() []*Scenario {
 			Why:  "Calls that fail at once do not succeed later: redial's share of successes is low by the callers' own wish.",
 			Plan: load.Plan{Workers: workers, Every: every, Deadline: patient, FailFast: true}, Outage: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
-			Fault: func(st *stage) error { return refuse(st, st.pick(1500*time.Millisecond, time.Second)) },
+			Fault: func(st *stage) error { return refuse(st, st.lasting(1500*time.Millisecond, time.Second)) },
 		},
 		{
 			Name: "reset", Title: "Connections reset",
 			What: "All live connections are ended by RST, five times, 300 ms apart; the server is 5 ms away and keeps running.",
 			Why: "A write that was under way at the reset may have been executed. redial says so and does not send it again, " +
 				"so it cannot be without errors here.",
-			Plan:   plan(patient),
+			Plan: plan(patient), AnyDialer: true,
 			Before: before, After: 1500 * time.Millisecond, QuickAfter: time.Second,
 			Prepare: distant,
 			Fault: func(st *stage) error {
@@ -129,38 +143,86 @@ func Scenarios() []*Scenario {
 			What: "The server's process is stopped for 6 s: its kernel goes on accepting connections and bytes, nobody answers. " +
 				"When it goes on it executes what has piled up.",
 			Why:  "What was sent before the client knew is executed at the thaw, whatever the caller was told meanwhile.",
-			Plan: plan(strict), Outage: true,
+			Plan: plan(strict), Outage: true, AnyDialer: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 2 * time.Second,
 			Fault: func(st *stage) error {
-				return freeze(st, st.pick(6*time.Second, 4*time.Second))
+				return freeze(st, st.lasting(6*time.Second, 4*time.Second))
 			},
 		},
 		{
 			Name: "blackhole", Title: "Black hole",
 			What: "For 6 s the network swallows every byte in both directions. Connections from before are lost for good, " +
 				"without a FIN or RST; dials get no answer until it heals.",
-			Plan: plan(strict), Outage: true,
+			Plan: plan(strict), Outage: true, AnyDialer: true,
 			Before: before, After: 6 * time.Second, QuickAfter: 3 * time.Second,
 			Fault: func(st *stage) error {
 				began := time.Now()
 				st.proxy.AcceptAndHang()
 				st.expect(st.proxy.DropIdle() > 0, "no connection was lost")
 				lost := time.Now()
-				st.expect(testbed.Pong(st.client) != nil, "the black hole answers")
-				time.Sleep(time.Until(began.Add(st.pick(6*time.Second, 4*time.Second))))
+				st.expect(st.pong() != nil, "the black hole answers")
+				time.Sleep(time.Until(began.Add(st.lasting(6*time.Second, 4*time.Second))))
+				st.proxy.DropIdle() // those of that time do not come alive
 				st.outage(began, lost, time.Now())
 				st.proxy.Restore()
 				return healthy(st)
 			},
 		},
 		{
+			Name: "partition", Title: "Partition",
+			What: "For 6 s the packets of both directions are dropped, those that open connections too, as when a cable is out. " +
+				"Client and server have a network namespace of their own, with no proxy between them. What the kernels still hold of " +
+				"old connections they send again in their own time.",
+			Plan: plan(patient), Direct: true, Outage: true, Namespace: true, AnyDialer: true,
+			Before: before, After: 4 * time.Second, QuickAfter: 2 * time.Second,
+			Fault: partition,
+		},
+		{
+			Name: "full", Title: "Full server",
+			What: "The server ends all connections of the client and has room for no other for 10 s: it answers each with " +
+				"“max number of clients reached” and closes it.",
+			Why: "Calls have deadlines of 8 s here, longer than redial's grace of 5 s. What it can do for them is to dial no more than " +
+				"it must, and to let nobody wait for longer than the grace.",
+			Plan: plan(8 * time.Second), Direct: true, Outage: true,
+			Before: before, After: 1500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
+			Fault: full,
+		},
+		{
+			Name: "overload", Title: "Overload",
+			What: "For 5 s one call in twelve is a read-only script that keeps the server busy for 50 to 500 ms: twice as much as it can do. " +
+				"Every call has a deadline of 500 ms. Then the load drops to what it was.",
+			Why: "The server is never away. Calls that were given up are executed all the same if they had been sent, and each that is sent again " +
+				"makes the queue longer.",
+			Plan: load.Plan{Workers: workers, Every: time.Second / 4, Deadline: 500 * time.Millisecond,
+				Surge: load.Surge{OneIn: 12, Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}},
+			Direct: true,
+			Before: before, After: 4 * time.Second, QuickAfter: 3 * time.Second,
+			Fault: overload,
+		},
+		{
+			Name: "slowsetup", Title: "Slow set-up",
+			What: "The port refuses connections for 1 s. Then new ones are accepted at once, but their first bytes take 1.5 s, " +
+				"as behind a node that is busy with handshakes. “Heal” is when a connection would serve that was dialed as soon as it could be.",
+			Why:  "Who gives a connection less time than it takes to set up never gets one.",
+			Plan: plan(4 * time.Second), Outage: true, AnyDialer: true,
+			Before: before, After: 2 * time.Second, QuickAfter: 2 * time.Second,
+			Prepare: func(st *stage) (closer func() error, err error) {
+				if st.relay, err = testbed.StartRelay(st.target); err != nil {
+					return nil, err
+				}
+				st.proxy.Retarget(st.relay.Addr())
+				return st.relay.Close, nil
+			},
+			Fault: slowSetUp,
+		},
+		{
 			Name: "idledrop", Title: "Idle connections dropped",
 			What: "A firewall forgets all connections of an idle client: they are silent for good, new ones work. 3 s later the load begins.",
-			Plan: plan(patient), Idle: true,
+			Plan: plan(patient), Idle: true, AnyDialer: true,
 			After: 8 * time.Second, QuickAfter: 2 * time.Second,
 			Fault: func(st *stage) error {
 				st.expect(st.proxy.DropIdle() > 0, "no connection was lost")
-				time.Sleep(3 * time.Second)
+				time.Sleep(st.lasting(3*time.Second, 3*time.Second))
 				if err := healthy(st); err != nil {
 					return err
 				}
@@ -216,7 +278,7 @@ func Scenarios() []*Scenario {
 			Plan:   load.Plan{Workers: 200, Every: 500 * time.Millisecond, Deadline: patient},
 			Outage: true,
 			Before: before, After: 3 * time.Second, QuickAfter: 2 * time.Second,
-			Fault: func(st *stage) error { return refuse(st, st.pick(10*time.Second, 6*time.Second)) },
+			Fault: func(st *stage) error { return refuse(st, st.lasting(10*time.Second, 6*time.Second)) },
 		},
 		{
 			Name: "cold", Title: "Cold start",
@@ -229,7 +291,7 @@ func Scenarios() []*Scenario {
 				return func() error { return nil }, nil
 			},
 			Fault: func(st *stage) error {
-				return refuse(st, st.pick(1500*time.Millisecond, time.Second))
+				return refuse(st, st.lasting(1500*time.Millisecond, time.Second))
 			},
 		},
 		{
@@ -247,7 +309,7 @@ func Scenarios() []*Scenario {
 					if i > 0 {
 						time.Sleep(700 * time.Millisecond)
 					}
-					if err := freeze(st, 1500*time.Millisecond); err != nil {
+					if err := freeze(st, st.lasting(1500*time.Millisecond, 1500*time.Millisecond)); err != nil {
 						return err
 					}
 				}
@@ -298,7 +360,7 @@ func refuse(st *stage, d time.Duration) error {
 	began := time.Now()
 	st.proxy.Refuse()
 	down := time.Now()
-	st.expect(testbed.Pong(st.client) != nil, "refusing proxy answers")
+	st.expect(st.pong() != nil, "refusing proxy answers")
 	time.Sleep(time.Until(began.Add(d)))
 	st.proxy.Restore()
 	st.outage(began, down, time.Now())
@@ -310,16 +372,81 @@ func freeze(st *stage, d time.Duration) error {
 	began := time.Now()
 	st.server.Freeze()
 	frozen := time.Now()
-	st.expect(testbed.Pong(st.client) != nil, "frozen server answers")
+	st.expect(st.pong() != nil, "frozen server answers")
 	time.Sleep(time.Until(began.Add(d)))
 	st.outage(began, frozen, time.Now())
 	st.server.Thaw()
 	return healthy(st)
 }
 
+// slowSetUp takes the way to the server away for a time, and then lets connections
+// serve late.
+func slowSetUp(st *stage) error {
+	began := time.Now()
+	st.proxy.Refuse()
+	down := time.Now()
+	st.expect(st.pong() != nil, "refusing proxy answers")
+	hold := st.lasting(1500*time.Millisecond, 1500*time.Millisecond)
+	st.relay.Hold(hold)
+	time.Sleep(time.Until(began.Add(st.lasting(time.Second, time.Second))))
+	serves := time.Now().Add(hold)
+	st.proxy.Restore()
+	st.expect(st.pong() != nil, "a connection is set up at once")
+	time.Sleep(time.Until(serves))
+	st.outage(began, down, serves)
+	return nil
+}
+
+// full lets the server have no room for clients for a time.
+func full(st *stage) (err error) {
+	admin := redis.NewClient(&redis.Options{Addr: st.server.Addr(), PoolSize: 1})
+	conn := admin.Conn() // the one client that there is room for
+	defer func() { err = errors.Join(err, conn.Close(), admin.Close()) }()
+	ctx := context.Background()
+	room, err := conn.ConfigGet(ctx, "maxclients").Result()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := conn.ConfigSet(ctx, "maxclients", "1").Err(); err != nil {
+		return err
+	}
+	ended, err := conn.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Int()
+	if err != nil {
+		return err
+	}
+	st.expect(ended > 0, "no connection was ended")
+	down := time.Now()
+	st.expect(st.pong() != nil, "full server answers")
+	time.Sleep(time.Until(began.Add(st.lasting(10*time.Second, 4*time.Second))))
+	st.outage(began, down, time.Now())
+	if err := conn.ConfigSet(ctx, "maxclients", room["maxclients"]).Err(); err != nil {
+		return err
+	}
+	return healthy(st)
+}
+
+// overload lets the client ask more of the server than it can do for a time.
+func overload(st *stage) error {
+	// The scripts of several servers at a time shall not take the processors from clients.
+	if err := syscall.Setpriority(syscall.PRIO_PROCESS, st.server.PID(), nicest); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := st.say(saySurge); err != nil {
+		return err
+	}
+	time.Sleep(time.Until(began.Add(st.lasting(5*time.Second, 3*time.Second))))
+	st.outage(began, began, time.Now())
+	return st.say(sayCalm)
+}
+
+// nicest is the priority of a process that lets all others go first.
+const nicest = 19
+
 // healthy makes sure that a fault is over.
 func healthy(st *stage) error {
-	_, err := testbed.AwaitPong(st.client)
+	_, err := st.awaitPong()
 	return err
 }
 
@@ -358,7 +485,7 @@ func failover(st *stage) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(time.Until(began.Add(500 * time.Millisecond)))
+	time.Sleep(time.Until(began.Add(st.lasting(500*time.Millisecond, 500*time.Millisecond))))
 	st.proxy.Retarget(st.primary.Addr())
 	now := time.Now()
 	st.outage(began, now, now)

@@ -19,8 +19,9 @@ import (
 type Options struct {
 	Quick bool // shorter faults
 	Runs  int
-	Lanes int  // scenarios at a time
-	Apart bool // one client at a time instead of all side by side
+	Seed  uint64 // of what varies the lengths of faults
+	Lanes int    // scenarios at a time
+	Apart bool   // one client at a time instead of all side by side
 	// Progress gets a line for each scenario that begins, and with Verbose one for
 	// each run that ends.
 	Progress io.Writer
@@ -70,7 +71,7 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 				lanes <- struct{}{}
 			}
 			mu.Lock()
-			fmt.Fprintf(opt.Progress, "run %d of %d: %s\n", n+1, opt.Runs, s.Title)
+			fmt.Fprintf(opt.Progress, "run %d of %d: %s, %s\n", n+1, opt.Runs, s.Title, s.Dialer)
 			mu.Unlock()
 			wg.Go(func() {
 				if !s.PubSub {
@@ -82,13 +83,14 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 						if !opt.Apart {
 							time.Sleep(time.Duration(place) * stagger)
 						}
-						run, err := s.try(ctx, k, opt.Quick)
+						how := play{Quick: opt.Quick, Seed: opt.Seed, Run: n}
+						run, err := s.try(ctx, k, how)
 						repeated := 0
 						for ; repeated < opt.repeats() && (err != nil || run.Spoiled()) && ctx.Err() == nil; repeated++ {
 							mu.Lock()
 							fmt.Fprintf(opt.Progress, "once more: %s, %s: %v\n", s.Title, k.Title, cmp.Or(err, errLate))
 							mu.Unlock()
-							run, err = s.try(ctx, k, opt.Quick)
+							run, err = s.try(ctx, k, how)
 						}
 						mu.Lock()
 						defer mu.Unlock()
@@ -114,15 +116,23 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 
 var errLate = errors.New("the load was late")
 
-// try plays a scenario once. What redialtest panics with, since it serves no test
-// here, is an error like any other.
-func (s *Scenario) try(ctx context.Context, k client.Kind, quick bool) (run *Run, err error) {
+// try plays a scenario once.
+func (s *Scenario) try(ctx context.Context, k client.Kind, how play) (run *Run, err error) {
+	if s.Namespace {
+		return s.performApart(ctx, k, how)
+	}
+	return s.tryHere(ctx, k, how)
+}
+
+// tryHere is try in this process and its network namespace. What redialtest panics
+// with, since it serves no test here, is an error like any other.
+func (s *Scenario) tryHere(ctx context.Context, k client.Kind, how play) (run *Run, err error) {
 	defer func() {
 		if broken := recover(); broken != nil {
 			err = fmt.Errorf("chaos: %v", broken)
 		}
 	}()
-	return s.perform(ctx, k, quick)
+	return s.perform(ctx, k, how)
 }
 
 // longestFirst orders scenarios so that none is left to run alone at the end.
@@ -139,7 +149,7 @@ func longestFirst(scenarios []*Scenario, quick bool) []int {
 
 // add keeps a run and describes it.
 func (o *Outcome) add(k client.Kind, n int, run *Run, err error) string {
-	where := fmt.Sprintf("%s, %s, run %d", o.Scenario.Name, k.Title, n+1)
+	where := fmt.Sprintf("%s, %s, run %d", o.Scenario.FullName(), k.Title, n+1)
 	if err != nil {
 		failure := fmt.Sprintf("%s: %v", where, err)
 		o.Failures = append(o.Failures, failure)

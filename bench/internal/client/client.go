@@ -19,6 +19,8 @@ type Client interface {
 	// GetIncr sends GET read and INCR count as one pipeline and fails unless both
 	// are answered.
 	GetIncr(ctx context.Context, read, count string) error
+	// Busy runs a script that reads and keeps the server busy for d.
+	Busy(ctx context.Context, d time.Duration) error
 	// Block waits d for an element that never comes, on a connection of its own.
 	Block(ctx context.Context, d time.Duration) error
 	// Subscribe hands over messages until ctx ends. It resubscribes the way that
@@ -30,13 +32,21 @@ type Client interface {
 // Settings are the options a trial wants; the rest is left at the defaults of
 // each library.
 type Settings struct {
-	Addr     string
-	Dials    *Dials // nil: not counted
+	Addr string
+	// Dials counts the dials, by an own dialer; nil: the library's dialer.
+	Dials    *Dials
 	TLS      *tls.Config
 	PoolSize int           // 0: the library's default
 	Timeout  time.Duration // of reads and writes; 0: the library's default
 	Options  []redial.Option
 }
+
+// busyScript ends when the time of its argument, in microseconds, is over. The number of
+// rounds bounds it where TIME stands still within a script.
+const busyScript = `local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
+local began, rounds, d = now(), 0, tonumber(ARGV[1])
+repeat rounds = rounds + 1 until now() - began >= d or rounds >= 3 * d
+return 1`
 
 // Kind is one client library, set up in one way.
 type Kind struct {
@@ -95,6 +105,9 @@ func (Stub) Incr(context.Context, string) (int64, error) { return 1, nil }
 
 // GetIncr does nothing.
 func (Stub) GetIncr(context.Context, string, string) error { return nil }
+
+// Busy does nothing.
+func (Stub) Busy(context.Context, time.Duration) error { return nil }
 
 // Block does nothing.
 func (Stub) Block(context.Context, time.Duration) error { return nil }

@@ -103,6 +103,11 @@ func (c GoRedisClient) GetIncr(ctx context.Context, read, count string) error {
 	return unlessNil(err)
 }
 
+// Busy implements Client.
+func (c GoRedisClient) Busy(ctx context.Context, d time.Duration) error {
+	return c.Redis.EvalRO(ctx, busyScript, nil, d.Microseconds()).Err()
+}
+
 // Block implements Client.
 func (c GoRedisClient) Block(ctx context.Context, d time.Duration) error {
 	return unlessNil(c.Redis.BLPop(ctx, d, "nothing").Err())

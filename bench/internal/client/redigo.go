@@ -32,15 +32,16 @@ func openRedigo(s Settings) (Client, error) {
 	if size == 0 {
 		size = redigoPool
 	}
-	dials := s.Dials
-	if dials == nil {
-		dials = &Dials{}
-	}
 	common := []redis.DialOption{
 		redis.DialConnectTimeout(redigoTimeout),
 		redis.DialReadTimeout(timeout),
 		redis.DialWriteTimeout(timeout),
-		redis.DialContextFunc(dials.dialer(s.TLS)),
+	}
+	switch {
+	case s.Dials != nil:
+		common = append(common, redis.DialContextFunc(s.Dials.dialer(s.TLS)))
+	case s.TLS != nil:
+		common = append(common, redis.DialUseTLS(true), redis.DialTLSConfig(s.TLS))
 	}
 	dial := func(ctx context.Context, options ...redis.DialOption) (redis.Conn, error) {
 		return redis.DialContext(ctx, "tcp", s.Addr, append(common[:len(common):len(common)], options...)...)
@@ -134,6 +135,11 @@ func (c redigoClient) GetIncr(ctx context.Context, read, count string) error {
 		}
 		return nil
 	})
+}
+
+func (c redigoClient) Busy(ctx context.Context, d time.Duration) error {
+	_, err := c.do(ctx, "EVAL_RO", busyScript, 0, d.Microseconds())
+	return err
 }
 
 func (c redigoClient) Block(ctx context.Context, d time.Duration) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -59,6 +60,11 @@ func (c rueidisClient) GetIncr(ctx context.Context, read, count string) error {
 		}
 	}
 	return nil
+}
+
+func (c rueidisClient) Busy(ctx context.Context, d time.Duration) error {
+	us := strconv.FormatInt(d.Microseconds(), 10)
+	return c.Do(ctx, c.B().EvalRo().Script(busyScript).Numkeys(0).Arg(us).Build()).Error()
 }
 
 func (c rueidisClient) Block(ctx context.Context, d time.Duration) error {

@@ -24,6 +24,7 @@ const (
 	Incr
 	opCount // of the usual mix
 	GetIncr
+	Busy // a script that reads and keeps the server busy
 )
 
 // Call is one finished command.

@@ -2,8 +2,10 @@ package load
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redial-go/redial"
@@ -23,13 +25,30 @@ type Plan struct {
 	FailFast bool
 	// Mix is what is issued in turn; empty: the usual mix.
 	Mix []Op
+	// Surge is what happens between Surge(true) and Surge(false).
+	Surge Surge
+}
+
+// Surge makes some calls of an open loop scripts that keep the server busy.
+type Surge struct {
+	OneIn    int           // so many calls; 0: none
+	Min, Max time.Duration // that a script takes
+}
+
+// length returns how long the i-th script is to take: all lengths between Min and Max
+// come equally often, and in the same order with every client.
+func (s Surge) length(i int) time.Duration {
+	const golden = 0.6180339887498949
+	_, part := math.Modf(float64(i) * golden)
+	return s.Min + time.Duration(part*float64(s.Max-s.Min))
 }
 
 // OpenLoop issues calls at intended moments, whatever became of the earlier ones.
 type OpenLoop struct {
-	quit chan struct{}
-	done chan struct{} // closed when nothing is issued any more
-	wg   sync.WaitGroup
+	surge atomic.Bool
+	quit  chan struct{}
+	done  chan struct{} // closed when nothing is issued any more
+	wg    sync.WaitGroup
 
 	mu    sync.Mutex
 	calls []Call        // guarded by mu; End is zero while under way
@@ -65,6 +84,9 @@ func (l *OpenLoop) issue(c client.Client, p Plan, start time.Time) {
 		}
 		round, worker := i/p.Workers, i%p.Workers
 		op := p.Mix[(worker+round)%len(p.Mix)]
+		if p.Surge.OneIn > 0 && i%p.Surge.OneIn == 0 && l.surge.Load() {
+			op = Busy
+		}
 		l.mu.Lock()
 		l.calls = append(l.calls, Call{Op: op, Begin: due, Worker: worker})
 		l.late = max(l.late, time.Since(due))
@@ -72,7 +94,13 @@ func (l *OpenLoop) issue(c client.Client, p Plan, start time.Time) {
 		l.wg.Go(func() {
 			ctx, cancel := context.WithDeadline(base, due.Add(p.Deadline))
 			defer cancel()
-			r := Issue(ctx, c, op, worker)
+			var r Call
+			if op == Busy {
+				err := c.Busy(ctx, p.Surge.length(i/p.Surge.OneIn))
+				r = Call{Op: op, Worker: worker, Err: err, End: time.Now()}
+			} else {
+				r = Issue(ctx, c, op, worker)
+			}
 			r.Begin = due
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -80,6 +108,9 @@ func (l *OpenLoop) issue(c client.Client, p Plan, start time.Time) {
 		})
 	}
 }
+
+// Surge begins the plan's surge, or ends it.
+func (l *OpenLoop) Surge(on bool) { l.surge.Store(on) }
 
 // Back reports whether every worker has had a success that came after since.
 func (l *OpenLoop) Back(workers int, since time.Time) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/redial-go/redial/bench/internal/chaos"
@@ -16,7 +17,9 @@ import (
 // Report is everything the document says.
 type Report struct {
 	Outcomes []*chaos.Outcome
-	Kinds    []client.Kind // redial first
+	Compared []*chaos.Outcome // with several dialers
+	LeftOut  []string         // titles of scenarios that cannot be played here
+	Kinds    []client.Kind    // redial first
 	Overhead []overhead.Row
 	Rounds   int // of the overhead
 	Options  chaos.Options
@@ -40,6 +43,7 @@ func (r *Report) Markdown(w io.Writer) error {
 	r.goals(d)
 	r.notFirst(d)
 	r.scenarios(d)
+	r.dialers(d)
 	r.overhead(d)
 	r.setup(d)
 	return d.err
@@ -77,6 +81,9 @@ func (r *Report) head(d *document) {
 			d.p("> - %s", problem)
 		}
 		d.p("")
+	}
+	if len(r.LeftOut) > 0 {
+		d.p("> Left out, since no network namespace could be had: %s.\n", strings.Join(r.LeftOut, ", "))
 	}
 	if r.Options.Quick {
 		d.p("> This is a quick run: one run each, shorter faults. It shows that everything works; its times mean little.\n")
@@ -282,6 +289,80 @@ func (r *Report) best(o *chaos.Outcome, m chaos.Metric, c chaos.Cell) bool {
 	return worse
 }
 
+// ComparedLanes is how many scenarios are played at a time at least to compare dialers.
+const ComparedLanes = 3
+
+// dialers compares what connections are made with.
+func (r *Report) dialers(d *document) {
+	if len(r.Compared) == 0 {
+		return
+	}
+	d.p("## With other dialers\n")
+	d.p("The scenarios above use a dialer of the caller's, which counts. Here they are played once more with the library's own, with one of the caller's, "+
+		"and with TLS, all with deadlines of 2 s and %d scenarios at a time. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n", max(r.Options.Lanes, ComparedLanes))
+	head := []string{"scenario", "dialer"}
+	for _, k := range r.Kinds {
+		head = append(head, k.Title)
+	}
+	d.table(head...)
+	for _, o := range r.Compared {
+		cells := []string{o.Scenario.Title, o.Scenario.Dialer.String()}
+		for _, k := range r.Kinds {
+			cells = append(cells, cellsText(o, k.Name, chaos.First, chaos.OfPossible))
+		}
+		d.row(cells...)
+	}
+	d.p("")
+}
+
+// cellsText prints some values of a client in a scenario, as far as they are known.
+func cellsText(o *chaos.Outcome, name string, keys ...chaos.Key) string {
+	var parts []string
+	for _, k := range keys {
+		m := chaos.MetricOf(k)
+		if c := o.Cell(name, m); c.Known {
+			parts = append(parts, cellText(m, c))
+		}
+	}
+	if parts == nil {
+		return "–"
+	}
+	return strings.Join(parts, " · ")
+}
+
+// Short prints how quickly the clients were back, as a table for a terminal.
+func Short(w io.Writer, outcomes []*chaos.Outcome, kinds []client.Kind) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	d := &document{w: t}
+	columns := func(first string, cell func(client.Kind) string) {
+		cells := []string{first}
+		for _, k := range kinds {
+			cells = append(cells, cell(k))
+		}
+		d.p("%s", strings.Join(cells, "\t"))
+	}
+	columns("", func(k client.Kind) string { return k.Title })
+	for _, o := range outcomes {
+		for _, k := range []chaos.Key{chaos.First, chaos.OfPossible, chaos.LastFailure, chaos.Executions, chaos.Dials} {
+			m, known, what := chaos.MetricOf(k), false, string(k)
+			for _, kind := range kinds {
+				known = known || o.Cell(kind.Name, m).Known
+			}
+			if !known {
+				continue
+			}
+			if k == chaos.First {
+				what = "heal -> " + what
+			}
+			columns(o.Scenario.FullName()+": "+what, func(kind client.Kind) string { return cellText(m, o.Cell(kind.Name, m)) })
+		}
+	}
+	if d.err != nil {
+		return d.err
+	}
+	return t.Flush()
+}
+
 func (r *Report) overhead(d *document) {
 	if len(r.Overhead) == 0 {
 		return
@@ -324,6 +405,8 @@ func (r *Report) setup(d *document) {
 	d.p("**Runs.** %d of each scenario; values are medians, except those that say “all runs”, which are sums. In each run the clients play %s, "+
 		"each in a process of its own, with its own redis-server and its own fault-injecting proxy from `redialtest`; %s. "+
 		"A run in which the load itself was late, or the test bed failed, is made again: %d here. Processor time, goroutines and sockets are those of that process.\n", r.Options.Runs, side, lanes, r.repeated())
+	d.p("**Lengths.** Those of faults are up to a sixth shorter or longer, by a generator with seed %d (`-seed`): the same for all clients in a run, "+
+		"another one in the next. So nobody's own timeout ends just when the fault does.\n", r.Options.Seed)
 	d.p("**Checks.** Each fault is seen to have happened: a frozen or refusing server is asked for a PONG and must not answer, resets and cuts are counted, "+
 		"and a call that succeeds in the middle of an outage makes the run worthless. The load itself was late by at most %s.\n", r.lateness())
 	d.p("**Values.**\n")

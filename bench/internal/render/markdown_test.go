@@ -48,3 +48,40 @@ func TestAnchor(t *testing.T) {
 		t.Errorf("anchor = %q, want %q", got, want)
 	}
 }
+
+func TestMarkdown_ComparesDialersApart(t *testing.T) {
+	o := outcome(
+		map[chaos.Key]float64{chaos.First: 21, chaos.OfPossible: 100},
+		map[chaos.Key]float64{chaos.First: 1020, chaos.OfPossible: 47.5},
+	)
+	for _, s := range chaos.Scenarios() {
+		if s.Name == "partition" {
+			o.Scenario = s.With(chaos.TLSDialer)
+		}
+	}
+	r := Report{Kinds: []client.Kind{client.Redial, client.Redigo}, Compared: []*chaos.Outcome{o}, LeftOut: []string{"Something"}}
+	r.Options.Seed = 42
+	var doc bytes.Buffer
+	if err := r.Markdown(&doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| Partition | TLS | 21 ms · 100 % | 1.02 s · 47.5 % |",
+		"Of 0 values", // they count where redial stands nowhere else
+		"Left out, since no network namespace could be had: Something.",
+		"seed 42",
+	} {
+		if !strings.Contains(doc.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, doc.String())
+		}
+	}
+	var short bytes.Buffer
+	if err := Short(&short, r.Compared, r.Kinds); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"partition/tls: heal -> first success  21 ms", "partition/tls: of those that could    100 %"} {
+		if !strings.Contains(short.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, short.String())
+		}
+	}
+}

@@ -2,6 +2,7 @@
 package testbed
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -10,9 +11,12 @@ import (
 
 // Pong asks once for a PONG on a connection of its own. It does not wait long for
 // one: it is there to see that nobody answers.
-func Pong(addr string) error { return pong(addr, 100*time.Millisecond) }
+func Pong(addr string) error { return PongTLS(addr, nil) }
 
-func pong(addr string, patience time.Duration) error {
+// PongTLS is Pong through TLS, unless conf is nil.
+func PongTLS(addr string, conf *tls.Config) error { return pong(addr, conf, 100*time.Millisecond) }
+
+func pong(addr string, conf *tls.Config, patience time.Duration) error {
 	nc, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		return err
@@ -20,6 +24,9 @@ func pong(addr string, patience time.Duration) error {
 	defer func() { _ = nc.Close() }()
 	if err := nc.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
+	}
+	if conf != nil {
+		nc = tls.Client(nc, conf) // the handshake comes with the first byte
 	}
 	if _, err := io.WriteString(nc, "PING\r\n"); err != nil {
 		return err
@@ -35,10 +42,13 @@ func pong(addr string, patience time.Duration) error {
 }
 
 // AwaitPong tries in a tight loop and returns the moment of the first PONG.
-func AwaitPong(addr string) (time.Time, error) {
+func AwaitPong(addr string) (time.Time, error) { return AwaitPongTLS(addr, nil) }
+
+// AwaitPongTLS is AwaitPong through TLS, unless conf is nil.
+func AwaitPongTLS(addr string, conf *tls.Config) (time.Time, error) {
 	giveUp := time.Now().Add(20 * time.Second)
 	for {
-		err := pong(addr, time.Second)
+		err := pong(addr, conf, time.Second)
 		now := time.Now()
 		if err == nil {
 			return now, nil

@@ -54,7 +54,7 @@ func LaunchTLS() (*TLSServer, error) {
 	}
 	server, err := redialtest.LaunchServer("--tls-port", port, "--tls-auth-clients", "no",
 		"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert)
-	return &TLSServer{server, addr, pemRoots, &tls.Config{RootCAs: roots}}, err
+	return &TLSServer{server, addr, pemRoots, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}}, err
 }
 
 // certificate writes a self-signed one for 127.0.0.1 to dir.
