@@ -6,9 +6,12 @@ package testkit
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,9 +23,21 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
+// atATime is how many parallel tests run at a time, unless -parallel says otherwise or there
+// are more processors: they wait more than they calculate.
+const atATime = 4
+
 // Main is the body of every TestMain: it runs the tests, looks for what they have left, says
 // what was skipped, and exits.
 func Main(m *testing.M) {
+	flag.Parse()
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if !said && runtime.GOMAXPROCS(0) < atATime {
+		if err := flag.Set("test.parallel", strconv.Itoa(atATime)); err != nil {
+			panic(err) // it is a flag of package testing
+		}
+	}
 	code := redialtest.LeaksMain(m)
 	if skipped := redialtest.Skipped(); skipped != "" {
 		fmt.Fprintln(os.Stderr, skipped)
