@@ -232,7 +232,7 @@ func (c *call) attempt(try func(*call) error) error {
 	c.ctx = within
 	err := try(c)
 	c.ctx = ctx
-	if paid && err == nil {
+	if paid && outcomeOf(err) == answered {
 		c.link.budget.giveBack()
 	}
 	return err

@@ -708,6 +708,35 @@ func TestMayRepeat(t *testing.T) {
 	assert.False(t, cfg.mayRepeat(Idempotent(ctx), redis.NewCmd(ctx, "blpop", "q", 0)), "what it took would be lost")
 }
 
+// Every reply is lost once, and the retry is answered: with nothing, or by an error. That
+// takes nothing from the budget, however often it happens.
+func TestBudget_AnswersCostNothing(t *testing.T) {
+	for name, reply := range map[string]redialtest.Action{"nil": redialtest.Handle, "error": redialtest.Reply("-ERR odd\r\n")} {
+		t.Run(name, func(t *testing.T) {
+			f := redialtest.NewFakeServer(t)
+			var gets atomic.Int64
+			f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+				switch {
+				case args[0] != "get":
+					return redialtest.Handle
+				case gets.Add(1)%2 == 1:
+					return redialtest.ExecuteThenClose
+				}
+				return reply
+			})
+			c := NewClient(&redis.Options{Addr: f.Addr()})
+			defer c.Close()
+			require.NoError(t, c.WaitReady(t.Context()))
+			for range 3 * retryBurst {
+				err := c.Get(t.Context(), "nothing").Err()
+				require.True(t, isReply(err) || err == redis.Nil, "%v", err)
+			}
+			assert.EqualValues(t, 3*retryBurst, c.Stats().RetriesRepeated)
+			assert.Zero(t, c.Stats().RetriesDelayed)
+		})
+	}
+}
+
 // A server in trouble meets the first attempt of every command, and from then on no
 // more retries than the budget allows; when the trouble is over, all go through.
 func TestBudget_BoundsTheLoadOfRetries(t *testing.T) {

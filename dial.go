@@ -3,6 +3,7 @@ package redial
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"time"
 
@@ -26,9 +27,7 @@ func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
 
 // tuned bounds the time that dial may take, and tunes its sockets.
 func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
-	if timeout == 0 {
-		timeout = defaultDialTimeout
-	}
+	timeout = dialTime(timeout)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if timeout > 0 {
 			var cancel context.CancelFunc
@@ -41,6 +40,15 @@ func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 		}
 		return nc, err
 	}
+}
+
+// dialTime is how long a dial may take by the DialTimeout of the options, not positive:
+// as long as it likes.
+func dialTime(timeout time.Duration) time.Duration {
+	if timeout == 0 {
+		return defaultDialTimeout
+	}
+	return timeout
 }
 
 // plainDialer returns the caller's dialer or, without one, that of package net.
@@ -62,6 +70,8 @@ func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf ==
 func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
 	return endpoint{
 		dialer:   baseDialer(opt, cfg.detection()),
+		foreign:  opt.Dialer != nil,
+		dialTime: dialTime(opt.DialTimeout),
 		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
 		deadline: opt.DialTimeout >= 0,
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
@@ -187,7 +197,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 		gen := l.Generation()
 		ok := false
 		defer func() { l.Lanes.Leave(ok) }()
-		nc, err := l.dialNetwork(ctx, network, addr, base)
+		nc, err := l.dialApart(ctx, network, addr, base)
 		ok = err == nil
 		if err != nil {
 			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
@@ -215,6 +225,70 @@ func (l *link) awaitVerdict(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, subscriberWait)
 	defer cancel()
 	_ = l.await(ctx, func() bool { return !l.suspected || l.state != StateConnected })
+}
+
+// dialApart dials for go-redis. A dialer of the caller's may pay no heed to ctx, so it runs
+// on a goroutine of its own: whoever wants the connection goes on without it when the time
+// for that is over, and what comes later is closed. What the dialer panics with is theirs.
+func (l *link) dialApart(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
+	if !l.foreign {
+		return l.dialNetwork(ctx, network, addr, base)
+	}
+	if l.dialTime > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, l.dialTime)
+		defer cancel()
+	}
+	type dialed struct {
+		nc       net.Conn
+		err      error
+		panicked any
+	}
+	done, gone := make(chan dialed), make(chan struct{})
+	defer close(gone)
+	dial := func() {
+		d := dialed{err: errors.New("the dialer has ended its goroutine")}
+		defer func() {
+			d.panicked = recover()
+			select {
+			case done <- d:
+				return
+			case <-gone:
+			}
+			switch {
+			case d.panicked != nil:
+				panic(d.panicked)
+			case d.nc != nil:
+				_ = sys.Innermost(d.nc).Close()
+			}
+		}()
+		d.nc, d.err = l.dialNetwork(ctx, network, addr, base)
+	}
+	if !l.spawn(func() { _ = l.abroad(dial) }) {
+		return nil, redis.ErrClosed
+	}
+	arrived := func(d dialed) (net.Conn, error) {
+		if d.panicked != nil {
+			panic(d.panicked)
+		}
+		return d.nc, d.err
+	}
+	over := redis.ErrClosed
+	select {
+	case d := <-done:
+		return arrived(d)
+	case <-l.ctx.Done():
+	case <-ctx.Done():
+		over = ctx.Err()
+	}
+	timer := time.NewTimer(dialFarewell)
+	defer timer.Stop()
+	select {
+	case d := <-done:
+		return arrived(d)
+	case <-timer.C:
+		return nil, over
+	}
 }
 
 // dialNetwork dials and counts. Closing the link ends it.

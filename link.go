@@ -44,10 +44,12 @@ type credentials struct {
 // endpoint is what is known of a server before it is dialed. It is only read.
 type endpoint struct {
 	dialer   dialFunc
-	csc      bool // client-side caching must see through opaque connections
-	deadline bool // the pools' dials carry a deadline, subscriptions' do not
-	renews   bool // credentials come from a provider, so they may change
-	sealed   bool // go-redis would retry by itself and must not, see wire.SealedError
+	foreign  bool          // it is the caller's
+	dialTime time.Duration // how long it may take for go-redis; not positive: as long as it likes
+	csc      bool          // client-side caching must see through opaque connections
+	deadline bool          // the pools' dials carry a deadline, subscriptions' do not
+	renews   bool          // credentials come from a provider, so they may change
+	sealed   bool          // go-redis would retry by itself and must not, see wire.SealedError
 }
 
 // owner is whom a link belongs to. Its methods do not block, but for warm.

@@ -102,6 +102,10 @@ const (
 	barrenAnswers = 3
 	manyServers   = 16
 
+	// dialFarewell is how long a dialer of the caller's has to say why it has failed when
+	// its time is over.
+	dialFarewell = 50 * time.Millisecond
+
 	// subscriberWait is how long the dial of a subscription waits for the link.
 	// Closing that subscription has to wait for it, too.
 	subscriberWait = 250 * time.Millisecond

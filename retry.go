@@ -241,8 +241,8 @@ func (p patience) exhausted() Cause {
 
 // budget bounds the attempts by which commands are sent again that have reached the
 // server before, so that retries cannot multiply the load of a server in trouble.
-// It is a token bucket, full at first. A retry that succeeds gives its token back:
-// then the trouble is over.
+// It is a token bucket, full at first. A retry that is answered, with nil or an error
+// perhaps, gives its token back: then the trouble is over.
 type budget struct {
 	mu    sync.Mutex
 	spent float64   // guarded by mu

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -130,6 +131,7 @@ func TestOutcome_LostReply_CauseOfAnotherClient(t *testing.T) {
 	type client struct {
 		redial.UniversalClient
 		f       *redialtest.FakeServer
+		retries *retryLog
 		behind  func(redis.Hook) // adds a hook behind our back; nil: there is no way
 		atNodes func(redis.Hook)
 	}
@@ -137,13 +139,15 @@ func TestOutcome_LostReply_CauseOfAnotherClient(t *testing.T) {
 		"client": func(t *testing.T, cause error) client {
 			f := redialtest.NewFakeServer(t)
 			f.OnCommand(falls)
-			c := redial.NewClient(&redis.Options{Addr: f.Addr(), Dialer: falling(cause)})
-			return client{c, f, c.Client.AddHook, nil}
+			retries := new(retryLog)
+			c := redial.NewClient(&redis.Options{Addr: f.Addr(), Dialer: falling(cause)}, redial.WithObserver(retries))
+			return client{c, f, retries, c.Client.AddHook, nil}
 		},
 		"cluster": func(t *testing.T, cause error) client {
 			nodes, addrs := fakeCluster(t, 1, func(int) fakeHook { return falls })
-			c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, Dialer: falling(cause)})
-			return client{c, nodes[0], c.ClusterClient.AddHook, func(h redis.Hook) {
+			retries := new(retryLog)
+			c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, Dialer: falling(cause)}, redial.WithObserver(retries))
+			return client{c, nodes[0], retries, c.ClusterClient.AddHook, func(h redis.Hook) {
 				c.OnNewNode(func(node *redis.Client) { node.AddHook(h) })
 			}}
 		},
@@ -204,12 +208,30 @@ func TestOutcome_LostReply_CauseOfAnotherClient(t *testing.T) {
 						}
 						s := c.Stats()
 						assert.Zero(t, s.Refused, "commands that did not run")
-						assert.Zero(t, s.RetriesUnsent+s.RetriesRefused, "tries of what did not run")
+						assert.Zero(t, s.RetriesUnsent+s.RetriesRefused, "tries of what did not run: %v; %+v", c.retries, s)
 					})
 				}
 			}
 		}
 	}
+}
+
+// retryLog remembers the retries that it is told of.
+type retryLog struct {
+	mu   sync.Mutex
+	told []redial.Retry
+}
+
+func (l *retryLog) ObserveRetry(_ context.Context, r redial.Retry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = append(l.told, r)
+}
+
+func (l *retryLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprintf("%+v", l.told)
 }
 
 func errorsOf(cmds []redis.Cmder) []error {

@@ -204,6 +204,93 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 	})
 }
 
+// The dials of a pool hang in such a dialer. Callers are back in time, without a deadline
+// after the grace; once others get through, so do commands, on every connection of the
+// pool; and what comes late is closed.
+func TestRows_DialerIgnoresItsContext_Pool(t *testing.T) {
+	t.Parallel()
+	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+		const size = 4
+		release := make(chan struct{})
+		var stuck atomic.Bool
+		var hanging, late, closed atomic.Int32
+		c := redial.NewClient(&redis.Options{Addr: p.Addr(), PoolSize: size, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if !stuck.Load() {
+				return net.Dial(network, addr)
+			}
+			hanging.Add(1)
+			<-release
+			nc, err := net.Dial(network, addr)
+			if err != nil {
+				return nil, err
+			}
+			late.Add(1)
+			return countedConn{nc, &closed}, nil
+		}}, redial.WithGrace(2*time.Second))
+		defer c.Close()
+		require.NoError(t, c.Ping(t.Context()).Err())
+		stuck.Store(true)
+		// One connection is taken, so what comes next dials.
+		held := c.Conn()
+		require.NoError(t, held.Ping(t.Context()).Err())
+		p.Hang()
+		var wg sync.WaitGroup
+		began := time.Now()
+		for i := range 3 * size {
+			wg.Go(func() {
+				if i%2 == 0 {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+					defer cancel()
+					assert.ErrorIs(t, c.Get(ctx, "k").Err(), context.DeadlineExceeded)
+					assert.Less(t, time.Since(began), 1100*time.Millisecond)
+					return
+				}
+				assert.ErrorIs(t, c.Get(context.Background(), "k").Err(), redial.ErrUnavailable)
+				assert.Less(t, time.Since(began), 5500*time.Millisecond)
+			})
+		}
+		wg.Wait()
+		t.Logf("all are back after %v, %d dials hang", time.Since(began), hanging.Load())
+		assert.Positive(t, hanging.Load())
+		assert.NoError(t, held.Close())
+		stuck.Store(false)
+		p.Restore()
+		began = time.Now()
+		require.NoError(t, c.Set(redial.WaitFor(t.Context(), 10*time.Second), "k", "v", 0).Err())
+		t.Logf("first success %v after the heal", time.Since(began))
+		assert.Less(t, time.Since(began), 2*time.Second)
+		began = time.Now()
+		var all []*redis.Conn
+		for range size {
+			cn := c.Conn()
+			all = append(all, cn)
+			assert.NoError(t, cn.Ping(t.Context()).Err())
+		}
+		t.Logf("the whole pool serves after %v", time.Since(began))
+		assert.Less(t, time.Since(began), time.Second)
+		for _, cn := range all {
+			assert.NoError(t, cn.Close())
+		}
+		close(release)
+		assert.Eventually(t, func() bool { return late.Load() == hanging.Load() && closed.Load() >= late.Load() },
+			5*time.Second, 10*time.Millisecond, "what comes late is closed")
+	})
+}
+
+// countedConn counts how many such connections were closed.
+type countedConn struct {
+	net.Conn
+	closed *atomic.Int32
+}
+
+func (c countedConn) Close() error {
+	err := c.Conn.Close()
+	if err == nil {
+		c.closed.Add(1)
+	}
+	return err
+}
+
 // Close returns wherever it is called from.
 func TestRows_CloseFromForeignCode(t *testing.T) {
 	t.Parallel()
