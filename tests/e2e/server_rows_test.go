@@ -209,7 +209,7 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 // pool; and what comes late is closed.
 func TestRows_DialerIgnoresItsContext_Pool(t *testing.T) {
 	t.Parallel()
-	onReal(t, func(t *testing.T, b backend, p *redialtest.Proxy) {
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		const size = 4
 		release := make(chan struct{})
 		var stuck atomic.Bool
