@@ -149,7 +149,7 @@ func (b *batch) part(c *call, r *ruling) {
 			cmd.SetErr(final)
 		}
 	}
-	b.rest, b.undelivered, r.outcome = again, nil, repeatable
+	b.rest, b.undelivered, r.outcome = again, nil, c.revise(r.outcome, again...)
 }
 
 func (b *batch) end(c *call, final error) error {

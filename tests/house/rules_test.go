@@ -510,7 +510,15 @@ func TestRules_ArrowsPointDown(t *testing.T) {
 	}
 }
 
-// What the house weighs. It fails for nothing; -v shows it.
+// What the house may weigh, and -v shows what it does.
+const (
+	maxLinkFields, maxLinkFiles   = 20, 2
+	maxDeciders, maxDecidingFiles = 7, 2
+	maxLoops                      = 1
+)
+
+// The type that everything needs stays small, one place decides what a failure means, and
+// there is one loop.
 func TestRules_Counts(t *testing.T) {
 	h := aHouse(t)
 	arrows := h.arrows()
@@ -595,6 +603,13 @@ func TestRules_Counts(t *testing.T) {
 	t.Logf("loops that retry: %d %v", len(loops), slices.Sorted(maps.Keys(loops)))
 	t.Logf("Go files at the top, with tests: %d", len(top))
 	t.Logf("lines without tests: %d, of which in packages below: %d", lines, below1)
+	assert.LessOrEqual(t, fields, maxLinkFields, "fields of %s", typeOfLink)
+	assert.NotZero(t, fields)
+	assert.LessOrEqual(t, len(methodFiles), maxLinkFiles, "files with methods of %s: %v", typeOfLink, slices.Sorted(maps.Keys(methodFiles)))
+	assert.LessOrEqual(t, len(deciders), maxDeciders, "functions that decide an %s", typeOfOutcome)
+	assert.NotZero(t, len(deciders))
+	assert.LessOrEqual(t, len(decidersIn), maxDecidingFiles, "files of functions that decide an %s", typeOfOutcome)
+	assert.Len(t, loops, maxLoops, "loops that retry")
 	t.Logf("places outside of options.go that hold settings: %d", settings)
 }
 
