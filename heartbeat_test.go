@@ -480,7 +480,7 @@ func TestAttempts_Heal_ReleasesDialsOfThePool(t *testing.T) {
 	for name, silence := range map[string]bool{"dials hang": false, "what is set up hangs": true} {
 		t.Run(name, func(t *testing.T) {
 			var firsts []time.Duration
-			for outage := 4 * time.Second; outage <= 7*time.Second; outage += 430 * time.Millisecond {
+			for outage := 3 * time.Second; outage <= 7*time.Second; outage += 430 * time.Millisecond {
 				bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 					var lost atomic.Bool
 					var under, most, dials atomic.Int32
@@ -541,6 +541,31 @@ func TestAttempts_Heal_ReleasesDialsOfThePool(t *testing.T) {
 			assert.LessOrEqual(t, firsts[len(firsts)/2], 50*time.Millisecond)
 		})
 	}
+}
+
+// Close ends the dials of the pool, also those that wait for their turn.
+func TestAttempts_Close_EndsDialsOfThePool(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		var lost atomic.Bool
+		var under, most, dials atomic.Int32
+		opt.Dialer = lossy(n, &lost, &under, &most, &dials)
+		c := NewClient(opt)
+		ready(t, c)
+		lost.Store(true)
+		n.Drop()
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 3 * wire.FirstLanes {
+			wg.Go(func() { assert.Error(t, c.Get(ctx, "k").Err()) })
+		}
+		wg.Wait()
+		require.GreaterOrEqual(t, under.Load(), int32(wire.FirstLanes))
+		require.Less(t, under.Load(), int32(3*wire.FirstLanes), "the others wait")
+		require.NoError(t, c.Close())
+		synctest.Wait()
+		assert.Zero(t, under.Load(), "what is left behind the bubble finds")
+	})
 }
 
 // A server that is far away is dialed once, though nothing is known yet of how far.
