@@ -183,31 +183,24 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 }
 
 func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*wire.Conn, error) {
-	if err := l.mayDial(ctx); err != nil {
-		return nil, err
-	}
-	c := (*wire.Conn)(nil)
-	if !l.sealed {
-		c = l.spare()
-	}
-	if c == nil {
-		if err := l.Lanes.Enter(ctx); err != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
+	c, overtaken := (*wire.Conn)(nil), true
+	for overtaken {
+		if err := l.mayDial(ctx); err != nil {
 			return nil, err
 		}
-		gen := l.Generation()
-		ok := false
-		defer func() { l.Lanes.Leave(ok) }()
-		nc, err := l.dialApart(ctx, network, addr, base)
-		ok = err == nil
-		if err != nil {
-			if l.ctx.Err() == nil && ctx.Err() != context.Canceled {
-				l.Lanes.Failed(err)
-				l.Suspect(err)
-				l.awaitVerdict(ctx)
-			}
+		if !l.sealed {
+			c = l.spare()
+		}
+		if c != nil {
+			break
+		}
+		var err error
+		if c, overtaken, err = l.dialInLane(ctx, network, addr, base); err != nil && !overtaken {
 			return nil, err
 		}
-		c = l.New(nc, gen)
 	}
 	l.mu.Lock()
 	fresh := l.state != StateClosed && l.Add(c)
@@ -217,6 +210,30 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 		return nil, &wire.RetiredError{Cause: l.lastCause()}
 	}
 	return c, nil
+}
+
+// dialInLane waits for a lane and dials. It reports whether it failed because others have
+// overtaken it, and had better be done again.
+func (l *link) dialInLane(ctx context.Context, network, addr string, base dialFunc) (c *wire.Conn, overtaken bool, err error) {
+	if err := l.Lanes.Enter(ctx); err != nil {
+		return nil, false, err
+	}
+	defer func() { l.Lanes.Leave(c != nil) }()
+	gen := l.Generation()
+	dialing, leave := l.Lanes.Dialing(ctx)
+	defer leave()
+	nc, err := l.dialApart(dialing, network, addr, base)
+	switch {
+	case err == nil:
+		return l.New(nc, gen), false, nil
+	case ctx.Err() == nil && context.Cause(dialing) == wire.ErrOvertaken:
+		return nil, true, err
+	case l.ctx.Err() == nil && ctx.Err() != context.Canceled:
+		l.Lanes.Failed(err)
+		l.Suspect(err)
+		l.awaitVerdict(ctx)
+	}
+	return nil, false, err
 }
 
 // awaitVerdict waits for a moment until it is known what a dial that failed says of the

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -469,6 +470,102 @@ func lossy(n *memNet, lost *atomic.Bool, under, most, dials *atomic.Int32) dialF
 		}
 		return n.Dial(ctx, network, addr)
 	}
+}
+
+// What began while packets were lost is lost, and may hang for long: the dial of a pool, or
+// what sets its connection up. It must not keep the commands that wait for it when others
+// come through again.
+func TestAttempts_Heal_ReleasesDialsOfThePool(t *testing.T) {
+	const callers, patience = 20, 2 * time.Second
+	for name, silence := range map[string]bool{"dials hang": false, "what is set up hangs": true} {
+		t.Run(name, func(t *testing.T) {
+			var firsts []time.Duration
+			for outage := 3 * time.Second; outage <= 7*time.Second; outage += 430 * time.Millisecond {
+				bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+					var lost atomic.Bool
+					var under, most, dials atomic.Int32
+					opt.Dialer = lossy(n, &lost, &under, &most, &dials)
+					c := NewClient(opt)
+					defer c.Close()
+					ready(t, c)
+					fill(t, c, callers)
+					var mu sync.Mutex
+					var healed, first time.Time // guarded by mu
+					var wg sync.WaitGroup
+					stop := make(chan struct{})
+					for i := range callers {
+						wg.Go(func() {
+							time.Sleep(time.Duration(i) * patience / callers) // so that some begin at any time of the outage
+							for !isClosed(stop) {
+								ctx, cancel := context.WithTimeout(t.Context(), patience)
+								began := time.Now()
+								err := c.Get(ctx, "k").Err()
+								cancel()
+								mu.Lock()
+								switch {
+								case healed.IsZero():
+								case err == redis.Nil && first.IsZero():
+									first = time.Now()
+								case err != redis.Nil && began.Add(patience).Sub(healed) > 100*time.Millisecond:
+									t.Errorf("a call of %v before the heal: %v", healed.Sub(began), err)
+								}
+								mu.Unlock()
+								time.Sleep(33 * time.Millisecond)
+							}
+						})
+					}
+					time.Sleep(2 * patience)
+					lost.Store(!silence)
+					n.Drop()
+					if silence {
+						n.Silence(true)
+					}
+					before := dials.Load()
+					time.Sleep(outage)
+					n.set(func() { n.silent = false })
+					lost.Store(false)
+					mu.Lock()
+					healed = time.Now()
+					mu.Unlock()
+					time.Sleep(patience)
+					close(stop)
+					wg.Wait()
+					require.False(t, first.IsZero(), "no call succeeded")
+					firsts = append(firsts, first.Sub(healed))
+					assert.LessOrEqual(t, first.Sub(healed), 150*time.Millisecond)
+					assert.LessOrEqual(t, dials.Load()-before, int32(500))
+				})
+			}
+			slices.Sort(firsts)
+			t.Log(firsts)
+			assert.LessOrEqual(t, firsts[len(firsts)/2], 50*time.Millisecond)
+		})
+	}
+}
+
+// Close ends the dials of the pool, also those that wait for their turn.
+func TestAttempts_Close_EndsDialsOfThePool(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		var lost atomic.Bool
+		var under, most, dials atomic.Int32
+		opt.Dialer = lossy(n, &lost, &under, &most, &dials)
+		c := NewClient(opt)
+		ready(t, c)
+		lost.Store(true)
+		n.Drop()
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 3 * wire.FirstLanes {
+			wg.Go(func() { assert.Error(t, c.Get(ctx, "k").Err()) })
+		}
+		wg.Wait()
+		require.GreaterOrEqual(t, under.Load(), int32(wire.FirstLanes))
+		require.Less(t, under.Load(), int32(3*wire.FirstLanes), "the others wait")
+		require.NoError(t, c.Close())
+		synctest.Wait()
+		assert.Zero(t, under.Load(), "what is left behind the bubble finds")
+	})
 }
 
 // A server that is far away is dialed once, though nothing is known yet of how far.

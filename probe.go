@@ -361,6 +361,20 @@ func (p *pinger) finish(a *probe, err error) {
 	for _, b := range done {
 		b.end()
 	}
+	if answered && r.fresh {
+		p.overtakes(a)
+	}
+}
+
+// overtakes has what began before an attempt that was answered given up, if it takes as
+// long again as that has taken: packets got lost, and now they come through.
+func (p *pinger) overtakes(a *probe) {
+	took := time.Since(a.began)
+	p.link.spawn(func() {
+		if p.link.pause(took) {
+			p.link.Overtaken(a.began)
+		}
+	})
 }
 
 // setUpLocked notes how long it took until a connection was set up. The caller holds mu.

@@ -306,6 +306,21 @@ func (f *Fleet) RetireLost(why error) {
 	})
 }
 
+// Overtaken gives up what began before a time and still hangs, while what began at that
+// time was answered: its packets are lost, and TCP may send them again only after seconds.
+// These are dials, and connections whose first request, which sets them up, has no answer.
+// Nothing of a caller's was sent on them.
+func (f *Fleet) Overtaken(before time.Time) {
+	f.Lanes.Overtaken(before)
+	then := f.clock.Of(before)
+	f.Each(func(c *Conn) {
+		owes := c.owes.Load()
+		if owes != 0 && owes < then && c.uses.Load() == 0 && !c.greeted.Load() {
+			c.Retire(ErrOvertaken)
+		}
+	})
+}
+
 // Part has the server end what connections wait for, before they are closed because of
 // why. They end with what it has handed out, or as they do when they are closed. It reports
 // whether any does.

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ type Lanes struct {
 	limit int             // guarded by mu
 	busy  int             // guarded by mu
 	queue []chan struct{} // guarded by mu; one is closed for each lane that frees
+
+	under map[*dial]struct{} // guarded by mu; the dials under way
 
 	failures int       // guarded by mu; in a row
 	failure  error     // guarded by mu; the last of them
@@ -78,8 +81,51 @@ func (l *Lanes) Enter(ctx context.Context) error {
 		case <-turn:
 		case <-ctx.Done():
 			l.leaveQueue(turn)
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
+	}
+}
+
+// dial is one that is under way.
+type dial struct {
+	began time.Time
+	end   context.CancelCauseFunc
+}
+
+// ErrOvertaken is why a dial is ended that had better be done again.
+var ErrOvertaken = errors.New("dials that began later were answered")
+
+// Dialing returns the context for a dial, which ends with ErrOvertaken for its cause when
+// the dial is overtaken. When it has returned, leave must be called.
+func (l *Lanes) Dialing(ctx context.Context) (dialing context.Context, leave func()) {
+	dialing, end := context.WithCancelCause(ctx)
+	d := &dial{time.Now(), end}
+	l.mu.Lock()
+	if l.under == nil {
+		l.under = make(map[*dial]struct{})
+	}
+	l.under[d] = struct{}{}
+	l.mu.Unlock()
+	return dialing, func() {
+		l.mu.Lock()
+		delete(l.under, d)
+		l.mu.Unlock()
+		end(nil)
+	}
+}
+
+// Overtaken ends the dials that began before.
+func (l *Lanes) Overtaken(before time.Time) {
+	var old []*dial
+	l.mu.Lock()
+	for d := range l.under {
+		if d.began.Before(before) {
+			old = append(old, d)
+		}
+	}
+	l.mu.Unlock()
+	for _, d := range old {
+		d.end(ErrOvertaken)
 	}
 }
 
