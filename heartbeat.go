@@ -15,6 +15,7 @@ type guard struct {
 	beatAt    time.Time // guarded by mu; when the next heartbeat is due
 	beatIsDue bool      // guarded by mu; it is, and there was no traffic
 	retiredIn *outage   // guarded by mu; the last outage in which the server was found gone
+	turned    bool      // new connections are turned away, which says nothing of others; used by the loop
 	at        string    // where the server is that answered last; used by the loop; "": the link's address says it
 	lookAt    time.Time // when the keeper, which alone uses it, looks next
 	lookedAt  int64     // the clock when it looked last
@@ -31,6 +32,7 @@ func (g *guard) check() (failed bool) {
 	g.mu.Unlock()
 	why, cause := g.verify(suspected)
 	if why != CauseNone {
+		g.turned = wordsOf(cause) != ""
 		g.transition(StateReconnecting, why, wordsOf(cause), cause, 0)
 		g.owner.lookElsewhere()
 		return true
@@ -65,10 +67,14 @@ func (g *guard) acquit() {
 	g.mu.Unlock()
 }
 
-// attempt tries to reach the server. When it has not answered yet others may follow.
+// attempt tries to reach the server. When it has not answered yet others may follow. One
+// that turns new connections away may serve on those that are there.
 func (g *guard) attempt(first bool) (verdict, error) {
 	if first {
 		g.prober.take() // what came of the questions before
+	}
+	if g.turned {
+		g.AskIdle(mostAsked, g.spawn)
 	}
 	if !g.prober.again() {
 		g.prober.begin()
@@ -85,7 +91,7 @@ func (g *guard) answer() (v verdict, err error) {
 	g.mu.Lock()
 	silent := g.why == CauseHeartbeatMissed && g.state == StateReconnecting
 	g.mu.Unlock()
-	if silent && g.Heard() { // on a connection that was not given up
+	if (silent || g.turned) && g.Heard() { // on a connection that was not given up
 		return alive, nil
 	}
 	v = awaited
@@ -106,6 +112,7 @@ func (g *guard) answer() (v verdict, err error) {
 // reached is called when it was. It returns words for that, where it may be one of several.
 func (g *guard) reached() string {
 	g.acquit()
+	g.turned = false
 	g.cold.Store(true)
 	if g.hopeless() {
 		g.bar(nil)
@@ -127,6 +134,7 @@ func (g *guard) unreached(v verdict, err error) {
 	case barring:
 		g.bar(err)
 	case dead:
+		g.turned = false
 		g.mu.Lock()
 		old := []*wire.Conn(nil)
 		if g.state == StateReconnecting && spares(g.why) && g.retiredIn != g.outage {

@@ -291,6 +291,54 @@ func TestVerdict_NewConnectionsFail_OldOnesServe(t *testing.T) {
 	})
 }
 
+// A server turns new connections away, and those of the old ones that were asked are dead:
+// another that serves is found.
+func TestVerdict_TurnedAway_AnOldConnectionServes(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		var full atomic.Bool
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if !full.Load() {
+				return n.Dial(ctx, network, addr)
+			}
+			near, far := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, far) }()
+			go func() {
+				_, _ = io.WriteString(far, "-ERR max number of clients reached\r\n")
+				_ = far.Close()
+			}()
+			return near, nil
+		}
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		var held []*redis.Conn
+		for range mostAsked + 1 {
+			cn := c.Client.Conn()
+			require.NoError(t, cn.Ping(t.Context()).Err())
+			held = append(held, cn)
+			time.Sleep(10 * time.Millisecond) // the first is asked last
+		}
+		for _, cn := range held {
+			require.NoError(t, cn.Close())
+		}
+		n.set(func() {
+			for r := range n.relays {
+				r.dropped = r.number != 1
+			}
+		})
+		full.Store(true)
+		sub := c.Subscribe(t.Context(), "news") // wants a connection of its own
+		defer sub.Close()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		assert.Equal(t, CauseNotReady, c.Stats().Cause)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.NoError(t, c.WaitReady(ctx))
+		assert.NoError(t, c.Incr(t.Context(), "n").Err())
+		assert.EqualValues(t, 1, c.Stats().Generation)
+	})
+}
+
 // A server that is frozen for longer than heartbeats may be missed: the gate is shut, and
 // whatever is in flight gets its answer, once.
 func TestVerdict_Unresponsive_NothingIsGivenUp(t *testing.T) {

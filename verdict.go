@@ -17,8 +17,8 @@ import (
 //	the server answers        any byte on any connection             Connected
 //	it is not ready           a reply that says so, or one in place  Reconnecting; nothing is given up
 //	                          of what it was asked and a close
-//	new connections fail      dials fail, an established connection  Connected; commands share what there is
-//	                          answers
+//	new connections fail      dials fail or are turned away, an      Connected; commands share what there is
+//	                          established connection answers
 //	it is unresponsive        no connection gets a byte for the      Reconnecting; nothing is given up, and
 //	                          detection time                         connections prove themselves before
 //	                                                                 their next use

@@ -189,19 +189,20 @@ func (c *Conn) Read(p []byte) (int, error) {
 			}
 			c.subscribed()
 		}
-		// An answer comes after its request, however far the keeper's clock lags.
-		c.heard.Store(max(c.fleet.clock.Last(), c.owes.Swap(0)))
-		c.fleet.hear()
 		if !c.greeted.Load() {
 			c.greeted.Store(true)
-			if words := turnsAway(p[:n]); words != nil {
+			if words := turnsAway(p[:n]); words != nil { // it answers nobody's question
 				_ = c.raw.Close()
+				c.owes.Store(0)
 				c.fleet.Lanes.Failed(words)
 				c.fleet.owner.Suspect(words)
 				return 0, c.broke(words)
 			}
 			c.fleet.Lanes.Served()
 		}
+		c.fleet.hear() // while it counts as owing, see MayAnswer
+		// An answer comes after its request, however far the keeper's clock lags.
+		c.heard.Store(max(c.fleet.clock.Last(), c.owes.Swap(0)))
 	}
 	if err != nil {
 		if sys.IsTimeout(err) && (c.owes.Load() == 0 || c.role.Load() == roleSubscriber) {
@@ -314,6 +315,12 @@ func (c *Conn) enter() {
 }
 
 func (c *Conn) leave() { c.users.Add(-1) }
+
+// busy reports whether a caller is at work on the connection, or a PING of our own. A
+// reader who is parked there, for whatever may come, is not.
+func (c *Conn) busy() bool {
+	return c.users.Load() != 0 && c.role.Load() == roleRegular && !c.duplex.Load()
+}
 
 // Retire gives the connection up: what blocks in it returns at once.
 func (c *Conn) Retire(cause error) {

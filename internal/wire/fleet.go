@@ -368,13 +368,14 @@ func (f *Fleet) AskIdle(most int, spawn func(func()) bool) (asked int) {
 func (f *Fleet) Asking() bool { return f.asking.Load() > 0 }
 
 // MayAnswer reports whether there is an established connection on which an answer may
-// still come: one is being asked, or somebody waits for a reply.
+// still come: one is being asked or proves itself, or somebody waits for a reply, or is
+// about to.
 func (f *Fleet) MayAnswer() bool {
 	if f.Asking() {
 		return true
 	}
 	waits := false
-	f.Each(func(c *Conn) { waits = waits || c.owes.Load() != 0 && c.Retirement() == nil })
+	f.Each(func(c *Conn) { waits = waits || (c.owes.Load() != 0 || c.busy()) && c.Retirement() == nil })
 	return waits
 }
 

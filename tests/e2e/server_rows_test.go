@@ -496,6 +496,49 @@ func TestRows_ServerIsFull_LaterOn(t *testing.T) {
 	})
 }
 
+// A server ends every connection and has room for one: it serves all callers in turn.
+func TestRows_ServerIsFull_ButForOne(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		const callers, watch = 25, 3 * time.Second
+		admin := redis.NewClient(&redis.Options{Addr: b.Addr, PoolSize: 1})
+		defer admin.Close()
+		require.NoError(t, admin.Ping(t.Context()).Err())
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
+		testkit.FillPool(t, c, callers/5)
+		require.NoError(t, admin.ConfigSet(t.Context(), "maxclients", "2").Err())
+		require.NoError(t, admin.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err())
+
+		before := c.Stats()
+		var served, slowest atomic.Int64
+		var wg sync.WaitGroup
+		for end, i := time.Now().Add(watch), 0; i < callers; i++ {
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					began := time.Now()
+					if assert.NoError(t, c.Incr(t.Context(), testkit.Counter).Err()) {
+						served.Add(1)
+					}
+					if took := int64(time.Since(began)); took > slowest.Load() {
+						slowest.Store(took)
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		after := c.Stats()
+		t.Logf("%d calls served, the slowest after %v, %d dials, %d outages, %d refused", served.Load(), time.Duration(slowest.Load()),
+			after.Dials-before.Dials, after.Outages, after.Refused)
+		assert.Positive(t, served.Load())
+		assert.Less(t, time.Duration(slowest.Load()), time.Second)
+		assert.LessOrEqual(t, after.Outages-before.Outages, uint64(1))
+		assert.Equal(t, redial.StateConnected, after.State)
+		assert.Equal(t, 1, after.Connections)
+		assert.LessOrEqual(t, after.Dials-before.Dials, uint64(300))
+	})
+}
+
 // A reply with a length that cannot be is the end of its connection, not of the process.
 func TestRows_ReplyOfImpossibleLength(t *testing.T) {
 	t.Parallel()
