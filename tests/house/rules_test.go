@@ -144,6 +144,7 @@ var goroutines = map[string]string{
 	"probe.go:pinger.ask":                              "pinger.ask",
 	"probe.go:pinger.begin":                            "pinger.finish",
 	"dial.go:link.dialNetwork":                         "link.dialNetwork",
+	"dial.go:link.connect":                             "link.connect",
 	"events.go:events.signal":                          "events.join",
 	"gate.go:gate.wait":                                "gate.wait",
 	"state.go:newOutage":                               "outage.end",
