@@ -265,9 +265,14 @@ func (h nodeHook) unsent(err error) *failure {
 }
 
 // pinged passes on what may be a heartbeat of the ring, which must not wait for this
-// shard. The ring may move keys after it, so commands that wait for one look again.
+// shard, but for the first attempt of all to reach it, as it does in go-redis: until then
+// the shard is not down. The ring may move keys after it, so commands that wait for one
+// look again.
 func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.ProcessHook) error {
 	h.at.isBuilt()
+	if !patienceOf(ctx).failFast {
+		_ = h.at.link.firstContact(ctx) // if ctx has ended, direct says so
+	}
 	err := direct(FailFast(ctx), cmd)
 	if err != nil {
 		h.of.proceed()
