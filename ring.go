@@ -110,7 +110,11 @@ func ringAddr(opt *redis.RingOptions) string {
 // down: go-redis waits for an answer before it says so.
 func (n *nodes) heartbeat(_ context.Context, shard *redis.Client) bool {
 	l := n.linkOf(shard)
-	return l != nil && (l.now() == StateConnected || l.untried())
+	if l == nil {
+		return false
+	}
+	untried, _ := l.untried()
+	return untried || l.now() == StateConnected
 }
 
 // announced returns f, which tells a ring whether a shard is up, and has commands that

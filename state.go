@@ -318,11 +318,12 @@ func (c *cell) firstContact(ctx context.Context) error {
 	return nil
 }
 
-// untried reports whether that attempt has not ended yet: nothing is known of the server.
-func (c *cell) untried() bool {
+// untried reports whether that attempt has not ended yet, so that nothing is known of the
+// server. The channel is closed when that may have changed.
+func (c *cell) untried() (bool, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.untriedLocked()
+	return c.untriedLocked(), c.changed
 }
 
 func (c *cell) untriedLocked() bool { return c.state == StateConnecting && c.cause == nil }

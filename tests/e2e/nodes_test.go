@@ -757,3 +757,35 @@ func TestNodes_EmbeddedOnNewNode_MissesNone(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 }
+
+// What a command has waited for the first connection to a node is part of what it may wait.
+func TestNodes_WaitFor_HoldsForTheFirstConnection(t *testing.T) {
+	t.Parallel()
+	_, addrs := fakeCluster(t, 2, nil)
+	c := redial.NewClusterClient(&redis.ClusterOptions{
+		Addrs: addrs[:1],
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == addrs[1] {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	}, redial.WithGrace(10*time.Second))
+	t.Cleanup(func() { _ = c.Close() })
+	testkit.WaitReady(t, c) // else that is waited for as well
+	const limit = time.Second
+	waited := 0
+	for i := 0; waited == 0; i++ {
+		began := time.Now()
+		err := c.Incr(redial.WaitFor(t.Context(), limit), fmt.Sprint("key", i)).Err()
+		took := time.Since(began)
+		if err == nil {
+			continue // on the other node
+		}
+		waited++
+		require.ErrorIs(t, err, redial.ErrUnavailable)
+		assert.GreaterOrEqual(t, took, limit)
+		assert.Less(t, took, limit*3/2)
+	}
+}
