@@ -82,6 +82,9 @@ func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.
 // send marks the context of a command and has go-redis send it to its node.
 func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	n.use()
+	if err := cmd.Err(); err != nil && failureOf(err) != nil { // of the attempt before, which is for us alone
+		cmd.SetErr(nil)
+	}
 	if o := oncesOf(ctx); o.has(cmd) && n.redirects() && (n.leads(cmd, from) || n.splits(cmd)) {
 		return next(routedContext(ctx, false), toMaster(cmd))
 	}
