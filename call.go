@@ -229,6 +229,9 @@ func (c *call) attempt(try func(*call) error) error {
 	ctx := c.ctx
 	within, cancel := c.within()
 	defer cancel()
+	if c.router.several() && !c.began.IsZero() && patienceOf(ctx).own > 0 { // the node may wait, too
+		within = context.WithValue(within, ctxBegan, c.began)
+	}
 	c.ctx = within
 	err := try(c)
 	c.ctx = ctx
@@ -411,6 +414,9 @@ func (c *call) settle(r ruling) error {
 	}
 	if c.began.IsZero() {
 		c.began = time.Now()
+		if n := failureOf(c.last); n != nil && !n.since.IsZero() {
+			c.began = n.since
+		}
 	}
 	switch {
 	case same: // a full-duplex command cannot be sent again

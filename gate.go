@@ -149,6 +149,17 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 	return why, err
 }
 
+// graceLeft is how much of the grace of the outage is left, for commands that have no
+// patience of their own; 0 when there is no outage.
+func (g *gate) graceLeft() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.outage == nil {
+		return 0
+	}
+	return g.cfg.grace - time.Since(g.outage.began)
+}
+
 // despair says whether it is a mistake that keeps the gate from opening, which
 // waiting cannot cure: there are no nodes, or those there are belong to no cluster. Then
 // commands pass the gate and hear of it from go-redis, in its own words.

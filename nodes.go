@@ -432,6 +432,13 @@ func (n *nodes) rerouted() <-chan struct{} {
 	return n.news
 }
 
+// told returns the topology that nodes have told last, and the channel of rerouted.
+func (n *nodes) told() (seen string, news <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen, n.news
+}
+
 // proceed has commands that wait for a node look for it again.
 func (n *nodes) proceed() {
 	n.mu.Lock()

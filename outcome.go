@@ -281,6 +281,8 @@ type failure struct {
 	another bool  // go-redis may try another node
 	setup   bool  // the command was sent to set up a connection
 
+	since time.Time // when the command began to wait for the node; zero: it did not
+
 	panicked *panicked // nil: nothing has
 }
 

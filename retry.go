@@ -20,6 +20,7 @@ const (
 	ctxIdempotent
 	ctxNoRetry
 	ctxNested // set for commands that go-redis runs inside another command's dial
+	ctxBegan  // when a command with a patience of its own has first failed, or had to wait
 )
 
 // FailFast returns a context with which commands do not wait for the link: while

@@ -40,7 +40,8 @@ var _ redis.UniversalClient = (*Ring)(nil)
 // Unless opt has a HeartbeatFn, the ring goes by redial's heartbeats, which watch all
 // shards at the same time, and by default HeartbeatFrequency, at which it looks at
 // them, is 100ms: a shard leaves the ring three looks after its link went down, and is
-// back at the first look after it came up.
+// back at the first look after it came up. Until the first attempt to reach it has ended
+// it counts as up.
 //
 // opt is copied. MaxRetries and the DialerRetry options have no effect, see
 // [NewClient]. ContextTimeoutEnabled is always on.
@@ -105,10 +106,15 @@ func ringAddr(opt *redis.RingOptions) string {
 	return cmp.Or(strings.Join(addrs, ","), "ring")
 }
 
-// heartbeat tells a ring whether a shard is up.
+// heartbeat tells a ring whether a shard is up. One of which nothing is known yet is not
+// down: go-redis waits for an answer before it says so.
 func (n *nodes) heartbeat(_ context.Context, shard *redis.Client) bool {
 	l := n.linkOf(shard)
-	return l != nil && l.now() == StateConnected
+	if l == nil {
+		return false
+	}
+	untried, _ := l.untried()
+	return untried || l.now() == StateConnected
 }
 
 // announced returns f, which tells a ring whether a shard is up, and has commands that

@@ -32,6 +32,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -81,6 +82,9 @@ func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.
 // send marks the context of a command and has go-redis send it to its node.
 func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
 	n.use()
+	if err := cmd.Err(); err != nil && failureOf(err) != nil { // of the attempt before, which is for us alone
+		cmd.SetErr(nil)
+	}
 	if o := oncesOf(ctx); o.has(cmd) && n.redirects() && (n.leads(cmd, from) || n.splits(cmd)) {
 		return next(routedContext(ctx, false), toMaster(cmd))
 	}
@@ -202,9 +206,10 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	if !setup {
 		h.at.isBuilt()
 	}
-	admitted := h.enter(ctx)
+	spare := h.of.reader && command.ReadOnly(cmd)
+	admitted, since := h.enter(ctx, spare)
 	if !admitted && !setup {
-		return h.down(command.ReadOnly(cmd))
+		return h.down(spare, since)
 	}
 	found, err := h.try(ctx, cmd, next, w, admitted)
 	if err == nil || err == redis.Nil {
@@ -225,37 +230,92 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	}
 	return &failure{
 		at: l, outcome: o, err: err, setup: setup,
-		another: h.of.reader && command.ReadOnly(cmd) && (o == notSent || l.cfg.mayRepeat(ctx, cmd)),
+		another: spare && (o == notSent || l.cfg.mayRepeat(ctx, cmd)),
 	}
 }
 
 // enter admits a command while the node is Connected, or once it is, when the first
-// attempt of all to reach it is under way. The caller must leave.
-func (h nodeHook) enter(ctx context.Context) bool {
+// attempt of all to reach it is under way: go-redis would wait for that as well. spare says
+// that another node may do instead. since is when the command began to wait, zero when it
+// did not. The caller must leave.
+func (h nodeHook) enter(ctx context.Context, spare bool) (admitted bool, since time.Time) {
 	l := h.at.link
 	if l.enter() {
-		return true
+		return true, since
 	}
 	switch l.now() {
 	case StateConnected: // since then
-		return l.enter()
+		return l.enter(), since
 	case StateConnecting:
-		ctx, cancel := context.WithTimeout(ctx, subscriberWait)
-		defer cancel()
-		return l.firstContact(ctx) == nil && l.enter()
+		since = time.Now()
+		h.meet(ctx, since, spare)
+		return l.enter(), since
 	}
-	return false
+	return false, since
 }
 
-// down is the error of a command that finds the gate shut.
-func (h nodeHook) down(reads bool) error {
+// meet waits until the first attempt of all to reach the node has ended, for as long as a
+// command may that has waited since then: what must not wait, or need not for this node,
+// waits for a moment.
+func (h nodeHook) meet(ctx context.Context, since time.Time, spare bool) {
+	l, p := h.at.link, patienceOf(ctx)
+	if began, ok := ctx.Value(ctxBegan).(time.Time); ok {
+		since = began
+	}
+	moment := subscriberWait
+	if p.own > 0 {
+		moment = min(moment, p.own-time.Since(since))
+	}
+	if h.met(ctx, moment) || p.failFast || spare {
+		return
+	}
+	l.want()
+	rest := l.graceLeft()
+	if p.own > 0 {
+		rest = p.own - time.Since(since)
+	}
+	h.met(ctx, rest)
+}
+
+// met waits for d, and reports whether there is nothing to wait for any more: the attempt
+// has ended, the command must, or another node may have taken over.
+func (h nodeHook) met(ctx context.Context, d time.Duration) bool {
+	l := h.at.link
+	seen, news := h.of.told()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		untried, changed := l.untried()
+		if !untried {
+			return true
+		}
+		l.tend()
+		select {
+		case <-changed:
+		case <-news:
+			was := seen
+			if seen, news = h.of.told(); seen != was {
+				return true
+			}
+		case <-l.refusing:
+			return true
+		case <-ctx.Done():
+			return true
+		case <-timer.C:
+			return false
+		}
+	}
+}
+
+// down is the error of a command that finds the gate shut, and has waited there since then.
+func (h nodeHook) down(spare bool, since time.Time) error {
 	l := h.at.link
 	if l.now() == StateClosed {
 		return redis.ErrClosed // go-redis knows what to do
 	}
 	l.tend()
 	n := h.unsent(&wire.Error{Phase: wire.PhaseDial, Err: l.lastCause()})
-	n.another = h.of.reader && reads
+	n.another, n.since = spare, since
 	return n
 }
 
@@ -265,9 +325,14 @@ func (h nodeHook) unsent(err error) *failure {
 }
 
 // pinged passes on what may be a heartbeat of the ring, which must not wait for this
-// shard. The ring may move keys after it, so commands that wait for one look again.
+// shard, but for the first attempt of all to reach it, as it does in go-redis: until then
+// the shard is not down. The ring may move keys after it, so commands that wait for one
+// look again.
 func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.ProcessHook) error {
 	h.at.isBuilt()
+	if !patienceOf(ctx).failFast {
+		_ = h.at.link.firstContact(ctx) // if ctx has ended, direct says so
+	}
 	err := direct(FailFast(ctx), cmd)
 	if err != nil {
 		h.of.proceed()
@@ -336,9 +401,12 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 	if !setup {
 		h.at.isBuilt()
 	}
-	admitted := !setup && h.enter(ctx)
+	admitted, since := false, time.Time{}
+	if !setup {
+		admitted, since = h.enter(ctx, cluster && h.of.reader)
+	}
 	if !admitted && !setup && !(cluster && h.of.reader) { // which goes to another node when there is no connection
-		err := h.down(false)
+		err := h.down(false, since)
 		if !cluster { // else one that was moved here has the error that said so
 			cmds = command.Inner(cmds)
 		}

@@ -264,7 +264,7 @@ func (c *cell) tellLocked() {
 // beginLocked has the first outage begin when somebody tries to end it, however long ago
 // the client was built. The caller holds mu.
 func (c *cell) beginLocked() {
-	if o := c.outage; c.state == StateConnecting && c.cause == nil {
+	if o := c.outage; c.untriedLocked() {
 		c.down += time.Since(o.began)
 		o.end()
 		c.outage = newOutage(c.cfg.grace, o.why, o.reason, o.basis)
@@ -312,11 +312,21 @@ func (c *cell) waitState(ctx context.Context, want State) error {
 
 // firstContact waits while the first attempt of all to reach the server is under way.
 func (c *cell) firstContact(ctx context.Context) error {
-	if c.await(ctx, func() bool { return c.state != StateConnecting || c.cause != nil }) != nil {
+	if c.await(ctx, func() bool { return !c.untriedLocked() }) != nil {
 		return c.lastCause()
 	}
 	return nil
 }
+
+// untried reports whether that attempt has not ended yet, so that nothing is known of the
+// server. The channel is closed when that may have changed.
+func (c *cell) untried() (bool, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.untriedLocked(), c.changed
+}
+
+func (c *cell) untriedLocked() bool { return c.state == StateConnecting && c.cause == nil }
 
 // cutShort is the error of a wait that the context ended: it is both errors.
 type cutShort struct{ ctx, cause error }

@@ -27,6 +27,9 @@ import (
 //   - A ring keeps its own heartbeat and the time that takes.
 //   - Hooks that were added before run outside redial's: they see one call, and not
 //     each attempt. Heartbeats do not go through DialHooks, only through the Dialer.
+//     At a node of a cluster or ring they see each attempt, and of one that failed
+//     there an error of redial's own, with the text of the cause behind "redial: ".
+//     It is not for errors.Is and errors.As; the caller gets an [Error].
 //
 // Call it once, before the client is busy. It does no I/O and never waits. When the
 // client is closed, supervision ends by itself: at once if there was a connection, else

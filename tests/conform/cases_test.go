@@ -420,6 +420,44 @@ func TestConform_Nodes_OneRefuses(t *testing.T) {
 	}
 }
 
+// A node takes longer to connect to than others, and its first commands wait for that:
+// hooks see one attempt at each, however it is that they were added.
+func TestConform_Nodes_OneIsSlow(t *testing.T) {
+	for _, viaNew := range []bool{true, false} {
+		t.Run(fmt.Sprint("by NewClient ", viaNew), func(t *testing.T) {
+			paired(t, []kind{aCluster, aRing}, knobs{viaNew: viaNew, before: func(w *world) {
+				w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
+			}, nodeHook: func(w *world, addr string) redis.Hook {
+				return spy{w: w, stream: "hooks of " + addr, name: "hook"}
+			}}, func(w *world) {
+				for i := range 4 {
+					w.did(w.rdb.Set(w.ctx, fmt.Sprint("key", i), i, 0))
+				}
+				w.batch(w.rdb, "pipeline", false, func(p redis.Pipeliner) {
+					for i := range 12 {
+						p.Append(w.ctx, fmt.Sprint("key", i), "x")
+					}
+				})
+			})
+		})
+	}
+}
+
+// The same when the first that they are asked for is a pipeline.
+func TestConform_Nodes_OneIsSlow_Pipeline(t *testing.T) {
+	paired(t, []kind{aCluster, aRing}, knobs{viaNew: true, before: func(w *world) {
+		w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
+	}, nodeHook: func(w *world, addr string) redis.Hook {
+		return spy{w: w, stream: "hooks of " + addr, name: "hook"}
+	}}, func(w *world) {
+		w.batch(w.rdb, "pipeline", false, func(p redis.Pipeliner) {
+			for i := range 12 {
+				p.Append(w.ctx, fmt.Sprint("key", i), "x")
+			}
+		})
+	})
+}
+
 // Which of several errors a batch fails with is what the hook of its shard says.
 func TestConform_Nodes_HookNamesTheError(t *testing.T) {
 	a := alike("", func(cmds []redis.Cmder, next func() error) error {

@@ -75,7 +75,8 @@ type world struct {
 	kind    kind
 	ctx     context.Context
 	rdb     redis.UniversalClient
-	servers map[string]*scripted // by address
+	servers map[string]*scripted     // by address
+	slow    map[string]time.Duration // how long a dial takes, by address
 
 	supervisor *redial.Supervisor // nil for the bare side
 
@@ -310,6 +311,13 @@ func (w *world) dial(ctx context.Context, network, addr string) (net.Conn, error
 	s := w.servers[addr]
 	if s == nil {
 		return nil, fmt.Errorf("dial %s: no such server", addr)
+	}
+	if d := w.slow[addr]; d > 0 {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	return s.Dial(ctx, network, addr)
 }

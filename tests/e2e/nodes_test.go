@@ -757,3 +757,110 @@ func TestNodes_EmbeddedOnNewNode_MissesNone(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 }
+
+// leftovers is a hook of a node that looks for what an attempt before has left on a command.
+type leftovers struct {
+	passHook
+	seen   *sync.Map // texts
+	failed func()    // an attempt has
+}
+
+func (l leftovers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() != "incr" {
+			return next(ctx, cmd)
+		}
+		if err := cmd.Err(); err != nil {
+			l.seen.Store(fmt.Sprintf("before: %T %v", err, err), true)
+		}
+		err := next(ctx, cmd)
+		switch {
+		case err != nil:
+			l.failed()
+		case cmd.Err() != nil:
+			l.seen.Store(fmt.Sprintf("after: %T %v", cmd.Err(), cmd.Err()), true)
+		}
+		return err
+	}
+}
+
+// A command that is tried again, after a node could not be reached, comes to hooks of that
+// node as it came to them first.
+func TestNodes_NextAttempt_BeginsClean(t *testing.T) {
+	t.Parallel()
+	for _, ring := range []bool{false, true} {
+		t.Run(fmt.Sprint("ring ", ring), func(t *testing.T) {
+			t.Parallel()
+			_, addrs := fakeCluster(t, 2, nil)
+			var seen sync.Map
+			var refusing, failed atomic.Bool
+			refusing.Store(true)
+			hook := leftovers{seen: &seen, failed: func() { failed.Store(true); refusing.Store(false) }}
+			dialer := func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == addrs[1] && refusing.Load() {
+					return nil, errors.New("nobody is there")
+				}
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+			newClient := func(o *redis.Options) *redis.Client {
+				rdb := redis.NewClient(o)
+				rdb.AddHook(hook)
+				return rdb
+			}
+			var c redial.UniversalClient
+			if ring {
+				r := redial.NewRing(&redis.RingOptions{
+					Addrs: map[string]string{"a": addrs[0], "b": addrs[1]}, Dialer: dialer, NewClient: newClient,
+					HeartbeatFn: func(context.Context, *redis.Client) bool { return true },
+				})
+				r.OnNewNode(func(rdb *redis.Client) { rdb.AddHook(hook) })
+				c = r
+			} else {
+				r := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs[:1], Dialer: dialer, NewClient: newClient})
+				r.OnNewNode(func(rdb *redis.Client) { rdb.AddHook(hook) })
+				c = r
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			for i := range 8 {
+				require.NoError(t, c.Incr(t.Context(), fmt.Sprint("key", i)).Err())
+			}
+			require.True(t, failed.Load(), "no attempt has failed")
+			seen.Range(func(text, _ any) bool {
+				t.Error(text)
+				return true
+			})
+		})
+	}
+}
+
+// What a command has waited for the first connection to a node is part of what it may wait.
+func TestNodes_WaitFor_HoldsForTheFirstConnection(t *testing.T) {
+	t.Parallel()
+	_, addrs := fakeCluster(t, 2, nil)
+	c := redial.NewClusterClient(&redis.ClusterOptions{
+		Addrs: addrs[:1],
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == addrs[1] {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+	}, redial.WithGrace(10*time.Second))
+	t.Cleanup(func() { _ = c.Close() })
+	testkit.WaitReady(t, c) // else that is waited for as well
+	const limit = time.Second
+	waited := 0
+	for i := 0; waited == 0; i++ {
+		began := time.Now()
+		err := c.Incr(redial.WaitFor(t.Context(), limit), fmt.Sprint("key", i)).Err()
+		took := time.Since(began)
+		if err == nil {
+			continue // on the other node
+		}
+		waited++
+		require.ErrorIs(t, err, redial.ErrUnavailable)
+		assert.GreaterOrEqual(t, took, limit)
+		assert.Less(t, took, limit*3/2)
+	}
+}

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
@@ -96,4 +98,59 @@ func TestRing_AllShardsAreDown(t *testing.T) {
 	await(t, func() error { return c.Publish(ctx, "news", "hello").Err() }, received(sub), 5*time.Second)
 	require.NoError(t, c.Close())
 	assert.NotPanics(t, func() { _ = c.Subscribe(ctx, "news").Close() }, "on a closed ring")
+}
+
+// A shard to which the first connection takes long is not down: what its keys are asked
+// for runs there and nowhere else, as with go-redis.
+func TestRing_ShardIsSlowToConnectTo(t *testing.T) {
+	t.Parallel()
+	for _, supervised := range []bool{false, true} {
+		t.Run(fmt.Sprint("supervised ", supervised), func(t *testing.T) {
+			t.Parallel()
+			quick, slow := redialtest.NewFakeServer(t), redialtest.NewFakeServer(t)
+			opt := &redis.RingOptions{
+				Addrs: map[string]string{"quick": quick.Addr(), "slow": slow.Addr()}, HeartbeatFrequency: 20 * time.Millisecond,
+				Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if addr == slow.Addr() {
+						select {
+						case <-time.After(800 * time.Millisecond): // forty looks
+						case <-ctx.Done():
+							return nil, ctx.Err()
+						}
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				},
+			}
+			var ring *redis.Ring
+			if supervised {
+				ring = redis.NewRing(opt)
+				s, err := redial.Supervise(ring)
+				require.NoError(t, err)
+				t.Cleanup(func() { _ = s.Close() })
+				t.Cleanup(func() { _ = ring.Close() })
+			} else {
+				c := redial.NewRing(opt)
+				t.Cleanup(func() { _ = c.Close() })
+				ring = c.Ring
+			}
+			const keys = 8
+			calls := make(chan error, keys)
+			for i := range keys {
+				go func() { calls <- ring.Incr(t.Context(), fmt.Sprint("key", i)).Err() }()
+			}
+			for range keys {
+				require.NoError(t, <-calls)
+			}
+			byShard := map[string]int{}
+			for i := range keys {
+				shard, err := ring.GetShardClientForKey(fmt.Sprint("key", i))
+				require.NoError(t, err)
+				byShard[shard.Options().Addr]++
+			}
+			require.Equal(t, 2, ring.Len())
+			require.NotZero(t, byShard[slow.Addr()], "no key is on the slow shard")
+			assert.Equal(t, byShard[slow.Addr()], slow.Executed("incr"), "on the slow shard")
+			assert.Equal(t, byShard[quick.Addr()], quick.Executed("incr"), "on the quick shard")
+		})
+	}
 }
