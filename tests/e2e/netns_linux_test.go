@@ -239,7 +239,7 @@ func testHalfOpenUnderLoad(t *testing.T) {
 			s := start(t)
 			var local ports
 			o := remember(s, &local)
-			o.PoolSize = callers
+			o.PoolSize, o.PoolFIFO = callers, true // so that none is idle for long
 			c := testkit.Connect(t, o)
 			var slowest, failed, wrote, unknown atomic.Int64
 			var writing atomic.Bool
