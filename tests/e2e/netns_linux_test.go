@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -277,9 +278,14 @@ func testHalfOpenUnderLoad(t *testing.T) {
 				writing.Store(what == "writes")
 				time.Sleep(100 * time.Millisecond)
 				slowest.Store(0)
+				inUse := s.Do("CLIENT", "LIST").(string)
 				local.mu.Lock()
-				some := slices.Clone(local.list[len(local.list)-broken:])
+				some := slices.DeleteFunc(slices.Clone(local.list), func(port string) bool {
+					return !regexp.MustCompile(` addr=[^ ]*:` + port + ` .* cmd=(get|incr) `).MatchString(inUse)
+				})
 				local.mu.Unlock()
+				require.GreaterOrEqual(t, len(some), broken)
+				some = some[len(some)-broken:]
 				began := time.Now()
 				for _, port := range some {
 					defer drop(t, port)()
