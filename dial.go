@@ -185,7 +185,7 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*wire.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
+	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })() // the wait for a lane, too
 	c, overtaken := (*wire.Conn)(nil), true
 	for overtaken {
 		if err := l.mayDial(ctx); err != nil {

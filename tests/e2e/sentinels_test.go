@@ -431,7 +431,7 @@ func TestSentinels_NotHeardYet_RealServers(t *testing.T) {
 					time.AfterFunc(time.Second, func() { one.names(next.Addr(), false, old.Addr()) })
 					time.AfterFunc(2*time.Second, func() { two.names(next.Addr(), false, old.Addr()) })
 					err := run(t.Context(), c)
-					for errors.Is(err, redial.ErrOutcomeUnknown) { // it was under way when the sentinel spoke
+					if errors.Is(err, redial.ErrOutcomeUnknown) { // it was under way when the sentinel spoke
 						err = run(t.Context(), c)
 					}
 					assert.NoError(t, err)
