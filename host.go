@@ -385,7 +385,7 @@ func nodeAddrOf(addr string) string {
 type pool struct{ known atomic.Pointer[poolOf] }
 
 type poolOf struct {
-	warm func(ctx context.Context, lost int)
+	warm func(ctx context.Context, lost int) bool
 	gone func() bool
 }
 
@@ -396,13 +396,11 @@ func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Durati
 	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout, declined), gone: closedCheck(rdb)})
 }
 
-// warm reports whether the client is known.
+// warm reports false as long as the client is not known, and when a connection broke that
+// go-redis gave for a good one.
 func (p *pool) warm(ctx context.Context, lost int) bool {
 	known := p.known.Load()
-	if known != nil {
-		known.warm(ctx, lost)
-	}
-	return known != nil
+	return known != nil && known.warm(ctx, lost)
 }
 
 func (p *pool) gone() bool {
@@ -415,11 +413,12 @@ func (p *pool) gone() bool {
 // none of them may have the time to make one. Up to MinIdleConns it replaces them all,
 // since go-redis counts connections that died in the pool as idle until somebody asks
 // for them.
-func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool) func(ctx context.Context, lost int) {
+func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool) func(ctx context.Context, lost int) bool {
 	opt := rdb.Options()
 	full := func() bool { // then there are connections, or callers who make them
 		s := rdb.PoolStats()
-		return int(inflight.Load()) >= opt.PoolSize || int(s.TotalConns-s.IdleConns) >= opt.PoolSize
+		// Signed, for go-redis counts as idle what it is still dialing.
+		return int(inflight.Load()) >= opt.PoolSize || int(s.TotalConns)-int(s.IdleConns) >= opt.PoolSize
 	}
 	least := min(opt.MinIdleConns, max(opt.PoolSize/2, 1)) // leave room for callers
 	// No hooks: nobody must see this. They are made now, while nobody else uses the client:
@@ -431,7 +430,7 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, de
 		declining = rdb.WithTimeout(timeout)
 		declining.Options().MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	}
-	return func(ctx context.Context, lost int) {
+	return func(ctx context.Context, lost int) bool {
 		plain := plain
 		if declined() {
 			plain = declining
@@ -446,7 +445,7 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, de
 		}()
 		for i := range max(least, min(lost, warmConns)) {
 			if full() {
-				return
+				return true
 			}
 			cn := plain.Conn()
 			err := cn.Ping(ctx).Err()
@@ -456,9 +455,10 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, de
 				_ = cn.Close() // for whoever waits, or else for the next round
 			}
 			if err != nil {
-				return // the next outage, or the end; callers will meet it too
+				return false // the next outage, or a connection of the last one
 			}
 		}
+		return true
 	}
 }
 

@@ -183,7 +183,7 @@ func (k *keeper) sweep() {
 	k.spawn(func() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
-			if l.cold.CompareAndSwap(true, false) {
+			if l.now() == StateConnected && l.cold.CompareAndSwap(true, false) {
 				_ = k.abroad(func() {
 					if !l.owner.warm(l.ctx, int(l.lost.Load())) {
 						l.cold.Store(true)

@@ -70,7 +70,7 @@ type owner interface {
 	gone() bool
 	dismissed()
 	// warm has the pool replace some of the connections that it has lost. It reports false
-	// when there is no pool yet.
+	// when that is not done: there is no pool yet, or a connection broke.
 	warm(ctx context.Context, lost int) bool
 }
 
