@@ -331,6 +331,7 @@ func (p *pinger) finish(a *probe, err error) {
 	took := time.Since(a.asked)
 	if keep && r.fresh {
 		p.setUpLocked(a.asked.Sub(a.began))
+		p.link.Beside(a.conn)
 	}
 	if p.held != nil && (p.held == a) != keep { // it is replaced, or was broken
 		p.held.stage = over
@@ -517,6 +518,7 @@ func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	a.stage = over
 	nc, client, at := a.conn, a.client, a.asked
 	p.link.lent.Store(a.told)
+	p.link.Beside(nil)
 	a.conn = nil
 	a.passed.Store(true)
 	p.mu.Unlock()

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"errors"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/redial-go/redial/internal/sys"
@@ -35,6 +37,27 @@ func (c *Conn) delivery() (sys.Delivery, bool) {
 		return sys.Delivery{}, false
 	}
 	return sys.DeliveryOf(c.kernel)
+}
+
+// Beside says on which connection, that is none of the fleet's, the owner is answered by
+// the same server; nil: on none. How it fares counts, too, when the way is judged: those of
+// the fleet may be few, and all of them stuck.
+func (f *Fleet) Beside(nc net.Conn) {
+	var w *witness
+	if nc != nil {
+		if sc, ok := sys.Innermost(nc).(syscall.Conn); ok {
+			if rc, err := sc.SyscallConn(); err == nil {
+				w = &witness{kernel: rc}
+			}
+		}
+	}
+	f.witness.Store(w)
+}
+
+// witness is a connection that is looked at, and no more.
+type witness struct {
+	kernel syscall.RawConn
+	trail  trail // used by Inspect alone
 }
 
 // trail is what was last seen of a connection.
@@ -136,6 +159,11 @@ func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time) {
 		}
 		answered = min(answered, d.Silent)
 	})
+	if w := f.witness.Load(); w != nil {
+		if d, ok := sys.DeliveryOf(w.kernel); ok && !d.Unacked && d.Probes == 0 {
+			f.record.add(&w.trail, d)
+		}
+	}
 	if len(stuck) == 0 || !f.record.sound() {
 		return next
 	}

@@ -87,17 +87,18 @@ type Fleet struct {
 	owner    Owner
 
 	gen        atomic.Uint64
-	heard      atomic.Bool   // a byte was received since the last look
-	heardAt    atomic.Int64  // the clock when one had been, at the latest look
-	asking     atomic.Int32  // idle connections that are being asked whether the server lives
-	stirred    chan struct{} // capacity 1: there is news of the server
-	suspectAt  atomic.Int64  // connections not heard since must prove themselves
-	answeredAt atomic.Int64  // the clock when the server last answered a PING of ours
-	record     record        // used by Inspect alone
-	rtt        atomic.Int64  // smoothed round trip in nanoseconds, 0: unknown
-	direct     atomic.Bool   // servers see connections come from the addresses that they have here
-	declined   atomic.Bool   // a server has no notifications of maintenance
-	watches    atomic.Bool   // a WATCH was sent, ever
+	heard      atomic.Bool             // a byte was received since the last look
+	heardAt    atomic.Int64            // the clock when one had been, at the latest look
+	asking     atomic.Int32            // idle connections that are being asked whether the server lives
+	stirred    chan struct{}           // capacity 1: there is news of the server
+	suspectAt  atomic.Int64            // connections not heard since must prove themselves
+	answeredAt atomic.Int64            // the clock when the server last answered a PING of ours
+	record     record                  // used by Inspect alone
+	witness    atomic.Pointer[witness] // see Beside; nil: there is none
+	rtt        atomic.Int64            // smoothed round trip in nanoseconds, 0: unknown
+	direct     atomic.Bool             // servers see connections come from the addresses that they have here
+	declined   atomic.Bool             // a server has no notifications of maintenance
+	watches    atomic.Bool             // a WATCH was sent, ever
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{} // guarded by mu
