@@ -35,12 +35,12 @@ func run(rounds int, watched bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("Medians of %d rounds in which the two clients take turns; quartiles in brackets.\n\n", rounds)
-	fmt.Println("| | go-redis | time, redial / go-redis | throughput | processor time | allocations beyond go-redis |")
-	fmt.Println("|---|---|---|---|---|---|")
+	fmt.Printf("Medians of %d rounds, in each of which three new clients take turns; quartiles in brackets.\n\n", rounds)
+	fmt.Println("| | go-redis | time, redial / go-redis | another go-redis / go-redis | throughput | processor time | allocations beyond go-redis |")
+	fmt.Println("|---|---|---|---|---|---|---|")
 	for _, c := range costs {
-		fmt.Printf("| %s | %v | %.3f [%.3f…%.3f] | %.3f | %.3f | %+.1f |\n",
-			c.Name, c.Bare.Round(10*time.Nanosecond), c.Ratio, c.Low, c.High, c.Throughput(), c.CPU, c.Extra)
+		fmt.Printf("| %s | %v | %v | %v | %.3f | %.3f | %+.1f |\n",
+			c.Name, c.Bare.Round(10*time.Nanosecond), c.Time, c.Control, c.Throughput(), c.CPU, c.Extra)
 	}
 	if watched {
 		return nil
@@ -49,7 +49,7 @@ func run(rounds int, watched bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%s: %.2f [%.2f…%.2f] times the %v of INCR without, both by redial; its record takes %d bytes on the server.\n",
-		once.Name, once.Ratio, once.Low, once.High, once.Bare.Round(10*time.Nanosecond), bytes)
+	fmt.Printf("\n%s: %v times the %v of INCR without, both by redial; its record takes %d bytes on the server.\n",
+		once.Name, once.Time, once.Bare.Round(10*time.Nanosecond), bytes)
 	return nil
 }

@@ -19,15 +19,26 @@ import (
 type Cost struct {
 	Name string
 	Bare time.Duration // the median for one unit
-	// Ratio is the time of redial over that of go-redis, the median of the rounds, with
-	// its quartiles.
-	Ratio, Low, High float64
-	CPU              float64 // the same of processor time, the median
-	Extra            float64 // allocations a unit beyond those of go-redis
+	// Time is that of redial over that of go-redis, Control that of another client of
+	// go-redis, which is as good as this measurement can be.
+	Time, Control Ratio
+	CPU           float64 // redial's processor time over that of go-redis, the median
+	Extra         float64 // allocations a unit beyond those of go-redis
+}
+
+// Ratio is the median of those of the rounds, with its quartiles.
+type Ratio struct{ Median, Low, High float64 }
+
+func (r Ratio) String() string { return fmt.Sprintf("%.3f [%.3f…%.3f]", r.Median, r.Low, r.High) }
+
+// ratioOf returns that of b to a.
+func ratioOf(a, b []Spent) Ratio {
+	ratios := Ratios(a, b, Time)
+	return Ratio{stats.Quantile(ratios, 0.5), stats.Quantile(ratios, 0.25), stats.Quantile(ratios, 0.75)}
 }
 
 // Throughput is how many units redial gets done in the time of one of go-redis.
-func (c Cost) Throughput() float64 { return 1 / c.Ratio }
+func (c Cost) Throughput() float64 { return 1 / c.Time.Median }
 
 // Health measures what redial costs while nothing breaks: one goroutine and many, with
 // deadlines and without, with a hook of the caller and without, and to commands without an
@@ -38,97 +49,115 @@ func Health(rounds int) (costs []Cost, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	for _, kind := range []string{"", oneHook, idsElsewhere} {
-		more, err := health(server.Addr(), rounds, kind)
+	plain := func() (redis.Cmdable, func() error, error) {
+		c, err := client.Redial.Open(client.Settings{Addr: server.Addr()})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		costs = append(costs, more...)
+		return c.(client.GoRedisClient).Redis, c.Close, nil
 	}
-	return costs, nil
-}
-
-// What is different from a plain program. A program that has used Once once is one that
-// uses it, so that comes last.
-const (
-	oneHook      = ", one hook"
-	idsElsewhere = ", where others have ids"
-)
-
-func health(addr string, rounds int, kind string) (costs []Cost, err error) {
-	if kind == idsElsewhere {
-		redial.Once(context.Background(), "another command's")
+	hooked := func() (redis.Cmdable, func() error, error) {
+		c, err := client.Redial.Open(client.Settings{Addr: server.Addr()})
+		if err != nil {
+			return nil, nil, err
+		}
+		c.(client.GoRedisClient).Redis.AddHook(idleHook{})
+		return c.(client.GoRedisClient).Redis, c.Close, nil
 	}
-	c, err := client.Redial.Open(client.Settings{Addr: addr})
+	costs, err = beside(server.Addr(), rounds, "", plain)
 	if err != nil {
 		return nil, err
 	}
-	ours := c.(client.GoRedisClient).Redis
-	defer func() { err = errors.Join(err, ours.Close()) }()
-	if kind != oneHook {
-		return beside(addr, rounds, kind, ours, nothing)
-	}
-	ours.AddHook(idleHook{})
-	return beside(addr, rounds, kind, ours, nothing, idleHook{})
-}
-
-// nothing goes on besides.
-func nothing() (stop func() error) { return func() error { return nil } }
-
-// beside compares a client with go-redis, which has the hooks, at every task. What besides
-// begins goes on while time is taken, and not while allocations are counted.
-func beside(addr string, rounds int, suffix string, ours redis.Cmdable, besides func() (stop func() error), hooks ...redis.Hook) (costs []Cost, err error) {
-	bare := redis.NewClient(&redis.Options{Addr: addr})
-	timely := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}) // as redial has it always
-	for _, rdb := range []*redis.Client{bare, timely} {
-		defer func() { err = errors.Join(err, rdb.Close()) }()
-		for _, h := range hooks {
-			rdb.AddHook(h)
-		}
-	}
-	if err := bare.Set(context.Background(), "key", "value", 0).Err(); err != nil {
+	more, err := beside(server.Addr(), rounds, ", one hook", hooked, idleHook{})
+	if err != nil {
 		return nil, err
 	}
+	costs = append(costs, more...)
+	// A program that has used Once once is one that uses it, so this comes last.
+	redial.Once(context.Background(), "another command's")
+	more, err = beside(server.Addr(), rounds, ", where others have ids", plain)
+	return append(costs, more...), err
+}
+
+// opener opens a client of redial and returns what closes it.
+type opener func() (ours redis.Cmdable, shut func() error, err error)
+
+// beside compares what open opens with go-redis, which has the hooks, at every task.
+func beside(addr string, rounds int, suffix string, open opener, hooks ...redis.Hook) (costs []Cost, err error) {
 	type row struct {
-		name string
-		task Task
-		bare redis.Cmdable
-		n    int
+		name   string
+		task   Task
+		timely bool // go-redis heeds deadlines, as redial does always
+		n      int
 	}
 	rows := []row{
-		{"GET", Gets, bare, 1000},
-		{"GET with a deadline", GetsInTime, timely, 1000},
-		{"pipeline of 10 GETs", Pipelines, bare, 500},
+		{"GET", Gets, false, 1000},
+		{"GET with a deadline", GetsInTime, true, 1000},
+		{"pipeline of 10 GETs", Pipelines, false, 500},
 	}
 	for _, goroutines := range []int{8, 64, 512} {
-		n := max(8000, 20*goroutines)
+		n := max(5000, 10*goroutines)
 		rows = append(rows,
-			row{fmt.Sprintf("GET, %d goroutines", goroutines), Parallel(goroutines, Gets), bare, n},
-			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), Parallel(goroutines, GetsInTime), timely, n})
+			row{fmt.Sprintf("GET, %d goroutines", goroutines), Parallel(goroutines, Gets), false, n},
+			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), Parallel(goroutines, GetsInTime), true, n})
 	}
 	for _, r := range rows {
-		works := []Work{r.task.With(r.bare), r.task.With(ours)}
-		stop := besides()
-		took, err := Rounds(rounds, r.n, works...)
-		if err = errors.Join(err, stop()); err != nil {
+		// Two of go-redis, and then redial.
+		three := func() (works []Work, shut func() error, err error) {
+			ours, end, err := open()
+			if err != nil {
+				return nil, nil, err
+			}
+			clients := []redis.Cmdable{}
+			for range 2 {
+				rdb := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: r.timely})
+				for _, h := range hooks {
+					rdb.AddHook(h)
+				}
+				clients = append(clients, rdb)
+				end = joined(end, rdb.Close)
+			}
+			for _, rdb := range append(clients, ours) {
+				works = append(works, r.task.With(rdb))
+			}
+			return works, end, clients[0].Set(context.Background(), "key", "value", 0).Err()
+		}
+		took, err := FreshRounds(rounds, r.n, three)
+		if err != nil {
 			return nil, err
 		}
-		ratios := Ratios(took[0], took[1], Time)
+		bare, control, ours := took[0], took[1], took[2]
 		cost := Cost{
-			Name: r.name + suffix, Bare: unit(took[0], r.n),
-			Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
-			CPU: stats.Quantile(Ratios(took[0], took[1], CPU), 0.5),
+			Name: r.name + suffix, Bare: unit(bare, r.n),
+			Time: ratioOf(bare, ours), Control: ratioOf(bare, control),
+			CPU: stats.Quantile(Ratios(bare, ours, CPU), 0.5),
 		}
-		var allocs [2]float64
-		for i, w := range works {
-			if allocs[i], err = Allocations(w, 4*r.n); err != nil {
-				return nil, err
-			}
+		if cost.Extra, err = extra(4*r.n, three); err != nil {
+			return nil, err
 		}
-		cost.Extra = allocs[1] - allocs[0]
 		costs = append(costs, cost)
 	}
 	return costs, nil
+}
+
+// joined returns a function that closes both.
+func joined(a, b func() error) func() error {
+	return func() error { return errors.Join(a(), b()) }
+}
+
+// extra returns how many allocations a unit makes with redial beyond those with go-redis.
+func extra(n int, three func() ([]Work, func() error, error)) (more float64, err error) {
+	works, shut, err := three()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, shut()) }()
+	bare, err := Allocations(works[0], n)
+	if err != nil {
+		return 0, err
+	}
+	ours, err := Allocations(works[2], n)
+	return ours - bare, err
 }
 
 // IDs measures what an id costs: INCR with one beside INCR without, both by redial, and
@@ -160,11 +189,7 @@ func IDs(rounds int) (c Cost, bytes int64, err error) {
 	if err != nil {
 		return c, 0, err
 	}
-	ratios := Ratios(took[0], took[1], Time)
-	c = Cost{
-		Name: "INCR with an id", Bare: unit(took[0], n),
-		Ratio: stats.Quantile(ratios, 0.5), Low: stats.Quantile(ratios, 0.25), High: stats.Quantile(ratios, 0.75),
-	}
+	c = Cost{Name: "INCR with an id", Bare: unit(took[0], n), Time: ratioOf(took[0], took[1])}
 	bytes, err = rdb.MemoryUsage(ctx, "redial:once:"+id()).Result()
 	return c, bytes, err
 }

@@ -23,12 +23,12 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
-// scraping is how often what is watched is read: 15 times as often as a Prometheus does by
+// scraping is how often what is watched is read: 30 times as often as a Prometheus does by
 // default.
-const scraping = time.Second
+const scraping = 500 * time.Millisecond
 
 // Watched measures what redial costs while nothing breaks and it is watched: by a logger
-// and the metrics of redialprom and redialotel, which are read every second meanwhile, and
+// and the metrics of redialprom and redialotel, which are read twice a second meanwhile, and
 // then with a recorded span for each call as well.
 func Watched(rounds int) (costs []Cost, err error) {
 	server, err := redialtest.LaunchServer()
@@ -37,7 +37,13 @@ func Watched(rounds int) (costs []Cost, err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	for _, traced := range []bool{false, true} {
-		more, err := watched(server.Addr(), rounds, traced)
+		suffix := ", watched"
+		if traced {
+			suffix = ", watched and traced"
+		}
+		more, err := beside(server.Addr(), rounds, suffix, func() (redis.Cmdable, func() error, error) {
+			return watched(server.Addr(), traced)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -46,38 +52,42 @@ func Watched(rounds int) (costs []Cost, err error) {
 	return costs, nil
 }
 
-func watched(addr string, rounds int, traced bool) (costs []Cost, err error) {
+// watched opens a client that is watched.
+func watched(addr string, traced bool) (ours redis.Cmdable, shut func() error, err error) {
 	reader := sdkmetric.NewManualReader()
 	metering := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 	tracing := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.AlwaysSample())) // exported to nobody
+	end := func() error {
+		return errors.Join(metering.Shutdown(context.Background()), tracing.Shutdown(context.Background()))
+	}
 	defer func() {
-		err = errors.Join(err, metering.Shutdown(context.Background()), tracing.Shutdown(context.Background()))
+		if err != nil {
+			err = errors.Join(err, end())
+		}
 	}()
 	seen := redialprom.NewObserver()
 	metrics, err := redialotel.NewMetrics("bench", redialotel.WithMeterProvider(metering))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	opts := []redial.Option{
 		redial.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))), redial.WithObserver(seen), redial.WithObserver(metrics),
 	}
-	suffix := ", watched"
 	if traced {
 		tracer := redialotel.NewTracer("bench", redialotel.WithTracerProvider(tracing))
 		opts = append(opts, redial.WithOuterHook(tracer), redial.WithObserver(tracer))
-		suffix = ", watched and traced"
 	}
-	ours := redial.NewClient(&redis.Options{Addr: addr}, opts...)
-	defer func() { err = errors.Join(err, ours.Close()) }()
-	if err := metrics.Watch(ours); err != nil {
-		return nil, err
+	c := redial.NewClient(&redis.Options{Addr: addr}, opts...)
+	end = joined(c.Close, end)
+	if err := metrics.Watch(c); err != nil {
+		return nil, nil, err
 	}
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(redialprom.NewCollector("bench", ours, redialprom.WithObserver(seen))); err != nil {
-		return nil, err
+	if err := registry.Register(redialprom.NewCollector("bench", c, redialprom.WithObserver(seen))); err != nil {
+		return nil, nil, err
 	}
-	exposition := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-	return beside(addr, rounds, suffix, ours, func() func() error { return keepReading(exposition, reader) })
+	stop := keepReading(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), reader)
+	return c, joined(stop, end), nil
 }
 
 // keepReading reads all metrics now and then until the function that it returns is called,
