@@ -29,7 +29,7 @@ type events struct {
 }
 
 func newEvents(cfg *config, told *observers) *events {
-	return &events{logger: cfg.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance)}
+	return &events{logger: told.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance)}
 }
 
 // allowance bounds the lines about one server or node, and remembers what was left out.
