@@ -216,6 +216,13 @@ func TestCollector_BadInput(t *testing.T) {
 		assert.Equal(t, o != nil, strings.Contains(text, `redial_outage_duration_seconds_count{cause="not_ready",client="cache"} 0`))
 	}
 
+	// What a server calls its nodes is not ours to choose.
+	odd := numbered()
+	odd.Nodes[0].Addr = "node\xff:6379"
+	reg = prometheus.NewPedanticRegistry()
+	require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))
+	assert.Contains(t, exposed(t, reg), "redial_node_outages_total{client=\"cache\",node=\"node\uFFFD:6379\"} 4")
+
 	labels := prometheus.Labels{"team": "shop"}
 	reg = prometheus.NewPedanticRegistry()
 	require.NoError(t, reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(labels))))
