@@ -123,8 +123,8 @@ type Stats struct {
 
 	// Heartbeats counts the PINGs sent while Connected, HeartbeatsMissed those
 	// that were not answered in time, HeartbeatsSkipped the ticks that needed
-	// none because there was traffic. RTT is the smoothed round trip, 0 until
-	// one was measured.
+	// none because there was traffic. RTT is the smoothed round trip of PINGs, 0 until
+	// one was measured; while there is traffic and no connection is idle none is.
 	Heartbeats        uint64        `json:"heartbeats"`
 	HeartbeatsMissed  uint64        `json:"heartbeats_missed"`
 	HeartbeatsSkipped uint64        `json:"heartbeats_skipped"`
