@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -28,7 +29,7 @@ type events struct {
 }
 
 func newEvents(cfg *config, told *observers) *events {
-	return &events{logger: cfg.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance)}
+	return &events{logger: told.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance)}
 }
 
 // allowance bounds the lines about one server or node, and remembers what was left out.
@@ -48,6 +49,11 @@ func (a *allowance) take(now time.Time) bool {
 	}
 	a.spent++
 	return true
+}
+
+// whole reports whether nothing of it has been used, so that nothing is lost without it.
+func (a *allowance) whole(now time.Time) bool {
+	return a.left == 0 && a.spent*float64(logRefill) <= float64(now.Sub(a.at))
 }
 
 // next returns when it will be.
@@ -144,11 +150,12 @@ func (e *events) ration(ev Event) {
 	}
 	a := e.lines[ev.Node]
 	if a == nil {
+		maps.DeleteFunc(e.lines, func(_ string, a *allowance) bool { return a.whole(ev.At) })
 		a = &allowance{at: ev.At}
 		e.lines[ev.Node] = a
 	}
 	switch {
-	case ev.To == StateClosed:
+	case ev.To == StateClosed && ev.Cause != CauseNodeRemoved: // a node that has left may come again
 		delete(e.lines, ev.Node)
 	case !a.take(ev.At):
 		a.left++

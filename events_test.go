@@ -3,6 +3,7 @@ package redial
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -92,6 +93,40 @@ func TestEvents_PanickingCallback_IsContainedAndLogged(t *testing.T) {
 		assert.Equal(t, 2, calls)
 		assert.Equal(t, 2, strings.Count(log.String(), "panic=oops"))
 	})
+}
+
+// brittle is a handler of a logger that panics.
+type brittle struct {
+	slog.Handler
+	enabled bool
+}
+
+func (b brittle) Enabled(context.Context, slog.Level) bool {
+	if !b.enabled {
+		panic("enabled")
+	}
+	return true
+}
+func (brittle) Handle(context.Context, slog.Record) error { panic("handle") }
+
+// A logger that panics ends no program, and keeps nobody from being told: not the callback,
+// not the observers, and not the command whose observer panics.
+func TestEvents_PanickingLogger_IsContained(t *testing.T) {
+	for _, enabled := range []bool{false, true} {
+		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+			calls, seen := 0, &observed{}
+			c := NewClient(opt, WithLogger(slog.New(brittle{slog.DiscardHandler, enabled})), WithObserver(panicking{}), WithObserver(seen),
+				WithOnStateChange(func(Event) { calls++; panic("oops") }))
+			ready(t, c)
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			require.ErrorIs(t, c.Ping(FailFast(t.Context())).Err(), ErrUnavailable)
+			require.NoError(t, c.Close())
+			assert.Equal(t, 3, calls)
+			assert.Len(t, seen.states, 3)
+			assert.Len(t, seen.failures, 1)
+		})
+	}
 }
 
 func TestEvents_CallbackMayCloseTheClient(t *testing.T) {
@@ -211,6 +246,45 @@ func TestStats_NodeLeaves_CountersOnlyGrow(t *testing.T) {
 		assert.Len(t, last.Nodes, 1, "the node is gone")
 		assert.EqualValues(t, last.Nodes[0].Outages, before.Nodes[0].Outages)
 	})
+}
+
+// Shards at one address are one node, of which there is one series.
+func TestStats_ShardsAtOneAddress_AreOneNode(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, _ *redis.Options) {
+		c := NewRing(&redis.RingOptions{
+			Addrs:  map[string]string{"one": "127.0.0.1:1", "two": "127.0.0.1:1", "three": "127.0.0.1:3"},
+			Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+		})
+		defer c.Close()
+		require.NoError(t, c.WaitReady(t.Context()))
+		for i := range 30 { // on all
+			require.NoError(t, c.Set(t.Context(), fmt.Sprint("k", i), "v", 0).Err())
+		}
+		nodes := c.Stats().Nodes
+		require.Len(t, nodes, 2, "%+v", nodes)
+		assert.Equal(t, "127.0.0.1:1", nodes[0].Addr)
+		assert.Equal(t, "127.0.0.1:3", nodes[1].Addr)
+		assert.Equal(t, StateConnected, nodes[0].State)
+		assert.Equal(t, 2*nodes[1].Connections, nodes[0].Connections)
+		assert.Equal(t, c.Stats().Connections, nodes[0].Connections+nodes[1].Connections)
+		n.Kill()
+		time.Sleep(4 * time.Second) // each notices at its next heartbeat
+		nodes = c.Stats().Nodes
+		require.Len(t, nodes, 2)
+		assert.Equal(t, StateReconnecting, nodes[0].State)
+		assert.EqualValues(t, 2, nodes[0].Outages)
+		assert.NotEmpty(t, nodes[0].LastError)
+	})
+}
+
+// The node is as that link to it is of which there is more to say.
+func TestNodeStats_With(t *testing.T) {
+	for i, one := range telling {
+		for j, other := range telling {
+			assert.Equal(t, telling[max(i, j)], NodeStats{State: one}.with(NodeStats{State: other}).State)
+		}
+	}
+	assert.Len(t, telling, int(StateClosed)+1)
 }
 
 // The runbook is checked against the code, so that whoever is woken finds a section for

@@ -457,7 +457,7 @@ func (n *nodes) stats() Stats {
 	for _, l := range n.all() {
 		s.add(l.stats(), l.addr)
 	}
-	slices.SortFunc(s.Nodes, func(a, b NodeStats) int { return strings.Compare(a.Addr, b.Addr) })
+	s.Nodes = oneEach(s.Nodes)
 	return s
 }
 

@@ -140,7 +140,10 @@ type observers struct {
 }
 
 func newObservers(cfg *config) *observers {
-	all := &observers{logger: cfg.logger}
+	all := &observers{}
+	if l := cfg.logger; l != nil {
+		all.logger = slog.New(steady{l.Handler()})
+	}
 	for _, o := range cfg.observers {
 		if o, ok := o.(StateObserver); ok {
 			all.states = append(all.states, o)
@@ -180,6 +183,20 @@ func (all *observers) failure(ctx context.Context, e *Error) {
 	for _, o := range all.failures {
 		all.contained(func() { o.ObserveFailure(ctx, e) })
 	}
+}
+
+// steady is the handler of a logger of the caller. A panic in it ends here, as an error
+// of it does: there is nobody else to be told.
+type steady struct{ slog.Handler }
+
+func (s steady) Enabled(ctx context.Context, level slog.Level) (yes bool) {
+	defer func() { _ = recover() }()
+	return s.Handler.Enabled(ctx, level)
+}
+
+func (s steady) Handle(ctx context.Context, r slog.Record) error {
+	defer func() { _ = recover() }()
+	return s.Handler.Handle(ctx, r)
 }
 
 // contained calls f, which is code of the caller; a panic ends here.

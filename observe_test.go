@@ -465,6 +465,56 @@ func TestLog_Flapping_IsBoundedAndCounted(t *testing.T) {
 	})
 }
 
+// So do nodes that come and go: one that has left has not got a new allowance when it is
+// back. Those that never come back are forgotten.
+func TestLog_NodesComeAndGo_IsBoundedAndCounted(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, _ *redis.Options) {
+		logger, log := bufferedLog()
+		seen := &observed{}
+		c := NewRing(&redis.RingOptions{
+			Addrs: map[string]string{"stays": "127.0.0.1:1"}, Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+		}, WithLogger(logger), WithObserver(seen))
+		defer c.Close()
+		ctx := t.Context()
+		require.NoError(t, c.WaitReady(ctx))
+		comes := func(addr string) {
+			c.SetAddrs(map[string]string{"stays": "127.0.0.1:1", "goes": addr})
+			for i := range 20 { // on both
+				require.NoError(t, c.Set(ctx, fmt.Sprint("k", i), "v", 0).Err())
+			}
+			time.Sleep(300 * time.Millisecond)
+			c.SetAddrs(map[string]string{"stays": "127.0.0.1:1"})
+			time.Sleep(300 * time.Millisecond)
+		}
+		began := time.Now()
+		for range 100 {
+			comes("127.0.0.1:2")
+		}
+		took := time.Since(began)
+		time.Sleep(2 * logRefill)
+		synctest.Wait()
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		left := 0
+		for _, m := range regexp.MustCompile(`left_out=(\d+)`).FindAllStringSubmatch(log.String(), -1) {
+			k, err := strconv.Atoi(m[1])
+			require.NoError(t, err)
+			left += k
+		}
+		assert.EqualValues(t, len(seen.states), len(lines)+left, "what is not told is counted")
+		assert.Greater(t, len(seen.states), 200)
+		assert.LessOrEqual(t, len(lines), 2*logBurst+int((took+2*logRefill)/logRefill))
+		assert.Contains(t, lines[len(lines)-1], "redis closed")
+		assert.Contains(t, lines[len(lines)-1], "cause=node_removed")
+
+		time.Sleep(logBurst * logRefill)
+		for i := range 50 {
+			comes(fmt.Sprint("127.0.1.1:", i+1))
+			time.Sleep(2 * logRefill)
+		}
+		assert.Less(t, len(c.keeper.events.lines), 10)
+	})
+}
+
 // The last line is written however many there were.
 func TestLog_Flapping_Close_IsTold(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {

@@ -524,7 +524,8 @@ func WithOnceTTL(d time.Duration) Option {
 // told, at most 6s later.
 //
 // Without it the client is silent. l must not be nil; [slog.DiscardHandler]
-// gives a logger that discards. No command argument or credential is logged.
+// gives a logger that discards. A panic in it ends there, and what else is to be told of
+// the event is told. No command argument or credential is logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
 		if l == nil {

@@ -1,8 +1,11 @@
 package redial
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -120,8 +123,8 @@ type Stats struct {
 
 	// Heartbeats counts the PINGs sent while Connected, HeartbeatsMissed those
 	// that were not answered in time, HeartbeatsSkipped the ticks that needed
-	// none because there was traffic. RTT is the smoothed round trip, 0 until
-	// one was measured.
+	// none because there was traffic. RTT is the smoothed round trip of PINGs, 0 until
+	// one was measured; while there is traffic and no connection is idle none is.
 	Heartbeats        uint64        `json:"heartbeats"`
 	HeartbeatsMissed  uint64        `json:"heartbeats_missed"`
 	HeartbeatsSkipped uint64        `json:"heartbeats_skipped"`
@@ -166,8 +169,8 @@ type Stats struct {
 	// EventsDropped counts the events a slow callback never saw.
 	EventsDropped uint64 `json:"events_dropped"`
 
-	// Nodes are the nodes of a client that has several, by address; what is counted
-	// above is the sum over them and those that have left. It is empty for a client of
+	// Nodes are the nodes of a client that has several, one for each address and in the
+	// order of these; what is counted above is the sum over them and those that have left. It is empty for a client of
 	// one server.
 	Nodes []NodeStats `json:"nodes,omitempty"`
 }
@@ -192,6 +195,39 @@ type NodeStats struct {
 	Outages uint64 `json:"outages"`
 	// Waiting is how many commands wait for the node now.
 	Waiting int `json:"waiting"`
+}
+
+// oneEach returns nodes in the order of their addresses, and one for each. A ring may have
+// several shards at one address, and a node that is about to leave may be there beside the
+// one that has its place.
+func oneEach(nodes []NodeStats) []NodeStats {
+	slices.SortFunc(nodes, func(a, b NodeStats) int { return strings.Compare(a.Addr, b.Addr) })
+	each := nodes[:0]
+	for _, n := range nodes {
+		if last := len(each) - 1; last >= 0 && each[last].Addr == n.Addr {
+			each[last] = each[last].with(n)
+		} else {
+			each = append(each, n)
+		}
+	}
+	return each
+}
+
+// telling are the states, the one of which there is most to say last.
+var telling = []State{StateClosed, StateConnecting, StateConnected, StateReconnecting}
+
+// with returns what two links to one node come to: the state of the one of which there is
+// more to say, and the sums.
+func (s NodeStats) with(o NodeStats) NodeStats {
+	if slices.Index(telling, o.State) > slices.Index(telling, s.State) {
+		s, o = o, s
+	}
+	s.LastError = cmp.Or(s.LastError, o.LastError)
+	s.RTT = max(s.RTT, o.RTT)
+	s.Connections += o.Connections
+	s.Outages += o.Outages
+	s.Waiting += o.Waiting
+	return s
 }
 
 // String returns the snapshot as JSON.

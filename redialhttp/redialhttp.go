@@ -189,8 +189,9 @@ func ask(s Source) (stats redial.Stats, outages []redial.Outage, err error) {
 	return s.Stats(), s.Outages(), nil
 }
 
-// allowed answers what is neither GET nor HEAD.
+// allowed answers what is neither GET nor HEAD. No answer is to be kept, whatever it is.
 func allowed(w http.ResponseWriter, r *http.Request) bool {
+	w.Header().Set("Cache-Control", "no-store")
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return true
 	}
@@ -203,7 +204,6 @@ func answer(w http.ResponseWriter, r *http.Request, code int, kind string, body 
 	h := w.Header()
 	h.Set("Content-Type", kind)
 	h.Set("Content-Length", fmt.Sprint(len(body)))
-	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	if r.Method != http.MethodHead {

@@ -118,6 +118,7 @@ func TestHandlers_OtherMethods(t *testing.T) {
 		r := do(t, h, http.MethodPost)
 		assert.Equal(t, http.StatusMethodNotAllowed, r.StatusCode)
 		assert.Equal(t, "GET, HEAD", r.Header.Get("Allow"))
+		assert.Equal(t, "no-store", r.Header.Get("Cache-Control"))
 	}
 }
 
@@ -128,6 +129,7 @@ func TestHandlers_NoClient(t *testing.T) {
 			r := do(t, h, http.MethodGet)
 			assert.Equal(t, http.StatusInternalServerError, r.StatusCode)
 			assert.Contains(t, body(t, r), "there is no client to ask")
+			assert.Equal(t, "no-store", r.Header.Get("Cache-Control"))
 		}
 	}
 }
@@ -187,6 +189,7 @@ func TestPage_IsSelfContained(t *testing.T) {
 		assert.NotContains(t, text, never)
 	}
 	assert.Contains(t, text, "prefers-color-scheme: dark")
+	assert.Regexp(t, `body \{[^}]*overflow-wrap: anywhere`, text, "a long name makes the page no wider than a telephone")
 	assert.Contains(t, text, `<meta http-equiv="refresh" content="5">`)
 	assert.Contains(t, text, "<h2>Nodes</h2>")
 	open, closed := regexp.MustCompile(`<(\w+)[^>]*>`).FindAllStringSubmatch(text, -1), make(map[string]int)

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -225,15 +226,16 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, n := range s.Nodes {
+		node := strings.ToValidUTF8(n.Addr, "\uFFFD") // a label is no other text
 		for _, state := range states {
-			gauge(d.nodeStatus, is(n.State == state), n.Addr, state.String())
+			gauge(d.nodeStatus, is(n.State == state), node, state.String())
 		}
-		counter(d.nodeOutages, float64(n.Outages), n.Addr)
-		gauge(d.nodeWaiting, float64(n.Waiting), n.Addr)
+		counter(d.nodeOutages, float64(n.Outages), node)
+		gauge(d.nodeWaiting, float64(n.Waiting), node)
 		if n.RTT > 0 {
-			gauge(d.nodeRTT, n.RTT.Seconds(), n.Addr)
+			gauge(d.nodeRTT, n.RTT.Seconds(), node)
 		}
-		gauge(d.nodeConnections, float64(n.Connections), n.Addr)
+		gauge(d.nodeConnections, float64(n.Connections), node)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/redialprom"
+	"github.com/redial-go/redial/redialtest"
 )
 
 var update = flag.Bool("update", false, "write the golden exposition anew")
@@ -215,6 +216,13 @@ func TestCollector_BadInput(t *testing.T) {
 		assert.Equal(t, o != nil, strings.Contains(text, `redial_outage_duration_seconds_count{cause="not_ready",client="cache"} 0`))
 	}
 
+	// What a server calls its nodes is not ours to choose.
+	odd := numbered()
+	odd.Nodes[0].Addr = "node\xff:6379"
+	reg = prometheus.NewPedanticRegistry()
+	require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))
+	assert.Contains(t, exposed(t, reg), "redial_node_outages_total{client=\"cache\",node=\"node\uFFFD:6379\"} 4")
+
 	labels := prometheus.Labels{"team": "shop"}
 	reg = prometheus.NewPedanticRegistry()
 	require.NoError(t, reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(labels))))
@@ -233,6 +241,21 @@ func TestCollector_ClosedClient(t *testing.T) {
 	assert.Contains(t, text, `redial_status{client="cache",state="closed"} 1`)
 	assert.Contains(t, text, `redial_status{client="cache",state="connecting"} 0`)
 	assert.Contains(t, text, `redial_grace_seconds{client="cache"} 5`)
+}
+
+// Shards of a ring at one address are one node: they have one series, and a scrape that has
+// them is a scrape like any other.
+func TestCollector_ShardsAtOneAddress(t *testing.T) {
+	server := redialtest.NewFakeServer(t)
+	rdb := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": server.Addr(), "two": server.Addr()}})
+	defer rdb.Close()
+	require.NoError(t, rdb.WaitReady(t.Context()))
+	for i := range 20 { // on both
+		require.NoError(t, rdb.Set(t.Context(), fmt.Sprint("k", i), "v", 0).Err())
+	}
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(redialprom.NewCollector("cache", rdb, redialprom.WithNodes()))
+	assert.Contains(t, exposed(t, reg), `redial_node_status{client="cache",node="`+server.Addr()+`",state="connected"} 1`)
 }
 
 // rule is an alert of alerts.yaml.

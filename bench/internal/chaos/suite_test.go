@@ -30,8 +30,8 @@ func TestLasting_IsTheSameForAllClients(t *testing.T) {
 		return stageOf(scenario, p).lasting(time.Hour, time.Hour)
 	}
 	p := play{Seed: 7, Run: 1}
-	if length("refuse", p) != length("refuse", p) {
-		t.Error("the same run has two lengths")
+	if one, other := length("refuse", p), length("refuse", p); one != other {
+		t.Errorf("the same run has two lengths, %v and %v", one, other)
 	}
 	for what, other := range map[string]time.Duration{
 		"scenario": length("full", p),
