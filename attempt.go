@@ -130,6 +130,7 @@ func (f *finding) hear(err error) {
 		f.why = err
 	case !f.reached, f.err == nil, !errors.Is(err, f.seen):
 		f.word, f.why = true, err
+		f.mayHaveRun = f.mayHaveRun || f.reached && f.err == nil // err may be that of a time before
 	}
 }
 

@@ -183,6 +183,8 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
 	n := failureOf(err)
 	switch {
+	case f.word && f.mayHaveRun && f.tells(err):
+		o = unknown // a hook returns what became of a time before
 	case f.word:
 		o = foreign
 	case f.unsent:
