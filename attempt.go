@@ -11,6 +11,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -76,7 +77,10 @@ func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 	if w.through {
 		a := newAttempt(ctx)
 		err := next(a, cmd)
-		return a.hear(err), err
+		if err == nil {
+			return a.hear(nil) // whatever a hook has left on the command, it is no failure
+		}
+		return a.hear(err, cmd)
 	}
 	err := h.one(ctx, cmd, next, w.from)
 	return found(ctx, w.from, err), err
@@ -101,8 +105,7 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	}
 	if w.through {
 		a := newAttempt(ctx)
-		err := next(a, cmds)
-		return a.hear(err), err
+		return a.hear(next(a, cmds), cmds...)
 	}
 	f := h.many(ctx, cmds, next, w.from)
 	return f, f.err
@@ -127,6 +130,7 @@ func (f *finding) hear(err error) {
 		f.why = err
 	case !f.reached, f.err == nil, !errors.Is(err, f.seen):
 		f.word, f.why = true, err
+		f.mayHaveRun = f.mayHaveRun || f.reached && f.err == nil // err may be that of a time before
 	}
 }
 
@@ -147,8 +151,7 @@ func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
 	}
 	rest := make([]redis.Cmder, 0, len(f.rest))
 	for _, cmd := range cmds {
-		if i := slices.Index(f.rest, cmd); i >= 0 && cmd.Err() == f.shown[i] {
-			cmd.SetErr(f.errs[i])
+		if i := slices.Index(f.rest, cmd); i >= 0 && isSame(cmd.Err(), f.errs[i]) {
 			rest = append(rest, cmd)
 		}
 	}
@@ -171,26 +174,51 @@ func (f *finding) lost(cmds []redis.Cmder) []redis.Cmder {
 	return rest
 }
 
-// show hides from hooks of the caller what our parts tell each other by errors.
-func (f *finding) show() {
+// show hides from hooks of the caller what our parts and connections tell by errors: they
+// see those of go-redis and of the system. What it hides is told with the finding.
+func (f *finding) show(cmds ...redis.Cmder) (veils []veil) {
 	if f.err == nil {
-		return
+		return nil
 	}
-	_, f.seen = reveal(f.err)
-	for i, cmd := range f.rest {
-		if _, err := reveal(f.errs[i]); err != f.errs[i] {
-			f.shown[i] = err
-			cmd.SetErr(err)
+	if f.seen = unveiled(f.err); !isSame(f.seen, f.err) {
+		veils = append(veils, veil{nil, f.err, f.seen})
+	}
+	for _, cmd := range cmds {
+		was := cmd.Err()
+		if was == nil || !isOurs(was) {
+			continue
+		}
+		if seen := unveiled(was); !isSame(seen, was) {
+			cmd.SetErr(seen)
+			veils = append(veils, veil{cmd, was, seen})
 		}
 	}
+	return veils
+}
+
+// unveiled returns err as it is without redial: what a connection failed with. What is, or
+// holds, a reply to somebody else stays hidden, and so does what could not be told again.
+func unveiled(err error) error {
+	_, shown := reveal(err)
+	if ce, ok := shown.(*wire.Error); ok && !isReply(ce.Err) && reflect.ValueOf(ce.Err).Comparable() {
+		return ce.Err
+	}
+	return shown
+}
+
+// isSame reports whether two errors are the same one. Errors of the caller's own may be of
+// types that cannot be compared.
+func isSame(a, b error) bool {
+	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // attempt is the context of an attempt that goes through hooks of the caller. It
 // brings home what the inner part finds.
 type attempt struct {
 	context.Context
-	mu    sync.Mutex
-	found *finding // nil: go-redis was not asked. Guarded by mu: a hook may call next on another goroutine
+	mu    sync.Mutex // a hook may call next on another goroutine
+	found *finding   // guarded by mu; nil: go-redis was not asked
+	veils []veil     // guarded by mu; what hooks were shown in place of something else
 	room  *wire.Call
 	lent  atomic.Bool // room is in use, or was: a hook may call next twice
 }
@@ -224,7 +252,7 @@ func attemptOf(ctx context.Context) *attempt {
 }
 
 // note is called by the inner part when go-redis has returned.
-func (a *attempt) note(f *finding) {
+func (a *attempt) note(f *finding, veils ...veil) {
 	if a == nil {
 		return
 	}
@@ -236,19 +264,46 @@ func (a *attempt) note(f *finding) {
 		f = &again
 	}
 	a.found = f
+	a.veils = append(a.veils, veils...)
 }
 
-// hear returns what was found of the attempt, which hooks have ended with err.
-func (a *attempt) hear(err error) (f finding) {
+// hear returns what was found of the attempt, which hooks have ended with err, and that
+// error. Where hooks have left what they were shown, it is put back.
+func (a *attempt) hear(err error, cmds ...redis.Cmder) (f finding, said error) {
 	a.mu.Lock()
 	if a.found != nil {
 		f = *a.found
 	}
+	f.veils = a.veils
 	a.mu.Unlock()
 	if err != nil {
 		f.hear(err)
+		_, err = reveal(f.lift(nil, err))
 	}
-	return f
+	for _, cmd := range cmds {
+		if e := cmd.Err(); e != nil {
+			if was := f.lift(cmd, e); !isSame(was, e) {
+				cmd.SetErr(was)
+			}
+		}
+	}
+	return f, err
+}
+
+// lift returns what an error that a hook has left on cmd, or returned, stands for. Hooks
+// hand on commands in the place of others, so it may be that of another one.
+func (f *finding) lift(cmd redis.Cmder, err error) error {
+	was := err
+	for _, v := range slices.Backward(f.veils) {
+		switch {
+		case !isSame(v.seen, err):
+		case v.cmd == cmd:
+			return v.was
+		case isSame(was, err):
+			was = v.was
+		}
+	}
+	return was
 }
 
 // innerParts counts the inner parts that were added to one client, each behind the
@@ -310,11 +365,10 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return nil
 		}
 		f := found(ctx, from, err)
-		f.show()
-		if f.err != f.seen && cmd.Err() == f.err {
-			cmd.SetErr(f.seen)
+		if a != nil { // else nobody would put back what is hidden
+			veils := f.show(cmd)
+			a.note(&f, veils...)
 		}
-		a.note(&f)
 		return f.seen
 	}
 }
@@ -339,9 +393,11 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 			a.note(&ran)
 			return nil
 		}
-		f.show()
-		kept := f
-		a.note(&kept)
+		if a != nil {
+			veils := f.show(cmds...)
+			kept := f
+			a.note(&kept, veils...)
+		}
 		return f.seen
 	}
 }
@@ -508,7 +564,6 @@ func (*oneServer) spreads([]redis.Cmder) bool               { return false }
 func (f *finding) add(cmd redis.Cmder, err error) {
 	f.rest = append(f.rest, cmd)
 	f.errs = append(f.errs, err)
-	f.shown = append(f.shown, err)
 }
 
 // noteRest notes the commands of a batch that were not answered because reading, or

@@ -100,23 +100,24 @@ func (b *batch) judge(c *call, err error) ruling {
 		c.labelOurs(b.cmds)
 		return ruling{done: true} // whatever a hook of the caller has set on single commands
 	case err == nil:
+		c.labelOurs(b.cmds)
 		return ruling{done: true, said: command.FirstError(b.cmds, nil)}
 	case f.from == sharedCall && c.attempts > 1, f.from == sharedCall && !f.word && !f.mayHaveRun && isOurs(f.why):
-		return ruling{done: true, said: c.shared(b.rest, err, holdsOurs)} // it cannot be sent again from here
+		return ruling{done: true, said: c.shared(b.rest, f.why, err, holdsOurs)} // it cannot be sent again from here
 	}
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
 	r := ruling{why: f.why, said: err}
 	switch {
 	case f.word, f.mayHaveRun:
 		f.unanswered(b.rest)
-		return c.word(b.cmds, err)
+		return c.word(b.cmds, err, f)
 	case c.name == "transaction":
 		f.unanswered(b.cmds)
 		r.outcome, r.why = c.transaction(c.link, b.cmds, f)
 	default:
 		lost := f.lost(b.rest)
 		if len(lost) == 0 && isOurs(f.why) { // a hook handed on other commands in their place
-			return c.word(b.cmds, err)
+			return c.word(b.cmds, err, f)
 		}
 		r.outcome, b.rest, b.undelivered, r.why = c.tail(b.rest, lost, f.why, f)
 	}
@@ -180,10 +181,10 @@ func (c *call) label(cmds []redis.Cmder, final error) {
 
 // word ends a call of whose batch a hook of the caller has had the last word, or made
 // something else. It returns err, unless that is what our connections say.
-func (c *call) word(cmds []redis.Cmder, err error) ruling {
+func (c *call) word(cmds []redis.Cmder, err error, f *finding) ruling {
 	c.labelOurs(cmds)
 	c.link.react(err)
-	if isOurs(err) {
+	if f.tells(err) {
 		err = c.ownError(err)
 	}
 	return ruling{done: true, said: err}
@@ -226,21 +227,23 @@ func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.Process
 		c.label(cmds, final)
 		return final
 	}
-	return c.shared(cmds, c.attempt(func(*call) error { return next(ctx, cmds) }), isUnanswered)
+	err := c.attempt(func(*call) error { return next(ctx, cmds) })
+	return c.shared(cmds, err, err, isUnanswered)
 }
 
-// shared returns the final error of such a pipeline, and puts it on the commands of which
-// lost says that they have none of their own.
-func (c *call) shared(cmds []redis.Cmder, err error, lost func(redis.Cmder) bool) error {
+// shared returns the final error of such a pipeline, which failed with err, and as hooks of
+// the caller have it with said. It puts it on the commands of which lost says that they have
+// none of their own.
+func (c *call) shared(cmds []redis.Cmder, err, said error, lost func(redis.Cmder) bool) error {
 	if wire.ErrorOf(err) == nil {
-		return err
+		return said
 	}
 	c.why = CauseSharedConnection
 	kind := ErrOutcomeUnknown
 	if !isAfterDial(err) {
 		kind = ErrUnavailable
 	}
-	final := c.fail(kind, c.withCtx(err))
+	final := c.fail(kind, c.withCtx(said))
 	for _, cmd := range cmds {
 		if lost(cmd) {
 			cmd.SetErr(final)
@@ -383,7 +386,8 @@ func (s *spread) judge(c *call, err error) ruling {
 		_, shown := reveal(why)
 		s.end(c, c.newError(ErrUnavailable, shown))
 	}
-	if err != nil && asError(err) == nil && failureOf(err) == nil && isOurs(err) {
+	if err != nil && failureOf(err) == nil && s.found.tells(err) {
+		c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
 		return ruling{done: true, said: command.FirstError(s.cmds, c.ownError(err))}
 	}
 	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil {

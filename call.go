@@ -75,7 +75,7 @@ func (h *hook) take(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook
 func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, a *attempt, err error) error {
 	var f finding
 	if a != nil {
-		f = a.hear(err)
+		f, err = a.hear(err, cmd)
 	} else {
 		f = found(ctx, w.from, err)
 	}

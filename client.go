@@ -248,7 +248,9 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 //
 // A hook that is added to the embedded client behind redial's back, and not here, works
 // as well, but hides from redial what go-redis returned: some commands then end as
-// [ErrOutcomeUnknown] of which more could be said.
+// [ErrOutcomeUnknown] of which more could be said. What a connection fails with it sees as
+// an error of redial's, with the same text and cause; so does one that calls next with a
+// context that does not come from the one it was given.
 func (c *Client) AddHook(h redis.Hook) {
 	c.hooks.add(h)
 	c.Client.AddHook(h)

@@ -571,7 +571,6 @@ func (f *finding) join(g finding) {
 	}
 	g.rest = append(f.rest, g.rest...)
 	g.errs = append(f.errs, g.errs...)
-	g.shown = append(f.shown, g.shown...)
 	g.undelivered = nil
 	*f = g
 }

@@ -139,12 +139,28 @@ type finding struct {
 	// before the last may have run something.
 	mayHaveRun bool
 
-	// Of a batch: the commands without an answer, the errors that go-redis left on them,
-	// the same as hooks of the caller see them, and those of the commands, at the end,
-	// that cannot have been delivered.
+	// Of a batch: the commands without an answer, the errors that go-redis left on them, and
+	// those of the commands, at the end, that cannot have been delivered.
 	rest        []redis.Cmder
-	errs, shown []error
+	errs        []error
 	undelivered []redis.Cmder
+
+	veils []veil // what hooks of the caller were shown in place of something else
+}
+
+// veil is an error as hooks of the caller see it, and what it stands for.
+type veil struct {
+	cmd       redis.Cmder // that has it; nil: it was returned
+	was, seen error
+}
+
+// tells reports whether err is, or wraps, what our parts or connections have told, and is
+// no final error of a command.
+func (f *finding) tells(err error) bool {
+	if isOfCommand(err) && failureOf(err) == nil {
+		return false
+	}
+	return isOurs(err) || slices.ContainsFunc(f.veils, func(v veil) bool { return errors.Is(err, v.seen) })
 }
 
 // terms are what a call knows besides. The zero value knows of no other servers and has
@@ -167,6 +183,8 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
 	n := failureOf(err)
 	switch {
+	case f.word && f.mayHaveRun && f.tells(err):
+		o = unknown // a hook returns what became of a time before
 	case f.word:
 		o = foreign
 	case f.unsent:

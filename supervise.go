@@ -30,6 +30,9 @@ import (
 //     At a node of a cluster or ring they see each attempt, and of one that failed
 //     there an error of redial's own, with the text of the cause behind "redial: ".
 //     It is not for errors.Is and errors.As; the caller gets an [Error].
+//   - Hooks that are added later run inside redial's. What a connection fails with they
+//     see as an error with the same text that is not for errors.Is and errors.As either,
+//     since go-redis would send again what it recognizes.
 //
 // Call it once, before the client is busy. It does no I/O and never waits. When the
 // client is closed, supervision ends by itself: at once if there was a connection, else

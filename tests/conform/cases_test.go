@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -194,6 +196,75 @@ func TestConform_Hooks_Contexts(t *testing.T) {
 			return nil
 		}, "{a}k"))
 	}, "the caller's and the hook's")
+}
+
+// What a connection fails with, hooks see as its own error, as they do in go-redis, whatever
+// they are added to. What becomes of that for the caller is documented.
+func TestConform_Hooks_SeeConnectionsFail(t *testing.T) {
+	for name, fault := range map[string]redialtest.Action{"the end": redialtest.ExecuteThenClose, "silence": redialtest.Drop} {
+		for _, onNodes := range []bool{false, true} {
+			kinds := allKinds
+			switch {
+			case onNodes:
+				kinds = []kind{aCluster} // without retries of go-redis's
+			case name == "silence":
+				kinds = []kind{aClient, aCluster} // with a short ReadTimeout
+			}
+			for _, k := range kinds {
+				t.Run(fmt.Sprint(name, ", on nodes ", onNodes, "/", k), func(t *testing.T) {
+					want, got := hooksOfFailing(t, bare, k, fault, onNodes), hooksOfFailing(t, wrapped, k, fault, onNodes)
+					require.Contains(t, want.String(), map[string]string{"the end": ": io.EOF", "silence": ": *net.OpError(read"}[name], "bare go-redis itself")
+					assert.Empty(t, differ(want, got))
+				})
+			}
+		}
+	}
+}
+
+// hooksOfFailing returns what hooks see while connections fail.
+func hooksOfFailing(t *testing.T, s side, k kind, fault redialtest.Action, onNodes bool) transcript {
+	n := knobs{
+		tune:      func(o *redis.Options) { o.ReadTimeout = 100 * time.Millisecond },
+		tuneNodes: func(o *redis.ClusterOptions) { o.ReadTimeout, o.MaxRedirects = 100*time.Millisecond, -1 },
+	}
+	if onNodes {
+		n.nodeHook = func(w *world, addr string) redis.Hook { return spy{w: w, stream: "hooks of " + addr, name: "hook"} }
+	}
+	seen := runSide(t, s, k, n, func(w *world) {
+		w.ready()
+		require.NoError(t, w.rdb.Set(w.ctx, "{a}k", "v", 0).Err())
+		for _, server := range w.servers {
+			server.says(func(_ int, args []string) redialtest.Action {
+				if slices.Contains(args, "{a}fails") {
+					return fault
+				}
+				return redialtest.Handle
+			})
+		}
+		if !onNodes {
+			w.rdb.AddHook(spy{w: w, stream: "hooks", name: "hook"})
+		}
+		w.ctx = redial.NoRetry(w.ctx)
+		fill := func(p redis.Pipeliner) { // nothing that is answered: that it keeps its reply is documented
+			p.Incr(w.ctx, "{a}fails")
+			p.Decr(w.ctx, "{a}fails")
+		}
+		w.did(w.rdb.Incr(w.ctx, "{a}fails"))
+		w.batch(w.rdb, "pipeline", false, fill)
+		w.batch(w.rdb, "transaction", true, fill)
+		w.got("watch", w.rdb.Watch(w.ctx, func(tx *redis.Tx) error {
+			w.did(tx.Get(w.ctx, "{a}k"))
+			w.batch(tx, "watched transaction", true, fill)
+			return errOther
+		}, "{a}k"))
+	})
+	maps.DeleteFunc(seen, func(stream string, _ []string) bool { return !strings.HasPrefix(stream, "hooks") })
+	for stream, lines := range seen { // UNWATCH on a connection that is broken already: the words are the same
+		seen[stream] = slices.DeleteFunc(lines, func(line string) bool {
+			return strings.Contains(line, "hook < process") && strings.Contains(line, "bad state")
+		})
+	}
+	return seen
 }
 
 // What sets up a connection passes by the hooks, too, once per connection. How many

@@ -3,6 +3,7 @@ package conform
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -59,6 +60,12 @@ var documented = []struct {
 		"an attempt is what hooks see, and there was none",
 		"none of a command that is refused while it waits",
 		showHooksOfWaiting,
+	},
+	{
+		"a hook behind redial's back sees an error of redial's where a connection fails",
+		"the error of the connection says how far the command had come; only a hook that was added through redial has a part of redial's behind it that notes this",
+		"sees what a connection fails with as an error of redial's with the same text",
+		showHooksBehind,
 	},
 	{
 		"a reply that go-redis cannot read: a read is sent once more",
@@ -208,6 +215,29 @@ func showHooksOfWaiting(t *testing.T) {
 		return "a call"
 	})
 	assert.Equal(t, map[side]string{bare: "a call", wrapped: "nothing"}, got)
+}
+
+func showHooksBehind(t *testing.T) {
+	saw := func(s side, add func(w *world, h redis.Hook)) (seen error) {
+		w := newWorld(t, s, aClient)
+		defer w.close()
+		answer("incr", 1, redialtest.ExecuteThenClose)(w)
+		w.open(knobs{})
+		add(w, spy{w: w, terse: true, single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			seen = next(ctx, cmd)
+			return seen
+		}})
+		require.Error(t, w.rdb.Incr(w.ctx, "n").Err())
+		return seen
+	}
+	through := func(w *world, h redis.Hook) { w.rdb.AddHook(h) }
+	behind := func(w *world, h redis.Hook) { w.client().AddHook(h) }
+	assert.Equal(t, io.EOF, saw(bare, through))
+	assert.Equal(t, io.EOF, saw(wrapped, through))
+	for _, seen := range []error{saw(wrapped, behind), saw(managed, through)} {
+		assert.NotEqual(t, io.EOF, seen)
+		assert.EqualError(t, seen, "EOF")
+	}
 }
 
 func showGarbled(t *testing.T) {

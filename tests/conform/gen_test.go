@@ -147,13 +147,6 @@ func makePlan(seed uint64) plan {
 		}
 		p.hooks = append(p.hooks, h)
 	}
-	if slices.ContainsFunc(p.hooks, func(h planHook) bool { return h.act.name != "" }) {
-		for i, s := range p.steps {
-			if s.what == "watch" && (s.ctx == "canceled" || s.ctx == "expired") {
-				p.steps[i].ctx = "plain" // a hook may let it go on, and then see the error of a connection, which is labelled
-			}
-		}
-	}
 	return p
 }
 
