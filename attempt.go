@@ -440,6 +440,11 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 		return deliver(ctx, cmds, cmds, next, from)
 	}
 	var f finding
+	all := cmds
+	cmds, first, elsewhere := s.once.placeAll(ctx, cmds)
+	if len(cmds) == 0 {
+		return found(ctx, from, elsewhere)
+	}
 	rest := cmds
 	for n := range onceSends {
 		tagged := s.once.cluster.Load()
@@ -460,7 +465,15 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 		}
 		command.SetErrors(rest, nil)
 	}
+	for _, cmd := range first {
+		one := f
+		one.err = cmd.Err()
+		s.once.unplace(oncesOf(ctx), cmd, one)
+	}
 	s.once.readBatch(ctx, cmds, &f)
+	if elsewhere != nil && f.err == nil {
+		f = found(ctx, from, command.FirstError(all, elsewhere))
+	}
 	return f
 }
 
