@@ -124,7 +124,7 @@ func TestOnce_RingMovesKeys(t *testing.T) {
 	t.Parallel()
 	a, b := redialtest.StartServer(t), redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, a.Addr())
-	opt := &redis.RingOptions{Addrs: map[string]string{"a": p.Addr(), "b": b.Addr()}, HeartbeatFrequency: 20 * time.Millisecond}
+	opt := &redis.RingOptions{Addrs: map[string]string{"a": p.Addr(), "b": b.Addr()}, HeartbeatFrequency: 50 * time.Millisecond}
 	ours := redial.NewRing(opt, redial.WithGrace(20*time.Second))
 	defer ours.Close()
 	theirs := redis.NewRing(opt)
@@ -161,13 +161,19 @@ func TestOnce_RingMovesKeys(t *testing.T) {
 			},
 		} {
 			key := onA + kind + name
-			require.NoError(t, c.Incr(t.Context(), key).Err(), "the shard is up")
+			isBack := func() {
+				require.Eventually(t, func() bool {
+					return c.Set(t.Context(), onA, 0, 0).Err() == nil && a.Do("DEL", onA) == int64(1)
+				}, 10*time.Second, 10*time.Millisecond)
+			}
+			isBack()
+			require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script "+key), key).Err())
 			require.Equal(t, "1", a.Do("GET", key))
 			p.Match("incr")
 			p.CutAfterRequest(1_000_000)
 			done := make(chan error, 1)
 			go func() { done <- incr(redial.Once(t.Context(), key), key) }()
-			require.Eventually(t, func() bool { return a.Do("GET", key) == "2" }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return a.Do("GET", key) == "2" }, 5*time.Second, 5*time.Millisecond)
 			p.Refuse()
 			err := <-done
 			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, key)
@@ -180,9 +186,7 @@ func TestOnce_RingMovesKeys(t *testing.T) {
 			assert.Equal(t, "1", b.Do("GET", key+"new"))
 			p.CutAfterRequest(0)
 			p.Restore()
-			require.Eventually(t, func() bool {
-				return c.Set(t.Context(), onA, 0, 0).Err() == nil && a.Do("DEL", onA) == int64(1)
-			}, 10*time.Second, 10*time.Millisecond)
+			isBack()
 			require.NoError(t, incr(redial.Once(t.Context(), key), key), "the shard is back, with the record")
 			assert.Equal(t, "2", a.Do("GET", key), key)
 		}
