@@ -423,7 +423,7 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 	if err == nil {
 		var first bool
 		if first, err = w.place(o, cmd); first {
-			defer func() { w.unplace(o, cmd, found(ctx, from, err)) }()
+			defer func() { w.unplace(o, cmd, finding{err: err, unsent: from.alone() && ctx.Err() == err && err != nil}) }()
 		}
 	}
 	for err == nil {

@@ -100,7 +100,7 @@ type onces struct {
 	mu    sync.Mutex
 	lines map[redis.Cmder]onceLine // guarded by mu
 	// Where the commands went that may have run there, guarded by mu.
-	at map[redis.Cmder]*onceWay
+	at map[redis.Cmder]any
 }
 
 // onceLine is a command as it is written, every time, whatever its arguments make of
@@ -148,14 +148,14 @@ func (o *onces) goes() {
 
 // place notes that a command goes to a server, and reports whether it may: not when it may
 // have run on another one, which has its record. first says that it went nowhere before.
-func (o *onces) place(cmd redis.Cmder, at *onceWay) (first, may bool) {
+func (o *onces) place(cmd redis.Cmder, at any) (first, may bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if was := o.at[cmd]; was != nil {
 		return false, was == at
 	}
 	if o.at == nil {
-		o.at = make(map[redis.Cmder]*onceWay, len(o.ids))
+		o.at = make(map[redis.Cmder]any, len(o.ids))
 	}
 	o.at[cmd] = at
 	return true, true
