@@ -130,15 +130,6 @@ func (f *finding) hear(err error) {
 	}
 }
 
-// unran reports whether nothing ran of what go-redis was asked.
-func (f *finding) unran() bool {
-	switch outcomeOf(f.err) {
-	case refused, denied, notSent, notSentForGood:
-		return true
-	}
-	return f.unsent
-}
-
 // unanswered returns the commands of a batch that have no answer, in the order of cmds.
 // Those to which a hook has given another error, or none, are the hook's.
 func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
