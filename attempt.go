@@ -134,15 +134,6 @@ func (f *finding) hear(err error) {
 	}
 }
 
-// unran reports whether nothing ran of what go-redis was asked.
-func (f *finding) unran() bool {
-	switch outcomeOf(f.err) {
-	case refused, denied, notSent, notSentForGood:
-		return true
-	}
-	return f.unsent
-}
-
 // unanswered returns the commands of a batch that have no answer, in the order of cmds.
 // Those to which a hook has given another error, or none, are the hook's.
 func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
@@ -496,6 +487,11 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 		return deliver(ctx, cmds, cmds, next, from)
 	}
 	var f finding
+	all := cmds
+	cmds, first, elsewhere := s.once.placeAll(ctx, cmds)
+	if len(cmds) == 0 {
+		return found(ctx, from, elsewhere)
+	}
 	rest := cmds
 	for n := range onceSends {
 		tagged := s.once.cluster.Load()
@@ -516,7 +512,15 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 		}
 		command.SetErrors(rest, nil)
 	}
+	for _, cmd := range first {
+		one := f
+		one.err = cmd.Err()
+		s.once.unplace(oncesOf(ctx), cmd, one)
+	}
 	s.once.readBatch(ctx, cmds, &f)
+	if elsewhere != nil && f.err == nil {
+		f = found(ctx, from, command.FirstError(all, elsewhere))
+	}
 	return f
 }
 

@@ -8,6 +8,7 @@ package redial
 // wants to know; go-redis decodes the reply into the command that the caller holds.
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -155,10 +156,11 @@ type onceWay struct {
 	ttl     time.Duration
 	resp3   bool         // what the connections speak
 	cluster *atomic.Bool // the record must be in the slot of the command's keys
+	follows bool         // records go where the keys of a command are looked for next
 }
 
 func newOnceWay(cfg *config, protocol int, cluster bool) onceWay {
-	w := onceWay{ttl: cfg.onceTTL, resp3: protocol != 2, cluster: new(atomic.Bool)}
+	w := onceWay{ttl: cfg.onceTTL, resp3: protocol != 2, cluster: new(atomic.Bool), follows: cluster}
 	w.cluster.Store(cluster)
 	return w
 }
@@ -408,7 +410,7 @@ func exact(cmd redis.Cmder) {
 }
 
 // send has next send a command, which may have an id.
-func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
+func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) (err error) {
 	o, err := w.oncesFor(ctx, cmd)
 	if o == nil && err == nil {
 		return next(ctx, cmd)
@@ -418,6 +420,12 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 		err = &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name(), why: whyShared + ", and has written it already", ran: true}
 	}
 	whole := false
+	if err == nil {
+		var first bool
+		if first, err = w.place(o, cmd); first {
+			defer func() { w.unplace(o, cmd, finding{err: err, unsent: from.alone() && ctx.Err() == err && err != nil}) }()
+		}
+	}
 	for err == nil {
 		tagged := w.cluster.Load()
 		stand, no := w.standIn(o, cmd, nil, tagged, whole)
@@ -446,6 +454,55 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 	}
 	cmd.SetErr(err)
 	return err
+}
+
+// place has a command go to the server, and returns why it must not. A ring looks for keys
+// on another shard when theirs is down, where there is no record of what has run.
+func (w *onceWay) place(o *onces, cmd redis.Cmder) (first bool, err error) {
+	if w.follows {
+		return false, nil
+	}
+	first, may := o.place(cmd, w)
+	if !may {
+		err = &onceError{kind: ErrOutcomeUnknown, cmd: cmd.Name(), why: whyElsewhere, ran: true}
+	}
+	return first, err
+}
+
+// unplace notes what became of a command that was sent for the first time, as part of what
+// f was found of: where it has not run, it may go elsewhere.
+func (w *onceWay) unplace(o *onces, cmd redis.Cmder, f finding) {
+	if f.unran() {
+		o.unplace(cmd)
+	}
+}
+
+// whyElsewhere is why a command is not sent to another shard of a ring.
+const whyElsewhere = "it may have run on another shard, which has its record"
+
+// placeAll does for the commands of a batch what place does for one, and returns those that
+// may be sent, and of them those that go out for the first time. A transaction goes as a whole.
+func (w *onceWay) placeAll(ctx context.Context, cmds []redis.Cmder) (rest, first []redis.Cmder, err error) {
+	o := oncesOf(ctx)
+	for _, cmd := range cmds {
+		if o.has(cmd) {
+			fresh, no := w.place(o, cmd)
+			if fresh {
+				first = append(first, cmd)
+			}
+			if no != nil {
+				cmd.SetErr(no)
+				err = cmp.Or(err, no)
+				continue
+			}
+		}
+		rest = append(rest, cmd)
+	}
+	if err != nil && command.HoldsMulti(cmds) {
+		command.SetErrors(cmds, err)
+		rest = nil
+	}
+	return rest, first, err
 }
 
 // oncesFor returns the ids of the call if a command that is about to be sent has one, nil

@@ -85,6 +85,15 @@ func isOfCommand(err error) (yes bool) {
 	return yes
 }
 
+// unran reports whether nothing ran of what go-redis was asked.
+func (f *finding) unran() bool {
+	switch outcomeOf(f.err) {
+	case refused, denied, notSent, notSentForGood:
+		return true
+	}
+	return f.unsent
+}
+
 // outcomeOf is what an error says by itself, of one command or of a batch.
 func outcomeOf(err error) outcome {
 	switch {

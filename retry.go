@@ -53,8 +53,8 @@ func NoRetry(ctx context.Context) context.Context {
 // returns the reply of that run: the command goes out in a script that keeps a record of
 // id on the server, with the reply, for the time of [WithOnceTTL]. So it is sent again
 // whenever it is unknown whether it ran, whatever the [RetryPolicy], until the grace, the
-// context or half of that time, from when it was first sent, is over, and then ends as
-// [ErrOutcomeUnknown], as without an id. The caller may send it again with the same id,
+// context or half of that time, from when it was first sent, is over, or until a ring looks
+// for its keys on another shard, and then ends as [ErrOutcomeUnknown], as without an id. The caller may send it again with the same id,
 // from another process as well, as long as the record lives: if it ran, nothing runs and
 // the reply is that of its run.
 //
@@ -99,6 +99,8 @@ type onces struct {
 
 	mu    sync.Mutex
 	lines map[redis.Cmder]onceLine // guarded by mu
+	// Where the commands went that may have run there, guarded by mu.
+	at map[redis.Cmder]any
 }
 
 // onceLine is a command as it is written, every time, whatever its arguments make of
@@ -142,6 +144,28 @@ func (o *onces) goes() {
 		now := time.Now()
 		o.sent.CompareAndSwap(nil, &now)
 	}
+}
+
+// place notes that a command goes to a server, and reports whether it may: not when it may
+// have run on another one, which has its record. first says that it went nowhere before.
+func (o *onces) place(cmd redis.Cmder, at any) (first, may bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if was := o.at[cmd]; was != nil {
+		return false, was == at
+	}
+	if o.at == nil {
+		o.at = make(map[redis.Cmder]any, len(o.ids))
+	}
+	o.at[cmd] = at
+	return true, true
+}
+
+// unplace notes that a command has not run where it was sent, and may go elsewhere.
+func (o *onces) unplace(cmd redis.Cmder) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.at, cmd)
 }
 
 // onceID is the id of one command.

@@ -1,6 +1,7 @@
 package once
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,6 +110,126 @@ func (o *orders) check(t *testing.T, c redis.UniversalClient, from, to time.Time
 	require.Greater(t, len(o.done), 100)
 }
 
+// lossy is a network on which some replies to INCR are lost, when the server has given them.
+type lossy struct {
+	requests, lost atomic.Int64
+
+	mu   sync.Mutex
+	from string          // where replies are held that are to be lost, at most lossyHolds; guarded by mu
+	held []chan struct{} // for each that is, closed when it is lost; guarded by mu
+}
+
+const (
+	lossyEvery = 20 // requests, of which one has its reply lost
+	lossyHolds = 3  // fewer than there are goroutines
+)
+
+func newLossy(t *testing.T) *lossy {
+	l := &lossy{}
+	t.Cleanup(l.release)
+	return l
+}
+
+func (l *lossy) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	cn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &lossyConn{Conn: cn, of: l, addr: addr, closed: make(chan struct{})}, nil
+}
+
+// hold has some replies of s, which it has given by now, lost no sooner than with release.
+func (l *lossy) hold(t *testing.T, s *redialtest.Server) {
+	t.Helper()
+	l.mu.Lock()
+	l.from = s.Addr()
+	l.mu.Unlock()
+	require.Eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.held) > 0
+	}, 10*time.Second, time.Millisecond)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.from = ""
+}
+
+func (l *lossy) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ch := range l.held {
+		close(ch)
+	}
+	l.held = nil
+}
+
+// held returns a channel that is closed when a reply from addr is to be lost, nil: now.
+func (l *lossy) until(addr string) chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if addr != l.from || len(l.held) == lossyHolds {
+		return nil
+	}
+	ch := make(chan struct{})
+	l.held = append(l.held, ch)
+	return ch
+}
+
+func (l *lossy) check(t *testing.T) {
+	t.Logf("%d of %d replies lost", l.lost.Load(), l.requests.Load())
+	assert.GreaterOrEqual(t, l.lost.Load(), int64(lossyHolds))
+}
+
+type lossyConn struct {
+	net.Conn
+	of     *lossy
+	addr   string
+	lose   atomic.Bool
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *lossyConn) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("\r\nincr\r\n")) && c.of.requests.Add(1)%lossyEvery == 0 {
+		c.lose.Store(true)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *lossyConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil || !c.lose.Load() {
+		return n, err
+	}
+	if ch := c.of.until(c.addr); ch != nil {
+		select {
+		case <-ch:
+		case <-c.closed:
+		}
+	}
+	c.of.lost.Add(1)
+	_ = c.Close()
+	return 0, syscall.ECONNRESET
+}
+
+func (c *lossyConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// fence returns when a replica has all that s has done so far.
+func fence(t *testing.T, s *redialtest.Server) {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	defer c.Close()
+	cn := c.Conn()
+	defer cn.Close()
+	require.NoError(t, cn.Publish(t.Context(), "fence", "x").Err())
+	n, err := cn.Wait(t.Context(), 1, 10*time.Second).Result()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+}
+
 // The server is killed with kill -9 and restarted, replies are cut, and callers that fail come back as another process.
 func TestOnce_ServerIsKilled(t *testing.T) {
 	t.Parallel()
@@ -133,49 +255,60 @@ func TestOnce_ServerIsKilled(t *testing.T) {
 	assert.NotZero(t, o.again.Load(), "nobody had to come back")
 }
 
-// A planned failover loses nothing, and runs nothing twice. A primary that is killed loses what it had not
-// replicated yet, and the records with it.
+// A planned failover loses nothing, and runs nothing twice, also when the reply is lost of what
+// ran before it. A primary that is killed loses what it had not replicated yet, and the records with it.
 func TestOnce_ClusterFailover(t *testing.T) {
 	t.Parallel()
 	cluster := redialtest.StartCluster(t, 3, 1)
 	c := testkit.NewCluster(t, cluster)
+	l := newLossy(t)
 	o := startOrders(t, "order:", 10, func() redis.UniversalClient {
-		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, redial.WithGrace(20*time.Second))
+		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Dialer: l.dial}, redial.WithGrace(20*time.Second))
 	})
 	time.Sleep(300 * time.Millisecond)
-	cluster.Failover(cluster.ReplicasOf(cluster.NodeFor("order:1"))[0])
-	time.Sleep(500 * time.Millisecond)
 	old := cluster.NodeFor("order:1")
-	for _, s := range cluster.Nodes {
-		if slices.Contains(cluster.Nodes[:3], s) && s != old && len(cluster.ReplicasOf(s)) > 0 {
-			old = s
-		}
-	}
-	killed := time.Now()
-	old.Kill()
-	cluster.Promoted(old)
-	promoted := time.Now()
+	l.hold(t, old)
+	cluster.Failover(cluster.ReplicasOf(old)[0])
+	l.release()
 	time.Sleep(500 * time.Millisecond)
-	o.check(t, c, killed.Add(-time.Second), promoted)
+	other := slices.IndexFunc(cluster.Nodes[:3], func(s *redialtest.Server) bool { return s != old })
+	old = cluster.PrimaryOf(cluster.Nodes[other])
+	l.hold(t, old)
+	fenced := time.Now()
+	fence(t, old)
+	old.Kill()
+	require.NotEqual(t, old, cluster.Promoted(old))
+	promoted := time.Now()
+	l.release()
+	time.Sleep(500 * time.Millisecond)
+	o.check(t, c, fenced, promoted)
+	l.check(t)
 }
 
 func TestOnce_SentinelFailover(t *testing.T) {
 	t.Parallel()
 	d := redialtest.StartFailover(t, 1, 3)
 	opt := &redis.FailoverOptions{MasterName: d.Name, SentinelAddrs: d.SentinelAddrs()}
+	l := newLossy(t)
 	o := startOrders(t, "order:", 10, func() redis.UniversalClient {
-		return redial.NewFailoverClient(opt, redial.WithGrace(20*time.Second))
+		opt := *opt
+		opt.Dialer = l.dial
+		return redial.NewFailoverClient(&opt, redial.WithGrace(20*time.Second))
 	})
 	time.Sleep(500 * time.Millisecond)
-	killed := time.Now()
 	old := d.Servers[0]
+	l.hold(t, old)
+	fenced := time.Now()
+	fence(t, old)
 	old.Kill()
 	require.Eventually(t, func() bool { s := d.Primary(0); return s != nil && s != old }, 20*time.Second, 20*time.Millisecond)
 	promoted := time.Now()
+	l.release()
 	time.Sleep(500 * time.Millisecond)
 	c := redial.NewFailoverClient(opt)
 	defer c.Close()
-	o.check(t, c, killed.Add(-time.Second), promoted.Add(time.Second))
+	o.check(t, c, fenced, promoted)
+	l.check(t)
 }
 
 // A slot moves to another node under commands for it, records and all.
@@ -190,10 +323,12 @@ func TestOnce_SlotMoves(t *testing.T) {
 	if to == from {
 		to = cluster.Nodes[1]
 	}
+	l := newLossy(t)
 	o := startOrders(t, tag+"order:", 5, func() redis.UniversalClient {
-		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}, redial.WithGrace(20*time.Second))
+		return redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Dialer: l.dial}, redial.WithGrace(20*time.Second))
 	})
 	time.Sleep(200 * time.Millisecond)
+	l.hold(t, from)
 	ids := make(map[*redialtest.Server]any)
 	for _, s := range []*redialtest.Server{from, to} {
 		ids[s] = s.Do("CLUSTER", "MYID")
@@ -214,8 +349,10 @@ func TestOnce_SlotMoves(t *testing.T) {
 	}
 	require.Equal(t, "OK", to.Do("CLUSTER", "SETSLOT", slot, "NODE", ids[to]))
 	require.Equal(t, "OK", from.Do("CLUSTER", "SETSLOT", slot, "NODE", ids[to]))
+	l.release()
 	time.Sleep(300 * time.Millisecond)
 	o.check(t, c, time.Time{}, time.Time{})
+	l.check(t)
 }
 
 // Every shape on clients of several nodes, with replies that are cut.

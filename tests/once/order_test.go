@@ -2,8 +2,10 @@ package once
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -114,4 +116,79 @@ func (elsewhere) DialHook(next redis.DialHook) redis.DialHook          { return 
 func (elsewhere) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 func (elsewhere) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(_ context.Context, cmds []redis.Cmder) error { return next(context.Background(), cmds) }
+}
+
+// A ring looks for keys on another shard when theirs is down. What may have run on that does
+// not run there as well; what has not run does.
+func TestOnce_RingMovesKeys(t *testing.T) {
+	t.Parallel()
+	a, b := redialtest.StartServer(t), redialtest.StartServer(t)
+	p := redialtest.NewProxy(t, a.Addr())
+	opt := &redis.RingOptions{Addrs: map[string]string{"a": p.Addr(), "b": b.Addr()}, HeartbeatFrequency: 50 * time.Millisecond}
+	ours := redial.NewRing(opt, redial.WithGrace(20*time.Second))
+	defer ours.Close()
+	theirs := redis.NewRing(opt)
+	defer theirs.Close()
+	sup, err := redial.Supervise(theirs, redial.WithGrace(20*time.Second))
+	require.NoError(t, err)
+	defer sup.Close()
+	theirs.AddHook(testkit.Passing{})
+	var onA, onB string
+	for i := 0; onA == "" || onB == ""; i++ {
+		key := fmt.Sprintf("{%d}", i)
+		require.NoError(t, ours.Set(t.Context(), key, 0, 0).Err())
+		if a.Do("DEL", key) == int64(1) {
+			onA = key
+		} else {
+			onB = key
+		}
+	}
+	for kind, c := range map[string]redis.UniversalClient{"ours": ours, "supervised": theirs} {
+		for name, incr := range map[string]func(ctx context.Context, key string) error{
+			"single": func(ctx context.Context, key string) error { return c.Incr(ctx, key).Err() },
+			"pipeline": func(ctx context.Context, key string) error {
+				cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+					p.Incr(ctx, onB+kind+"beside")
+					p.Incr(ctx, key)
+					return nil
+				})
+				assert.NoError(t, cmds[0].Err())
+				return errors.Join(err, cmds[1].Err())
+			},
+			"transaction": func(ctx context.Context, key string) error {
+				_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, key); return nil })
+				return err
+			},
+		} {
+			key := onA + kind + name
+			isBack := func() {
+				require.Eventually(t, func() bool {
+					return c.Set(t.Context(), onA, 0, 0).Err() == nil && a.Do("DEL", onA) == int64(1)
+				}, 10*time.Second, 10*time.Millisecond)
+			}
+			isBack()
+			require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script "+key), key).Err())
+			require.Equal(t, "1", a.Do("GET", key))
+			p.Match("incr")
+			p.CutAfterRequest(1_000_000)
+			done := make(chan error, 1)
+			go func() { done <- incr(redial.Once(t.Context(), key), key) }()
+			require.Eventually(t, func() bool { return a.Do("GET", key) == "2" }, 5*time.Second, 5*time.Millisecond)
+			p.Refuse()
+			err := <-done
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, key)
+			assert.ErrorContains(t, err, "another shard", key)
+			assert.False(t, redial.SafeToRetry(err), key)
+			assert.Equal(t, "2", a.Do("GET", key), key)
+			assert.Nil(t, b.Do("GET", key), key)
+
+			require.NoError(t, incr(redial.Once(t.Context(), "new "+key), key+"new"), "nothing was sent where the key was")
+			assert.Equal(t, "1", b.Do("GET", key+"new"))
+			p.CutAfterRequest(0)
+			p.Restore()
+			isBack()
+			require.NoError(t, incr(redial.Once(t.Context(), key), key), "the shard is back, with the record")
+			assert.Equal(t, "2", a.Do("GET", key), key)
+		}
+	}
 }

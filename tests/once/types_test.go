@@ -1,6 +1,7 @@
 package once
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
@@ -19,6 +21,16 @@ import (
 )
 
 // A command with an id returns what it returns without, in the type that the caller holds.
+
+// Keys beside x are in its slot, so that commands with several may run in a cluster.
+const (
+	y, z, d, h = "{x}y", "{x}z", "{x}d", "{x}h"
+	m, n       = "{x}m", "{x}n"
+	no, none   = "{x}no", "{x}none"
+)
+
+// inSlot returns what a word of a line stands for.
+var inSlot = map[string]string{"y": y, "z": z, "d": d, "h": h, "m": m, "n": n, "no": no, "none": none, "no*": no + "*"}
 
 // worlds are what key x, and some others, may be.
 var worlds = map[string][]string{
@@ -39,13 +51,13 @@ var worlds = map[string][]string{
 // typed are calls with more than made-up arguments.
 var typed = map[string]func(context.Context, redis.UniversalClient) redis.Cmder{
 	"Incr big":    func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.Incr(ctx, "x") },
-	"DecrBy big":  func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.DecrBy(ctx, "y", 700) },
-	"HIncrBy big": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.HIncrBy(ctx, "h", "x", 2) },
+	"DecrBy big":  func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.DecrBy(ctx, y, 700) },
+	"HIncrBy big": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.HIncrBy(ctx, h, "x", 2) },
 	"HMGet": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.HMGet(ctx, "x", "no", "x", "e", "none")
+		return c.HMGet(ctx, "x", no, "x", "e", none)
 	},
 	"MGet": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.MGet(ctx, "no", "x", "y", "none")
+		return c.MGet(ctx, no, "x", y, none)
 	},
 	"SetArgs get": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.SetArgs(ctx, "x", "v", redis.SetArgs{Get: true})
@@ -60,89 +72,89 @@ var typed = map[string]func(context.Context, redis.UniversalClient) redis.Cmder{
 		return c.SetArgs(ctx, "x", "\x00\r\n\xff", redis.SetArgs{Get: true})
 	},
 	"ZRange": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZRangeWithScores(ctx, "y", 0, -1)
+		return c.ZRangeWithScores(ctx, y, 0, -1)
 	},
 	"ZRevRange": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZRevRangeWithScores(ctx, "y", 0, -1)
+		return c.ZRevRangeWithScores(ctx, y, 0, -1)
 	},
 	"ZRangeArgs": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{Key: "y", Start: 0, Stop: -1, Rev: true})
+		return c.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{Key: y, Start: 0, Stop: -1, Rev: true})
 	},
 	"ZRangeByScore": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZRangeByScoreWithScores(ctx, "y", &redis.ZRangeBy{Min: "-inf", Max: "+inf"})
+		return c.ZRangeByScoreWithScores(ctx, y, &redis.ZRangeBy{Min: "-inf", Max: "+inf"})
 	},
 	"ZAdd incr": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZAddArgsIncr(ctx, "y", redis.ZAddArgs{Members: []redis.Z{{Score: 0.1, Member: "y"}}})
+		return c.ZAddArgsIncr(ctx, y, redis.ZAddArgs{Members: []redis.Z{{Score: 0.1, Member: y}}})
 	},
 	"ZAdd incr nx": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZAddArgsIncr(ctx, "y", redis.ZAddArgs{NX: true, Members: []redis.Z{{Score: 0.1, Member: "y"}}})
+		return c.ZAddArgsIncr(ctx, y, redis.ZAddArgs{NX: true, Members: []redis.Z{{Score: 0.1, Member: y}}})
 	},
 	"ZAdd several": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZAdd(ctx, "y", redis.Z{Score: 1e300, Member: "n"}, redis.Z{Score: 2, Member: "m"})
+		return c.ZAdd(ctx, y, redis.Z{Score: 1e300, Member: "n"}, redis.Z{Score: 2, Member: "m"})
 	},
-	"ZIncrBy":    func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZIncrBy(ctx, "y", 0.1, "x") },
-	"ZScore inf": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZScore(ctx, "y", "z") },
+	"ZIncrBy":    func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZIncrBy(ctx, y, 0.1, "x") },
+	"ZScore inf": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZScore(ctx, y, z) },
 	"ZMScore": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZMScore(ctx, "y", "x", "no", "z", "w")
+		return c.ZMScore(ctx, y, "x", no, z, "w")
 	},
-	"ZPopMin": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZPopMin(ctx, "y", 3) },
-	"ZPopMax": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZPopMax(ctx, "y") },
+	"ZPopMin": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZPopMin(ctx, y, 3) },
+	"ZPopMax": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ZPopMax(ctx, y) },
 	"ZMPop": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZMPop(ctx, "min", 2, "no", "y")
+		return c.ZMPop(ctx, "min", 2, no, y)
 	},
 	"LMPop": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.LMPop(ctx, "left", 2, "no", "x")
+		return c.LMPop(ctx, "left", 2, no, "x")
 	},
 	"ZRandMember": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.ZRandMemberWithScores(ctx, "x", -2)
 	},
 	"ZDiff": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZDiffWithScores(ctx, "y", "x")
+		return c.ZDiffWithScores(ctx, y, "x")
 	},
 	"ZInter": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZInterWithScores(ctx, &redis.ZStore{Keys: []string{"x", "y"}})
+		return c.ZInterWithScores(ctx, &redis.ZStore{Keys: []string{"x", y}})
 	},
 	"ZUnion": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZUnionWithScores(ctx, redis.ZStore{Keys: []string{"x", "y"}, Weights: []float64{2, 3}})
+		return c.ZUnionWithScores(ctx, redis.ZStore{Keys: []string{"x", y}, Weights: []float64{2, 3}})
 	},
 	"ZUnionStore": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.ZUnionStore(ctx, "d", &redis.ZStore{Keys: []string{"x", "y"}})
+		return c.ZUnionStore(ctx, d, &redis.ZStore{Keys: []string{"x", y}})
 	},
 	"HRandField": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.HRandFieldWithValues(ctx, "y", -2)
+		return c.HRandFieldWithValues(ctx, y, -2)
 	},
 	"HIncrByFloat": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.HIncrByFloat(ctx, "y", "x", 0.1)
+		return c.HIncrByFloat(ctx, y, "x", 0.1)
 	},
-	"IncrByFloat": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.IncrByFloat(ctx, "y", 0.1) },
+	"IncrByFloat": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.IncrByFloat(ctx, y, 0.1) },
 	"LPopCount":   func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.LPopCount(ctx, "x", 3) },
 	"LPosCount": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.LPosCount(ctx, "x", "x", 0, redis.LPosArgs{})
 	},
-	"SPopN":       func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.SPopN(ctx, "y", 5) },
-	"SMembersMap": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.SMembersMap(ctx, "y") },
+	"SPopN":       func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.SPopN(ctx, y, 5) },
+	"SMembersMap": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.SMembersMap(ctx, y) },
 	"SMIsMember": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.SMIsMember(ctx, "y", "x", "no")
+		return c.SMIsMember(ctx, y, "x", no)
 	},
 	"Sort get": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.SortInterfaces(ctx, "x", &redis.Sort{Get: []string{"no*", "#"}, Alpha: true})
+		return c.SortInterfaces(ctx, "x", &redis.Sort{Get: []string{no + "*", "#"}, Alpha: true})
 	},
 	"Sort store": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.SortStore(ctx, "x", "d", &redis.Sort{Alpha: true})
+		return c.SortStore(ctx, "x", d, &redis.Sort{Alpha: true})
 	},
 	"BitField": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.BitField(ctx, "x", "INCRBY", "i5", "100", "1", "OVERFLOW", "FAIL", "INCRBY", "u2", "102", "9", "GET", "u4", "0")
 	},
-	"BitOp": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.BitOpXor(ctx, "d", "x", "y") },
+	"BitOp": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.BitOpXor(ctx, d, "x", y) },
 	"XAdd": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.XAdd(ctx, &redis.XAddArgs{Stream: "x", ID: "77-1", Values: []string{"a", ""}})
 	},
 	"XAdd nomkstream": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.XAdd(ctx, &redis.XAddArgs{Stream: "no", NoMkStream: true, ID: "77-1", Values: []string{"a", "b"}})
+		return c.XAdd(ctx, &redis.XAddArgs{Stream: no, NoMkStream: true, ID: "77-1", Values: []string{"a", "b"}})
 	},
 	"XRange": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.XRange(ctx, "x", "-", "+") },
 	"XRead": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.XRead(ctx, &redis.XReadArgs{Streams: []string{"x", "y", "0", "0"}, Block: -1})
+		return c.XRead(ctx, &redis.XReadArgs{Streams: []string{"x", y, "0", "0"}, Block: -1})
 	},
 	"XReadGroup": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.XReadGroup(ctx, &redis.XReadGroupArgs{Group: "x", Consumer: "x", Streams: []string{"x", ">"}, Block: -1})
@@ -164,18 +176,18 @@ var typed = map[string]func(context.Context, redis.UniversalClient) redis.Cmder{
 		return c.XAutoClaimJustID(ctx, &redis.XAutoClaimArgs{Stream: "x", Group: "x", Consumer: "c", Start: "0"})
 	},
 	"XPending":      func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.XPending(ctx, "x", "x") },
-	"XPending none": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.XPending(ctx, "y", "g") },
+	"XPending none": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.XPending(ctx, y, "g") },
 	"XGroupCreateConsumer": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.XGroupCreateConsumer(ctx, "x", "x", "new")
 	},
 	"GeoPos": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.GeoPos(ctx, "x", "x", "no", "y")
+		return c.GeoPos(ctx, "x", "x", no, y)
 	},
 	"GeoHash": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.GeoHash(ctx, "x", "x", "no", "y")
+		return c.GeoHash(ctx, "x", "x", no, y)
 	},
 	"GeoDist": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.GeoDist(ctx, "x", "x", "y", "km")
+		return c.GeoDist(ctx, "x", "x", y, "km")
 	},
 	"GeoSearch": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
 		return c.GeoSearchLocation(ctx, "x", &redis.GeoSearchLocationQuery{
@@ -187,12 +199,12 @@ var typed = map[string]func(context.Context, redis.UniversalClient) redis.Cmder{
 		return c.GeoRadius(ctx, "x", 15, 37, &redis.GeoRadiusQuery{Radius: 200, Unit: "km", WithCoord: true, WithDist: true, Sort: "ASC"})
 	},
 	"LCS idx": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.LCS(ctx, &redis.LCSQuery{Key1: "x", Key2: "y", Idx: true, WithMatchLen: true})
+		return c.LCS(ctx, &redis.LCSQuery{Key1: "x", Key2: y, Idx: true, WithMatchLen: true})
 	},
-	"Copy":   func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.Copy(ctx, "x", "d", 0, true) },
+	"Copy":   func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.Copy(ctx, "x", d, 0, true) },
 	"Expire": func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.ExpireXX(ctx, "x", time.Hour) },
 	"MSet": func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-		return c.MSet(ctx, "x", 1, "y", 2.5, "z", true)
+		return c.MSet(ctx, "x", 1, y, 2.5, z, true)
 	},
 }
 
@@ -202,7 +214,7 @@ var lines = []string{
 	"HGETALL x", "HMGET x no x e", "MGET x no y", "ZRANGE y 0 -1 WITHSCORES", "ZADD y INCR 0.1 y", "ZADD y NX INCR 0.1 y", "ZINCRBY y 0.1 x",
 	"ZSCORE y z", "ZSCORE y no", "ZMSCORE y x no z w", "ZPOPMIN y 3", "ZPOPMIN y", "ZPOPMIN no", "ZMPOP 2 no y MIN COUNT 2", "LMPOP 2 no x LEFT", "ZRANDMEMBER x -2 WITHSCORES",
 	"ZUNION 2 x y WITHSCORES", "HRANDFIELD y -2 WITHVALUES", "HRANDFIELD x 0", "LPOP x 2", "LPOP no 2", "LPOP no", "RPOP x", "LPOS x no", "LPOS x x COUNT 0", "SPOP x", "SPOP x 5",
-	"SMEMBERS x", "SMEMBERS no", "SMISMEMBER x x no", "SORT x ALPHA GET no* GET #", "BITFIELD x INCRBY i5 100 1 OVERFLOW FAIL INCRBY u2 102 9",
+	"SMEMBERS x", "SMEMBERS no", "SMISMEMBER x x no", "SORT x ALPHA GET no* GET #", "SORT x ALPHA STORE d", "SORT x STORE d", "COPY x d REPLACE", "BITFIELD x INCRBY i5 100 1 OVERFLOW FAIL INCRBY u2 102 9",
 	"XADD x 77-1 a b", "XADD no NOMKSTREAM 77-1 a b", "XRANGE x - +", "XREAD STREAMS x y 0 0", "XREAD STREAMS no 0", "XREADGROUP GROUP x x STREAMS x >", "XREADGROUP GROUP x x STREAMS x 0",
 	"XCLAIM x x c 0 1-1 2-1", "XAUTOCLAIM x x c 0 0", "XPENDING x x", "XPENDING y g", "XPENDING x x - + 5", "XACK x x 1-1", "XTRIM x MAXLEN 1", "XDEL x 1-1", "XLEN x",
 	"GEOPOS x x no y", "GEOHASH x x no", "GEODIST x x y", "GEODIST x x no", "GEOSEARCH x FROMLONLAT 15 37 BYRADIUS 200 km ASC WITHCOORD WITHDIST WITHHASH",
@@ -214,65 +226,153 @@ var lines = []string{
 }
 
 // Every command that Once allows returns the same values and errors with an id, at its run
-// and later, as without.
+// and later, as without, from every kind of server.
 func TestOnce_Types(t *testing.T) {
-	for _, protocol := range []int{2, 3} {
-		t.Run(fmt.Sprint("RESP", protocol), func(t *testing.T) {
-			t.Parallel()
-			s := redialtest.StartServer(t)
-			opt := &redis.Options{Addr: s.Addr(), Protocol: protocol}
-			bare := redis.NewClient(opt)
-			defer bare.Close()
-			c := testkit.Connect(t, opt)
-			other := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Protocol: 5 - protocol})
-			compared := make(map[string]bool)
-			n := 0
-			compare := func(world, call string, run func(context.Context, redis.UniversalClient) redis.Cmder) {
-				n++
-				reset(t, bare, world)
-				plain := run(t.Context(), bare)
-				if plain == nil {
-					return
-				}
-				ctx := redial.Once(t.Context(), fmt.Sprint("id ", n))
-				reset(t, bare, world)
-				first := run(ctx, c)
-				if errors.Is(first.Err(), redial.ErrOnceUnsupported) {
-					return
-				}
-				compared[call] = true
-				replies := map[string]redis.Cmder{"first": first, "again": run(ctx, c)}
-				if _, any := first.(*redis.Cmd); !any { // which returns what the protocol has
-					replies["by the other protocol"] = run(ctx, other)
-				}
-				for when, got := range replies {
-					if !equalResults(plain, got) {
-						t.Errorf("%s of %s, %s: %s with an id, %s without", call, world, when, show(got), show(plain))
+	for _, kind := range []string{"client", "failover", "cluster"} {
+		for _, protocol := range []int{2, 3} {
+			t.Run(fmt.Sprint(kind, " RESP", protocol), func(t *testing.T) {
+				t.Parallel()
+				w := places[kind](t, protocol)
+				for world := range worlds {
+					for name, run := range typed {
+						w.compare(t, world, name, run)
+					}
+					for _, line := range lines {
+						w.compare(t, world, line, func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.Do(ctx, split(line)...) })
+					}
+					methods := reflect.TypeFor[redis.Cmdable]()
+					for i := range methods.NumMethod() {
+						name := methods.Method(i).Name
+						if slices.Contains(notWalked, name) {
+							continue
+						}
+						w.compare(t, world, name, func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
+							return call(ctx, reflect.ValueOf(c).MethodByName(name))
+						})
 					}
 				}
-			}
-			for world := range worlds {
-				for name, run := range typed {
-					compare(world, name, run)
+				t.Logf("%d commands, %d kinds of call compared", w.n, len(w.compared))
+				require.Greater(t, len(w.compared), 250)
+				for _, call := range []string{"Sort store", "SORT x ALPHA STORE d", "Copy", "COPY x n"} {
+					require.Contains(t, w.compared, call)
 				}
-				for _, line := range lines {
-					compare(world, line, func(ctx context.Context, c redis.UniversalClient) redis.Cmder { return c.Do(ctx, split(line)...) })
-				}
-				methods := reflect.TypeFor[redis.Cmdable]()
-				for i := range methods.NumMethod() {
-					name := methods.Method(i).Name
-					if slices.Contains(notWalked, name) {
-						continue
-					}
-					compare(world, name, func(ctx context.Context, c redis.UniversalClient) redis.Cmder {
-						return call(ctx, reflect.ValueOf(c).MethodByName(name))
-					})
-				}
-			}
-			t.Logf("%d commands, %d kinds of call compared", n, len(compared))
-			require.Greater(t, len(compared), 250)
-		})
+			})
+		}
 	}
+}
+
+// walk is a walk over all commands, in one place.
+type walk struct {
+	server            *redis.Client         // has x
+	bare, ours, other redis.UniversalClient // other has the other protocol
+	n                 int
+	compared          map[string]bool
+}
+
+// places are where commands run, and how they get there.
+var places = map[string]func(t *testing.T, protocol int) *walk{
+	"client": func(t *testing.T, protocol int) *walk {
+		s := redialtest.StartServer(t)
+		opt := &redis.Options{Addr: s.Addr(), Protocol: protocol}
+		return newWalk(t, s, redis.NewClient(opt), redial.NewClient(opt), redial.NewClient(&redis.Options{Addr: s.Addr(), Protocol: 5 - protocol}))
+	},
+	"failover": func(t *testing.T, protocol int) *walk {
+		d := redialtest.StartFailover(t, 1, 1)
+		opt := func(protocol int) *redis.FailoverOptions {
+			return &redis.FailoverOptions{MasterName: d.Name, SentinelAddrs: d.SentinelAddrs(), Protocol: protocol}
+		}
+		return newWalk(t, d.Servers[0], redis.NewFailoverClient(opt(protocol)), redial.NewFailoverClient(opt(protocol)), redial.NewFailoverClient(opt(5-protocol)))
+	},
+	"cluster": func(t *testing.T, protocol int) *walk {
+		cluster := redialtest.StartCluster(t, 2, 0)
+		opt := func(protocol int) *redis.ClusterOptions {
+			return &redis.ClusterOptions{Addrs: cluster.Addrs(), Protocol: protocol}
+		}
+		return newWalk(t, cluster.NodeFor("x"), redis.NewClusterClient(opt(protocol)), redial.NewClusterClient(opt(protocol)), redial.NewClusterClient(opt(5-protocol)))
+	},
+}
+
+func newWalk(t *testing.T, s *redialtest.Server, bare redis.UniversalClient, ours, other redial.UniversalClient) *walk {
+	w := &walk{server: redis.NewClient(&redis.Options{Addr: s.Addr()}), bare: bare, ours: ours, other: other, compared: make(map[string]bool)}
+	t.Cleanup(func() {
+		for _, c := range []redis.UniversalClient{w.server, w.bare, w.ours, w.other} {
+			_ = c.Close()
+		}
+	})
+	testkit.WaitReady(t, ours)
+	testkit.WaitReady(t, other)
+	return w
+}
+
+// compare runs a command with an id and without. One that cannot have an id is not run at all:
+// some would put an end to a cluster.
+func (w *walk) compare(t *testing.T, world, call string, run func(context.Context, redis.UniversalClient) redis.Cmder) {
+	w.n++
+	ctx := redial.Once(t.Context(), fmt.Sprint("id ", w.n))
+	reset(t, w.server, world)
+	if cmd := run(ctx, w.ours); cmd == nil || errors.Is(cmd.Err(), redial.ErrOnceUnsupported) {
+		return
+	}
+	w.compared[call] = true
+	reset(t, w.server, world)
+	plain := run(t.Context(), w.bare)
+	reset(t, w.server, world)
+	first := run(ctx, w.ours)
+	replies := map[string]redis.Cmder{"first": first, "again": run(ctx, w.ours)}
+	if _, any := first.(*redis.Cmd); !any { // which returns what the protocol has
+		replies["by the other protocol"] = run(ctx, w.other)
+	}
+	for when, got := range replies {
+		if !equalResults(plain, got) {
+			t.Errorf("%s of %s, %s: %s with an id, %s without", call, world, when, show(got), show(plain))
+		}
+	}
+}
+
+// Where keys are in several slots of a cluster nothing runs, whichever argument it is that is
+// far away, and be it on the same node.
+func TestOnce_KeysOfSeveralSlots_AreRefused(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	c := testkit.NewCluster(t, cluster)
+	require.NoError(t, c.RPush(t.Context(), "x", 3, 1, 2).Err())
+	ctx := redial.Once(t.Context(), "id")
+	nodes := make(map[*redialtest.Server]bool)
+	for _, far := range []string{"a", "b", "c", "d", "e", "f"} {
+		nodes[cluster.NodeFor(far)] = true
+		for name, cmd := range map[string]redis.Cmder{
+			"sort":   c.SortStore(ctx, "x", far, &redis.Sort{}),
+			"copy":   c.Copy(ctx, "x", far, 0, true),
+			"lmove":  c.LMove(ctx, "x", far, "left", "right"),
+			"mset":   c.MSet(ctx, "x", 1, far, 2),
+			"rename": c.Rename(ctx, "x", far),
+			"lmpop":  c.LMPop(ctx, "left", 2, far, "x"),
+			"unlink": c.Unlink(ctx, "x", far),
+			"xread":  c.XRead(ctx, &redis.XReadArgs{Streams: []string{"x", far, "0", "0"}, Block: -1}),
+		} {
+			assert.ErrorIs(t, cmd.Err(), redial.ErrOnceUnsupported, name)
+			assert.ErrorContains(t, cmd.Err(), name+": its keys are in several slots")
+			assert.True(t, redial.SafeToRetry(cmd.Err()), name)
+		}
+		for _, exec := range []func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){c.Pipelined, c.TxPipelined} {
+			cmds, err := exec(ctx, func(p redis.Pipeliner) error {
+				p.RPush(ctx, "x", 4)
+				p.Copy(ctx, "x", far, 0, true)
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOnceUnsupported)
+			for _, cmd := range cmds {
+				assert.ErrorIs(t, cmd.Err(), redial.ErrOnceUnsupported)
+			}
+		}
+	}
+	require.Len(t, nodes, 2)
+	assert.Equal(t, []string{"3", "1", "2"}, c.LRange(t.Context(), "x", 0, -1).Val())
+	var keys []any
+	for _, s := range cluster.Nodes {
+		keys = append(keys, s.Do("KEYS", "*").([]any)...)
+	}
+	assert.Equal(t, []any{"x"}, keys)
 }
 
 // notWalked are methods whose replies depend on the time, or on what a server does by the
@@ -297,7 +397,8 @@ func reset(t *testing.T, bare *redis.Client, world string) {
 
 func split(line string) (args []any) {
 	for w := range strings.FieldsSeq(line) {
-		args = append(args, strings.Trim(w, "'"))
+		w = strings.Trim(w, "'")
+		args = append(args, cmp.Or(inSlot[w], w))
 	}
 	return args
 }
