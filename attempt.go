@@ -424,8 +424,8 @@ type oneServer struct {
 	once         onceWay
 }
 
-func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, cluster bool) *oneServer {
-	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, cluster)}
+func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, of topology) *oneServer {
+	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, of)}
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.

@@ -511,6 +511,7 @@ func TestLog_NodesComeAndGo_IsBoundedAndCounted(t *testing.T) {
 			comes(fmt.Sprint("127.0.1.1:", i+1))
 			time.Sleep(2 * logRefill)
 		}
+		synctest.Wait()
 		assert.Less(t, len(c.keeper.events.lines), 10)
 	})
 }

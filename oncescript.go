@@ -156,14 +156,23 @@ type onceWay struct {
 	ttl     time.Duration
 	resp3   bool         // what the connections speak
 	cluster *atomic.Bool // the record must be in the slot of the command's keys
-	follows bool         // records go where the keys of a command are looked for next
+	strays  bool         // keys are looked for on servers that do not have their records
 }
 
-func newOnceWay(cfg *config, protocol int, cluster bool) onceWay {
-	w := onceWay{ttl: cfg.onceTTL, resp3: protocol != 2, cluster: new(atomic.Bool), follows: cluster}
-	w.cluster.Store(cluster)
+func newOnceWay(cfg *config, protocol int, of topology) onceWay {
+	w := onceWay{ttl: cfg.onceTTL, resp3: protocol != 2, cluster: new(atomic.Bool), strays: of == shards}
+	w.cluster.Store(of == cluster)
 	return w
 }
+
+// topology says what other servers there are beside one.
+type topology uint8
+
+const (
+	lone    topology = iota
+	cluster          // the keys of a slot move from node to node, and records with them
+	shards           // of a ring, which know nothing of each other
+)
 
 // record returns the name of the record of an id. In a cluster it shares the slot of key,
 // unless it does by itself: what a client of one server writes without knowing that this
@@ -459,7 +468,7 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 // place has a command go to the server, and returns why it must not. A ring looks for keys
 // on another shard when theirs is down, where there is no record of what has run.
 func (w *onceWay) place(o *onces, cmd redis.Cmder) (first bool, err error) {
-	if w.follows {
+	if !w.strays {
 		return false, nil
 	}
 	first, may := o.place(cmd, w)

@@ -149,8 +149,15 @@ func toMaster(cmd redis.Cmder) redis.Cmder {
 
 func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
 func (n *nodes) several() bool                            { return true }
-func (n *nodes) redirects() bool                          { return !n.ring }
-func (n *nodes) spreads(cmds []redis.Cmder) bool          { return n.ring || !command.IsTransaction(cmds) }
+func (n *nodes) topology() topology {
+	if n.ring {
+		return shards
+	}
+	return cluster
+}
+
+func (n *nodes) redirects() bool                 { return !n.ring }
+func (n *nodes) spreads(cmds []redis.Cmder) bool { return n.ring || !command.IsTransaction(cmds) }
 
 // nodeHook is the outermost hook of the client of one node.
 type nodeHook struct {
@@ -164,7 +171,7 @@ type nodeHook struct {
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
 	rdb := newClient(m.link.accountable(ownOptions(opt, m.link.dial)))
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, !n.ring), inners: new(innerParts)}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb

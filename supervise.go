@@ -115,7 +115,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
 		k.whole = g.link
 		k.add(g)
-		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, opt, cfg, false)}, g.link, opt})
+		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, opt, cfg, lone)}, g.link, opt})
 		return supervisorOver(k), nil
 	})
 }
@@ -129,7 +129,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	m := n.newMember(opt, false)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, opt, n.cfg, !n.ring)}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, opt, n.cfg, n.topology())}
 	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)
 	return m.link
