@@ -45,6 +45,11 @@ func run(rounds int, watched bool) error {
 	if watched {
 		return nil
 	}
+	bare, ours, err := overhead.Stacks()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nThe stack of a goroutine that has issued one GET: %d bytes with go-redis, %d with redial.\n", bare, ours)
 	once, bytes, err := overhead.IDs(rounds)
 	if err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -96,7 +98,7 @@ func beside(addr string, rounds int, suffix string, open opener, hooks ...redis.
 		{"pipeline of 10 GETs", Pipelines, false, 500},
 	}
 	for _, goroutines := range []int{8, 64, 512} {
-		n := max(5000, 10*goroutines)
+		n := max(5000, 20*goroutines)
 		rows = append(rows,
 			row{fmt.Sprintf("GET, %d goroutines", goroutines), Parallel(goroutines, Gets), false, n},
 			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), Parallel(goroutines, GetsInTime), true, n})
@@ -158,6 +160,59 @@ func extra(n int, three func() ([]Work, func() error, error)) (more float64, err
 	}
 	ours, err := Allocations(works[2], n)
 	return ours - bare, err
+}
+
+// Stacks returns how large the stack of a goroutine is that has issued a GET and nothing
+// else, with go-redis and with redial, in bytes. Where many goroutines issue one command
+// each, this is most of what redial costs.
+func Stacks() (bare, ours uint64, err error) {
+	server, err := redialtest.LaunchServer()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	theirs, mine := redis.NewClient(&redis.Options{Addr: server.Addr()}), redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer func() { err = errors.Join(err, theirs.Close(), mine.Close()) }()
+	if err := theirs.Set(context.Background(), "key", "value", 0).Err(); err != nil {
+		return 0, 0, err
+	}
+	if bare, err = stackOf(Task(Gets).With(theirs)); err != nil {
+		return 0, 0, err
+	}
+	ours, err = stackOf(Task(Gets).With(mine))
+	return bare, ours, err
+}
+
+// stackOf returns how large the stack of a goroutine is that has done one unit.
+func stackOf(w Work) (uint64, error) {
+	if err := inParallel(parallel, 100*parallel, w); err != nil { // there are connections
+		return 0, err
+	}
+	const goroutines = 1000
+	var before, after runtime.MemStats
+	var worked, left sync.WaitGroup
+	worked.Add(goroutines)
+	errs, leave := make(chan error, goroutines), make(chan struct{})
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range goroutines {
+		left.Go(func() {
+			errs <- w(1)
+			worked.Done()
+			<-leave
+		})
+	}
+	worked.Wait()
+	runtime.ReadMemStats(&after)
+	close(leave)
+	left.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			return 0, err
+		}
+	}
+	return (after.StackInuse - before.StackInuse) / goroutines, nil
 }
 
 // IDs measures what an id costs: INCR with one beside INCR without, both by redial, and
