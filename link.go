@@ -189,8 +189,11 @@ func (l *link) troubled() bool {
 // reconnect retires every connection of a Connected link and has the server dialed
 // afresh. In any other state it is being dialed already.
 func (l *link) reconnect(reason string) {
+	if l.now() != StateConnected {
+		return
+	}
+	l.prober.drop()
 	if l.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0) {
-		l.prober.drop()
 		l.tend()
 	}
 }
@@ -207,17 +210,21 @@ func (l *link) rotate(why error) {
 	}
 	l.rotated = time.Now()
 	l.cause = why
+	l.mu.Unlock()
+	l.owner.lookElsewhere()
+	l.prober.drop()
+	l.mu.Lock()
 	old := l.NextGeneration()
 	l.mu.Unlock()
-	l.prober.drop()
-	l.owner.lookElsewhere()
 	l.RetireIdle(old, why)
 }
 
 // moved has everything on the old server given up, and the one dialed that now is
-// what the link leads to.
+// what the link leads to. The connection of the prober comes first: the old server lives,
+// and would answer on it for the new one.
 func (l *link) moved(reason string) {
 	why := errors.New(reason)
+	l.prober.drop()
 	for !l.transition(StateReconnecting, CauseMoved, reason, why, 0) {
 		l.mu.Lock()
 		state, spared := l.state, spares(l.why)
@@ -229,7 +236,6 @@ func (l *link) moved(reason string) {
 			return
 		}
 	}
-	l.prober.drop()
 	l.tend()
 }
 

@@ -595,3 +595,37 @@ func TestWarmer_BrokenConnection(t *testing.T) {
 	assert.False(t, warm(t.Context(), 1))
 	assert.True(t, warm(t.Context(), 1))
 }
+
+// onlooker looks at a link in the moment when its state changes.
+type onlooker func(to State)
+
+func (f onlooker) followLocked(to State, _ error) func() { f(to); return func() {} }
+
+// When a link is to lead elsewhere, the connection on which the former server answers is
+// gone before anybody could take it for one to the new server.
+func TestLink_LeadsElsewhere_NothingIsHeldOfTheFormer(t *testing.T) {
+	for name, leave := range map[string]func(*link){
+		"moved":     func(l *link) { l.moved("to another") },
+		"reconnect": func(l *link) { l.reconnect("wanted") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				c := NewClient(opt)
+				defer c.Close()
+				ready(t, c)
+				l, looked := linkOf(c), false
+				l.mu.Lock()
+				l.followers = append(l.followers, onlooker(func(to State) {
+					if to == StateReconnecting {
+						nc, _, _ := l.prober.pass()
+						assert.Nil(t, nc)
+						looked = true
+					}
+				}))
+				l.mu.Unlock()
+				leave(l)
+				assert.True(t, looked)
+			})
+		})
+	}
+}
