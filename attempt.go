@@ -188,13 +188,15 @@ func (f *finding) show(cmds ...redis.Cmder) (veils []veil) {
 }
 
 // unveiled returns err as it is without redial: what a connection failed with. What is, or
-// holds, a reply to somebody else stays hidden, and so does what could not be told again.
+// holds, a reply to somebody else stays hidden, and so do the words of another client about
+// commands of its own, and what could not be told again.
 func unveiled(err error) error {
 	_, shown := reveal(err)
-	if ce, ok := shown.(*wire.Error); ok && !isReply(ce.Err) && reflect.ValueOf(ce.Err).Comparable() {
-		return ce.Err
+	ce, ok := shown.(*wire.Error)
+	if !ok || isReply(ce.Err) || !reflect.ValueOf(ce.Err).Comparable() || SafeToRetry(ce.Err) && !SafeToRetry(ce) {
+		return shown
 	}
-	return shown
+	return ce.Err
 }
 
 // isSame reports whether two errors are the same one. Errors of the caller's own may be of
