@@ -54,9 +54,9 @@ func NoRetry(ctx context.Context) context.Context {
 // id on the server, with the reply, for the time of [WithOnceTTL]. So it is sent again
 // whenever it is unknown whether it ran, whatever the [RetryPolicy], until the grace, the
 // context or half of that time, from when it was first sent, is over, or until a ring looks
-// for its keys on another shard, and then ends as [ErrOutcomeUnknown], as without an id. The caller may send it again with the same id,
-// from another process as well, as long as the record lives: if it ran, nothing runs and
-// the reply is that of its run.
+// for its keys on another shard, and then ends as [ErrOutcomeUnknown], as without an id.
+// The caller may send it again with the same id, from another process as well, as long as
+// the record lives: if it ran, nothing runs and the reply is that of its run.
 //
 // id names one piece of work and is anything from 1 to 512 bytes long. It takes the place
 // of one that ctx has already. An id that comes with another command or other arguments

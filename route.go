@@ -149,6 +149,8 @@ func toMaster(cmd redis.Cmder) redis.Cmder {
 
 func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
 func (n *nodes) several() bool                            { return true }
+
+// topology says what the nodes are to each other.
 func (n *nodes) topology() topology {
 	if n.ring {
 		return shards

@@ -170,8 +170,8 @@ type Stats struct {
 	EventsDropped uint64 `json:"events_dropped"`
 
 	// Nodes are the nodes of a client that has several, one for each address and in the
-	// order of these; what is counted above is the sum over them and those that have left. It is empty for a client of
-	// one server.
+	// order of these; what is counted above is the sum over them and those that have left.
+	// It is empty for a client of one server.
 	Nodes []NodeStats `json:"nodes,omitempty"`
 }
 
