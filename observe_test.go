@@ -442,12 +442,7 @@ func TestLog_Flapping_IsBoundedAndCounted(t *testing.T) {
 		time.Sleep(logRefill + time.Second)
 		synctest.Wait()
 		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-		left := 0
-		for _, m := range regexp.MustCompile(`left_out=(\d+)`).FindAllStringSubmatch(log.String(), -1) {
-			k, err := strconv.Atoi(m[1])
-			require.NoError(t, err)
-			left += k
-		}
+		left := leftOut(t, log.String())
 		assert.EqualValues(t, len(seen.states), len(lines)+left, "what is not told is counted")
 		assert.LessOrEqual(t, len(lines), logBurst+int((took+2*logRefill)/logRefill))
 		assert.Contains(t, lines[len(lines)-1], "redis connected")
@@ -494,12 +489,7 @@ func TestLog_NodesComeAndGo_IsBoundedAndCounted(t *testing.T) {
 		time.Sleep(2 * logRefill)
 		synctest.Wait()
 		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-		left := 0
-		for _, m := range regexp.MustCompile(`left_out=(\d+)`).FindAllStringSubmatch(log.String(), -1) {
-			k, err := strconv.Atoi(m[1])
-			require.NoError(t, err)
-			left += k
-		}
+		left := leftOut(t, log.String())
 		assert.EqualValues(t, len(seen.states), len(lines)+left, "what is not told is counted")
 		assert.Greater(t, len(seen.states), 200)
 		assert.LessOrEqual(t, len(lines), 2*logBurst+int((took+2*logRefill)/logRefill))
@@ -514,6 +504,17 @@ func TestLog_NodesComeAndGo_IsBoundedAndCounted(t *testing.T) {
 		synctest.Wait()
 		assert.Less(t, len(c.keeper.events.lines), 10)
 	})
+}
+
+// leftOut returns how many lines a log says were left out of it.
+func leftOut(t *testing.T, log string) (left int) {
+	t.Helper()
+	for _, m := range regexp.MustCompile(`left_out=(\d+)`).FindAllStringSubmatch(log, -1) {
+		k, err := strconv.Atoi(m[1])
+		require.NoError(t, err)
+		left += k
+	}
+	return left
 }
 
 // The last line is written however many there were.

@@ -492,6 +492,9 @@ const whyElsewhere = "it may have run on another shard, which has its record"
 // placeAll does for the commands of a batch what place does for one, and returns those that
 // may be sent, and of them those that go out for the first time. A transaction goes as a whole.
 func (w *onceWay) placeAll(ctx context.Context, cmds []redis.Cmder) (rest, first []redis.Cmder, err error) {
+	if !w.strays {
+		return cmds, nil, nil
+	}
 	o := oncesOf(ctx)
 	for _, cmd := range cmds {
 		if o.has(cmd) {

@@ -331,8 +331,8 @@ func (p *pinger) finish(a *probe, err error) {
 	took := time.Since(a.asked)
 	if keep && r.fresh {
 		p.setUpLocked(a.asked.Sub(a.began))
-		p.link.Beside(a.conn)
 	}
+	nc := a.conn
 	if p.held != nil && (p.held == a) != keep { // it is replaced, or was broken
 		p.held.stage = over
 		done = append(done, p.held)
@@ -358,6 +358,9 @@ func (p *pinger) finish(a *probe, err error) {
 	p.mu.Unlock()
 	if err == nil && took < p.link.cfg.timeout {
 		p.link.Measure(took)
+	}
+	if keep && r.fresh {
+		p.link.Beside(nc) // which may be the caller's
 	}
 	for _, b := range done {
 		b.end()

@@ -468,6 +468,18 @@ func TestConform_Nodes_Spread(t *testing.T) {
 	}
 }
 
+// visitNodes sets keys of several nodes, and then changes more in one pipeline.
+func visitNodes(w *world) {
+	for i := range 4 {
+		w.did(w.rdb.Set(w.ctx, fmt.Sprint("key", i), i, 0))
+	}
+	w.batch(w.rdb, "pipeline", false, func(p redis.Pipeliner) {
+		for i := range 12 {
+			p.Append(w.ctx, fmt.Sprint("key", i), "x")
+		}
+	})
+}
+
 // One node's hook fails its part of a pipeline: the others' parts have run.
 func TestConform_Nodes_OneRefuses(t *testing.T) {
 	for _, a := range slices.Concat(acts["refuse"][:4], acts["after"][:2], acts["serve"][:3]) {
@@ -477,16 +489,7 @@ func TestConform_Nodes_OneRefuses(t *testing.T) {
 					return spy{w: w, stream: "hooks of " + addr, name: "hook", single: a.single, batch: a.batch}
 				}
 				return spy{w: w, stream: "hooks of " + addr, name: "hook"}
-			}}, func(w *world) {
-				for i := range 4 {
-					w.did(w.rdb.Set(w.ctx, fmt.Sprint("key", i), i, 0))
-				}
-				w.batch(w.rdb, "pipeline", false, func(p redis.Pipeliner) {
-					for i := range 12 {
-						p.Append(w.ctx, fmt.Sprint("key", i), "x")
-					}
-				})
-			})
+			}}, visitNodes)
 		})
 	}
 }
@@ -500,16 +503,7 @@ func TestConform_Nodes_OneIsSlow(t *testing.T) {
 				w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
 			}, nodeHook: func(w *world, addr string) redis.Hook {
 				return spy{w: w, stream: "hooks of " + addr, name: "hook"}
-			}}, func(w *world) {
-				for i := range 4 {
-					w.did(w.rdb.Set(w.ctx, fmt.Sprint("key", i), i, 0))
-				}
-				w.batch(w.rdb, "pipeline", false, func(p redis.Pipeliner) {
-					for i := range 12 {
-						p.Append(w.ctx, fmt.Sprint("key", i), "x")
-					}
-				})
-			})
+			}}, visitNodes)
 		})
 	}
 }
