@@ -177,7 +177,7 @@ func TestConnError_ShowsItsCause(t *testing.T) {
 
 // Every cause has a name of its own that is fit for a label, and is documented.
 func TestCause_EachIsNamedAndDocumented(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "cause.go", nil, parser.ParseComments)
+	file, err := parser.ParseFile(token.NewFileSet(), "stats.go", nil, parser.ParseComments)
 	require.NoError(t, err)
 	documented := 0
 	ast.Inspect(file, func(n ast.Node) bool {

@@ -36,13 +36,11 @@ import (
 var floors = []string{
 	"doc.go",
 	// The public face.
-	"universal.go",
 	"supervise.go",
 	"ring.go",
 	"cluster.go",
 	"client.go",
 	"outer.go",
-	"supervisor.go",
 	// Several nodes, many commands, one command.
 	"route.go",
 	"nodes.go",
@@ -63,7 +61,6 @@ var floors = []string{
 	"gate.go",
 	"state.go",
 	"base.go",
-	"events.go",
 	"observe.go",
 	// What a failure means.
 	"errors.go",
@@ -74,7 +71,6 @@ var floors = []string{
 	"retry.go",
 	"options.go",
 	"stats.go",
-	"cause.go",
 	// The packages below.
 	"internal/sentinel",
 	"internal/wire",
@@ -145,7 +141,7 @@ var goroutines = map[string]string{
 	"probe.go:pinger.begin":                            "pinger.finish",
 	"dial.go:link.dialNetwork":                         "link.dialNetwork",
 	"dial.go:link.connect":                             "link.connect",
-	"events.go:events.signal":                          "events.join",
+	"observe.go:events.signal":                         "events.join",
 	"gate.go:gate.wait":                                "gate.wait",
 	"state.go:newOutage":                               "outage.end",
 	"base.go:base.spawn":                               "keeper.join",
