@@ -1,14 +1,13 @@
 package redial
 
 // What runs once, and what goes out: the script in place of a command that has an id, and
-// what its reply means. Who has one is in once.go.
+// what its reply means. Who has one, and where it may go, is in once.go.
 //
 // The translation is the last thing before go-redis, so that hooks of the caller, on
 // clients and nodes, see the caller's own command. A stand-in writes the script and what it
 // wants to know; go-redis decodes the reply into the command that the caller holds.
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -418,146 +417,6 @@ func exact(cmd redis.Cmder) {
 	}
 }
 
-// send has next send a command, which may have an id.
-func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) (err error) {
-	o, err := w.oncesFor(ctx, cmd)
-	if o == nil && err == nil {
-		return next(ctx, cmd)
-	}
-	if err == nil && from == sharedCall { // it was written before this was called
-		_ = next(ctx, cmd)
-		err = &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name(), why: whyShared + ", and has written it already", ran: true}
-	}
-	whole := false
-	if err == nil {
-		var first bool
-		if first, err = w.place(o, cmd); first {
-			defer func() { w.unplace(o, cmd, finding{err: err, unsent: from.alone() && ctx.Err() == err && err != nil}) }()
-		}
-	}
-	for err == nil {
-		tagged := w.cluster.Load()
-		stand, no := w.standIn(o, cmd, nil, tagged, whole)
-		if no != nil {
-			err = no
-			break
-		}
-		err = next(ctx, stand)
-		switch w.lack(err, tagged) {
-		case lacksScript:
-			if whole {
-				return err
-			}
-			whole, err = true, nil
-		case lacksSlot:
-			w.cluster.Store(true)
-			err = nil
-		default:
-			was := err
-			if err = w.read(cmd, err); err != was {
-				cmd.SetErr(err)
-			}
-			return err
-		}
-		cmd.SetErr(nil)
-	}
-	cmd.SetErr(err)
-	return err
-}
-
-// place has a command go to the server, and returns why it must not. A ring looks for keys
-// on another shard when theirs is down, where there is no record of what has run.
-func (w *onceWay) place(o *onces, cmd redis.Cmder) (first bool, err error) {
-	if !w.strays {
-		return false, nil
-	}
-	first, may := o.place(cmd, w)
-	if !may {
-		err = &onceError{kind: ErrOutcomeUnknown, cmd: cmd.Name(), why: whyElsewhere, ran: true}
-	}
-	return first, err
-}
-
-// unplace notes what became of a command that was sent for the first time, as part of what
-// f was found of: where it has not run, it may go elsewhere.
-func (w *onceWay) unplace(o *onces, cmd redis.Cmder, f finding) {
-	if f.unran() {
-		o.unplace(cmd)
-	}
-}
-
-// whyElsewhere is why a command is not sent to another shard of a ring.
-const whyElsewhere = "it may have run on another shard, which has its record"
-
-// placeAll does for the commands of a batch what place does for one, and returns those that
-// may be sent, and of them those that go out for the first time. A transaction goes as a whole.
-func (w *onceWay) placeAll(ctx context.Context, cmds []redis.Cmder) (rest, first []redis.Cmder, err error) {
-	if !w.strays {
-		return cmds, nil, nil
-	}
-	o := oncesOf(ctx)
-	for _, cmd := range cmds {
-		if o.has(cmd) {
-			fresh, no := w.place(o, cmd)
-			if fresh {
-				first = append(first, cmd)
-			}
-			if no != nil {
-				cmd.SetErr(no)
-				err = cmp.Or(err, no)
-				continue
-			}
-		}
-		rest = append(rest, cmd)
-	}
-	if err != nil && command.HoldsMulti(cmds) {
-		command.SetErrors(cmds, err)
-		rest = nil
-	}
-	return rest, first, err
-}
-
-// oncesFor returns the ids of the call if a command that is about to be sent has one, nil
-// if it has none, or why it must not be sent.
-func (w *onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
-	if !onceUsed.Load() {
-		return nil, nil
-	}
-	v := ctx.Value(onceKey{})
-	if v == nil {
-		return nil, nil
-	}
-	x, ok := v.(*onceContext)
-	switch {
-	case ok && x.onces == nil:
-	case ok && x.onces.has(cmd):
-		return x.onces, nil
-	case isPassing(cmd):
-	case !ok:
-		return nil, refuse(cmd, whyAnother)
-	case len(x.onces.ids) > 0 && x.onces.all:
-		return nil, refuse(cmd, "it is not the one that was called, but takes its place")
-	}
-	return nil, nil
-}
-
-// strayed returns why commands must not be sent that a hook of the caller hands on with a
-// context that does not come from the one that it was given.
-func strayed(ctx context.Context, cmds ...redis.Cmder) error {
-	if !onceUsed.Load() || onceContextOf(ctx) != nil {
-		return nil
-	}
-	for _, cmd := range cmds {
-		if _, ok := ownID(cmd); ok && !isPassing(cmd) {
-			return refuse(cmd, whyAnother)
-		}
-	}
-	return nil
-}
-
-// whyAnother is why a command is not sent whose id is not to be seen any more.
-const whyAnother = "a hook has put another context in the place of its own"
-
 // isPassing reports whether a command may be sent by go-redis itself, on behalf of those
 // of the caller.
 func isPassing(cmd redis.Cmder) bool {
@@ -566,22 +425,6 @@ func isPassing(cmd redis.Cmder) bool {
 		return true
 	}
 	return command.IsHandshake(cmd) || command.IsAboutTopology(cmd)
-}
-
-// among reports whether some of the commands that are about to be sent have ids, or why
-// they must not be sent.
-func (w *onceWay) among(ctx context.Context, cmds []redis.Cmder) (some bool, err error) {
-	if !onceUsed.Load() {
-		return false, nil
-	}
-	for _, cmd := range cmds {
-		o, err := w.oncesFor(ctx, cmd)
-		if err != nil {
-			return false, err
-		}
-		some = some || o != nil
-	}
-	return some, nil
 }
 
 // standIns returns what is sent in place of the commands of a batch. The first of them
@@ -662,3 +505,11 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 		}
 	}
 }
+
+// refuse is the error of a command that cannot have an id.
+func refuse(cmd redis.Cmder, why string) error {
+	return &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name(), why: why}
+}
+
+// whyUnsendable is why a command is not sent that go-redis would not write.
+const whyUnsendable = "an argument cannot be sent"

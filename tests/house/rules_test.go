@@ -47,8 +47,9 @@ var floors = []string{
 	"batch.go watch.go",
 	"call.go",
 	"attempt.go",
-	"oncescript.go",
+	"veil.go",
 	"once.go",
+	"oncescript.go",
 	// Links and who looks after them.
 	"keeper.go",
 	"reconnect.go",

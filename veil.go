@@ -1,0 +1,168 @@
+package redial
+
+// What hooks of the caller are shown of an attempt, and what they make of it. They run
+// between the two parts of our hook, see attempt.go, and see the errors of go-redis and of
+// the system: what our parts and connections tell by errors is hidden from them, comes home
+// with the attempt, and is put back where they have left what they were shown.
+// tests/conform/hooks_test.go holds it to that.
+//
+// It knows errors and findings, and nothing of links, calls and nodes.
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/wire"
+)
+
+// hear notes what hooks of the caller have made of the error: they have returned err,
+// which may be their own word and not what go-redis returned.
+func (f *finding) hear(err error) {
+	switch {
+	case !f.reached && (f.blind || isOurs(err)): // it may be, of a hook with a context of its own, say
+		f.why = err
+	case !f.reached, f.err == nil, !errors.Is(err, f.seen):
+		f.word, f.why = true, err
+		f.mayHaveRun = f.mayHaveRun || f.reached && f.err == nil // err may be that of a time before
+	}
+}
+
+// show hides from hooks of the caller what our parts and connections tell by errors: they
+// see those of go-redis and of the system. What it hides is told with the finding.
+func (f *finding) show(cmds ...redis.Cmder) (veils []veil) {
+	if f.err == nil {
+		return nil
+	}
+	if f.seen = unveiled(f.err); !isSame(f.seen, f.err) {
+		veils = append(veils, veil{nil, f.err, f.seen})
+	}
+	for _, cmd := range cmds {
+		was := cmd.Err()
+		if was == nil || !isOurs(was) {
+			continue
+		}
+		if seen := unveiled(was); !isSame(seen, was) {
+			cmd.SetErr(seen)
+			veils = append(veils, veil{cmd, was, seen})
+		}
+	}
+	return veils
+}
+
+// unveiled returns err as it is without redial: what a connection failed with. What is, or
+// holds, a reply to somebody else stays hidden, and so do the words of another client about
+// commands of its own, and what could not be told again.
+func unveiled(err error) error {
+	_, shown := reveal(err)
+	ce, ok := shown.(*wire.Error)
+	if !ok || isReply(ce.Err) || !reflect.ValueOf(ce.Err).Comparable() || SafeToRetry(ce.Err) && !SafeToRetry(ce) {
+		return shown
+	}
+	return ce.Err
+}
+
+// isSame reports whether two errors are the same one. Errors of the caller's own may be of
+// types that cannot be compared.
+func isSame(a, b error) bool {
+	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+// attempt is the context of an attempt that goes through hooks of the caller. It
+// brings home what the inner part finds.
+type attempt struct {
+	context.Context
+	mu    sync.Mutex // a hook may call next on another goroutine
+	found *finding   // guarded by mu; nil: go-redis was not asked
+	veils []veil     // guarded by mu; what hooks were shown in place of something else
+	room  *wire.Call
+	lent  atomic.Bool // room is in use, or was: a hook may call next twice
+}
+
+// newAttempt returns an attempt for ctx, with room for a call where that can be canceled.
+func newAttempt(ctx context.Context) *attempt {
+	if ctx.Done() == nil {
+		return &attempt{Context: ctx}
+	}
+	a := new(struct {
+		attempt
+		call wire.Call
+	})
+	a.Context, a.room = ctx, &a.call
+	return &a.attempt
+}
+
+type attemptKey struct{}
+
+func (a *attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+// attemptOf returns the attempt that ctx belongs to, or nil.
+func attemptOf(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// note is called by the inner part when go-redis has returned.
+func (a *attempt) note(f *finding, veils ...veil) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if was := a.found; was != nil {
+		again := *f
+		again.mayHaveRun = was.mayHaveRun || !was.unran()
+		f = &again
+	}
+	a.found = f
+	a.veils = append(a.veils, veils...)
+}
+
+// hear returns what was found of the attempt, which hooks have ended with err, and that
+// error. Where hooks have left what they were shown, it is put back.
+func (a *attempt) hear(err error, cmds ...redis.Cmder) (f finding, said error) {
+	a.mu.Lock()
+	if a.found != nil {
+		f = *a.found
+	}
+	f.veils = a.veils
+	a.mu.Unlock()
+	if err != nil {
+		f.hear(err)
+		_, err = reveal(f.lift(nil, err))
+	}
+	for _, cmd := range cmds {
+		if e := cmd.Err(); e != nil {
+			if was := f.lift(cmd, e); !isSame(was, e) {
+				cmd.SetErr(was)
+			}
+		}
+	}
+	return f, err
+}
+
+// lift returns what an error that a hook has left on cmd, or returned, stands for. Hooks
+// hand on commands in the place of others, so it may be that of another one.
+func (f *finding) lift(cmd redis.Cmder, err error) error {
+	was := err
+	for _, v := range slices.Backward(f.veils) {
+		switch {
+		case !isSame(v.seen, err):
+		case v.cmd == cmd:
+			return v.was
+		case isSame(was, err):
+			was = v.was
+		}
+	}
+	return was
+}
