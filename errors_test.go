@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/testkit/memnet"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -238,7 +239,7 @@ func TestCause_Events(t *testing.T) {
 		again()
 		linkOf(c).moved("sentinel says so")
 		again()
-		f.times("ping", 1, func(p *server.Peer) { p.WriteError("LOADING Redis is loading the dataset in memory") })
+		f.Times("ping", 1, func(p *server.Peer) { p.WriteError("LOADING Redis is loading the dataset in memory") })
 		again()
 		require.NoError(t, c.Close())
 		assert.Equal(t, []Cause{
@@ -306,7 +307,7 @@ func TestCause_Errors(t *testing.T) {
 		c := NewClient(opt, WithGrace(10*time.Millisecond))
 		defer c.Close()
 		ready(t, c)
-		f.times("get", 3, hangUp)
+		f.Times("get", 3, hangUp)
 		for c.keeper.budget.take() {
 		}
 		assert.Equal(t, CauseBudgetSpent, cause(t, c.Get(t.Context(), "k").Err()))
@@ -316,7 +317,7 @@ func TestCause_Errors(t *testing.T) {
 		c := NewClient(opt)
 		defer c.Close()
 		ready(t, c)
-		f.times("get", 3, hangUp)
+		f.Times("get", 3, hangUp)
 		for c.keeper.budget.take() {
 		}
 		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -337,7 +338,7 @@ func TestCause_Errors(t *testing.T) {
 				c := NewClient(opt)
 				defer c.Close()
 				ready(t, c)
-				f.times("get", 100, hangUp)
+				f.Times("get", 100, hangUp)
 				err := send(c)
 				assert.Equal(t, CauseRunsSpent, cause(t, err))
 				assert.ErrorIs(t, err, ErrOutcomeUnknown)
@@ -371,15 +372,15 @@ func TestCause_Errors(t *testing.T) {
 		c := NewClient(opt)
 		defer c.Close()
 		ready(t, c)
-		f.times("get", 1, hangUp)
+		f.Times("get", 1, hangUp)
 		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 		err, ok := seen.last.Load("get")
 		require.True(t, ok)
 		assert.Equal(t, CauseHandshake, cause(t, err.(error)))
 	})
 	t.Run("pool", func(t *testing.T) { // outside of a bubble, see there
-		n := newMemNet()
-		defer n.close()
+		n := memnet.New()
+		defer n.Close()
 		c := NewClient(&redis.Options{
 			Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 1, PoolTimeout: 10 * time.Millisecond,
 		})

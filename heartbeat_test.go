@@ -106,14 +106,9 @@ func TestHeartbeat_TrafficOverrulesProbe(t *testing.T) {
 				got = append(got, m.Payload)
 			}
 		}()
-		n.set(func() { // only the connection made last, the subscriber's, stays
-			n.silent = true
-			for r := range n.relays {
-				r.dropped = r.number != n.count
-			}
-		})
+		n.DropBut(0, true) // only the connection made last, the subscriber's, stays
 		for range 50 {
-			n.srv.Publish("news", "x")
+			n.Redis.Publish("news", "x")
 			time.Sleep(100 * time.Millisecond)
 		}
 		assert.Equal(t, StateConnected, c.State())
@@ -215,7 +210,7 @@ func TestWatchdog_SilentSubscriber_Resubscribes(t *testing.T) {
 		synctest.Wait()
 		n.Drop()
 		began := time.Now()
-		for n.srv.Publish("news", "hello") == 0 || !received(messages) {
+		for n.Redis.Publish("news", "hello") == 0 || !received(messages) {
 			time.Sleep(10 * time.Millisecond)
 			require.Less(t, time.Since(began), time.Minute, "never resubscribed")
 		}
@@ -321,11 +316,7 @@ func TestVerdict_TurnedAway_AnOldConnectionServes(t *testing.T) {
 		for _, cn := range held {
 			require.NoError(t, cn.Close())
 		}
-		n.set(func() {
-			for r := range n.relays {
-				r.dropped = r.number != 1
-			}
-		})
+		n.DropBut(1, false)
 		full.Store(true)
 		sub := c.Subscribe(t.Context(), "news") // wants a connection of its own
 		defer sub.Close()
@@ -570,7 +561,7 @@ func TestAttempts_Heal_ReleasesDialsOfThePool(t *testing.T) {
 					}
 					before := dials.Load()
 					time.Sleep(outage)
-					n.set(func() { n.silent = false })
+					n.Silence(false)
 					lost.Store(false)
 					mu.Lock()
 					healed = time.Now()
@@ -634,5 +625,25 @@ func TestAttempts_FarServer(t *testing.T) {
 		require.NoError(t, c.Incr(t.Context(), "n").Err())
 		assert.Equal(t, 80*time.Millisecond, time.Since(began))
 		assert.EqualValues(t, 1, dials.Load())
+	})
+}
+
+// A command in flight at a Reconnect may finish, but not if the server turns out
+// to be gone.
+func TestReconnect_ByHand_ServerIsGone_ReleasesCommands(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		c := NewClient(opt)
+		defer c.Close()
+		ready(t, c)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			began := time.Now()
+			assert.ErrorIs(t, c.BLPop(t.Context(), 0, "queue").Err(), ErrOutcomeUnknown)
+			assert.LessOrEqual(t, time.Since(began), time.Second+linkOf(c).cfg.detection()+longest())
+		})
+		time.Sleep(time.Second)
+		n.Vanish()
+		c.Reconnect("test")
+		wg.Wait()
 	})
 }

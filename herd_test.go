@@ -584,3 +584,51 @@ func herdSVG(results []herdResult) string {
 	b.WriteString("</svg>\n")
 	return b.String()
 }
+
+// A policy that stops, or that returns nonsense, must neither end the attempts
+// nor make them spin.
+func TestReconnect_NeverGivesUp_NeverSpins(t *testing.T) {
+	for name, policy := range map[string]backoff.BackOff{
+		"stop":     &backoff.StopBackOff{},
+		"zero":     &backoff.ZeroBackOff{},
+		"negative": backoff.NewConstantBackOff(-time.Hour),
+		"limited":  backoff.WithMaxRetries(backoff.NewConstantBackOff(50*time.Millisecond), 2),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				n.Kill()
+				c := NewClient(opt, WithBackoff(func() backoff.BackOff { return policy }))
+				defer c.Close()
+				time.Sleep(10 * time.Second)
+				assert.GreaterOrEqual(t, n.Dials(), 6)
+				assert.LessOrEqual(t, n.Dials(), int(10*time.Second/minDelay)+1)
+				n.Start()
+				require.NoError(t, c.WaitReady(t.Context()))
+			})
+		})
+	}
+}
+
+// Every delay is randomized, the first and the capped ones too, and none is
+// longer than a client may sleep through.
+func TestReconnect_DefaultSchedule_IsJitteredAndBounded(t *testing.T) {
+	first, capped := map[time.Duration]bool{}, map[time.Duration]bool{}
+	for range 200 {
+		p := defaultBackOff()
+		p.Reset()
+		first[nextDelay(p)] = true
+		for range 100 {
+			d := nextDelay(p)
+			require.Positive(t, d)
+			require.Less(t, d, 2*time.Second)
+		}
+		capped[nextDelay(p)] = true
+	}
+	assert.Greater(t, len(first), 150)
+	assert.Greater(t, len(capped), 150)
+	for range 1000 {
+		d := wire.Eager(time.Duration(rand.Int64N(int64(time.Second))))
+		require.InDelta(t, wire.EagerDelay, d, float64(wire.EagerDelay)*wire.EagerJitter+1)
+	}
+	assert.InDelta(t, time.Minute/wire.EagerDivisor, wire.Eager(time.Minute), float64(time.Minute/wire.EagerDivisor)*wire.EagerJitter+1)
+}

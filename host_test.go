@@ -19,13 +19,13 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/redial-go/redial/redialtest"
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
+	"github.com/redial-go/redial/redialtest"
 )
 
 // What redial believes of go-redis's insides, on go-redis alone: no client here is under
@@ -1403,5 +1403,96 @@ func BenchmarkOnce_NoID(b *testing.B) {
 				_, _ = w.oncesFor(ctx, cmd)
 			}
 		})
+	}
+}
+
+// Looking whether a client was closed leaves no trace, and is right.
+func TestClosedCheck(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		rdb := redis.NewClient(opt)
+		closed := closedCheck(rdb)
+		for range 100 {
+			require.False(t, closed())
+		}
+		assert.Zero(t, n.Dials())
+		assert.Equal(t, &redis.PoolStats{PipelineStats: rdb.PoolStats().PipelineStats, PubSubStats: rdb.PoolStats().PubSubStats}, rdb.PoolStats())
+		ap, err := rdb.AutoPipelineWithOptions(&redis.AutoPipelineOptions{MaxBatchSize: 7})
+		require.NoError(t, err)
+		assert.Equal(t, 7, ap.Config().MaxBatchSize, "it has made none")
+		assert.False(t, closed())
+		require.NoError(t, rdb.WithTimeout(time.Second).Close())
+		assert.True(t, closed())
+
+		cluster := redis.NewClusterClient(&redis.ClusterOptions{})
+		over := clusterClosed(cluster)
+		assert.False(t, over())
+		_, err = cluster.AutoPipeline()
+		require.NoError(t, err)
+		assert.False(t, over())
+		require.NoError(t, cluster.Close())
+		assert.True(t, over())
+
+		ring := redis.NewRing(&redis.RingOptions{})
+		assert.False(t, ringClosed(ring)())
+		require.NoError(t, ring.Close())
+		assert.True(t, ringClosed(ring)())
+	})
+}
+
+// hookFunc is a hook for single commands.
+type hookFunc func(context.Context, redis.Cmder, redis.ProcessHook) error
+
+func (hookFunc) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f hookFunc) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return f(ctx, cmd, next) }
+}
+
+func (hookFunc) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A subscription that is made while a ring knows no shard goes to the one that has the
+// channel.
+func TestShardFor(t *testing.T) {
+	c := NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1", "b": "127.0.0.1:2", "c": "127.0.0.1:3"}})
+	defer c.Close()
+	for i := range 100 {
+		key := fmt.Sprintf("k%d{tag%d}", i, i)
+		want, err := c.GetShardClientForKey(key)
+		require.NoError(t, err)
+		assert.Same(t, want, c.nodes.shardFor(c.Options(), key, nil))
+	}
+}
+
+// The hooks are called round whatever they are asked to, and remain as they were.
+func TestOuter_RoundChangesNothing(t *testing.T) {
+	seen, taken := &recorder{}, 0
+	take := func() []string {
+		all := seen.names()[taken:]
+		taken += len(all)
+		return all
+	}
+	cfg, err := newConfig([]Option{WithInstrument(func(rdb redis.UniversalClient) error {
+		rdb.(*redis.Client).AddHook(seen)
+		return nil
+	})})
+	require.NoError(t, err)
+	whole := newKeeper(cfg, "")
+	defer whole.abandon()
+	k, err := cfg.deputy(whole.base, &redis.Options{Addr: "127.0.0.1:1"})
+	require.NoError(t, err)
+	for i := range 3 {
+		want := fmt.Errorf("error %d", i)
+		whole := k.round(ends{
+			process:  func(context.Context, redis.Cmder) error { return want },
+			pipeline: func(context.Context, []redis.Cmder) error { return want },
+		})
+		cmd := redis.NewCmd(t.Context(), "incr", "n")
+		assert.True(t, whole.process(t.Context(), cmd) == want)
+		assert.True(t, whole.pipeline(t.Context(), []redis.Cmder{cmd}) == want)
+		assert.Equal(t, []string{"incr", "pipeline"}, take())
+		assert.ErrorIs(t, k.conn.Process(t.Context(), cmd), errNoConnections)
+		assert.Equal(t, []string{"incr"}, take())
 	}
 }

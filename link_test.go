@@ -242,7 +242,7 @@ func TestDrain_FinishesWhatIsInFlight(t *testing.T) {
 		n.Thaw()
 		wg.Wait()
 		assert.Equal(t, StateClosed, c.State())
-		got, err := n.srv.Get("n")
+		got, err := n.Redis.Get("n")
 		require.NoError(t, err)
 		assert.Equal(t, "1", got)
 	})
@@ -383,20 +383,6 @@ func TestIdleCheck_DroppedConnections_CostNoCommand(t *testing.T) {
 		assert.Zero(t, c.Stats().Outages)
 		assert.NotZero(t, c.Stats().IdleDropped)
 	})
-}
-
-// fill makes the pool hold k connections.
-func fill(t *testing.T, c *Client, k int) {
-	t.Helper()
-	var held []*redis.Conn
-	for range k {
-		cn := c.Client.Conn()
-		require.NoError(t, cn.Ping(t.Context()).Err())
-		held = append(held, cn)
-	}
-	for _, cn := range held {
-		require.NoError(t, cn.Close())
-	}
 }
 
 // The same while requests are under way, where nobody can be asked whether the server

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -322,7 +324,7 @@ func TestOutage_BeginsWithItsOwnSuspicion(t *testing.T) {
 		var calls sync.WaitGroup
 		calls.Go(func() { assert.ErrorIs(t, c.Incr(ctx, "n").Err(), ErrOutcomeUnknown) })
 		synctest.Wait()
-		n.each(n.cut) // one connection broke, and the server is well
+		n.Cut() // one connection broke, and the server is well
 		n.Thaw()
 		calls.Wait()
 		time.Sleep(10 * time.Second)
@@ -394,13 +396,13 @@ func TestRefusing_ServerThatIsUp_OneLineAtTheBeginning(t *testing.T) {
 			return strings.Count(log.String(), "state=connected reason=\"the grace is over\" cause=grace_over error=\"BUSY")
 		}
 		for episode := range 2 {
-			n.srv.SetError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+			n.Redis.SetError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
 			for range 5 {
 				require.ErrorContains(t, c.Get(t.Context(), "k").Err(), "BUSY")
 			}
 			synctest.Wait()
 			assert.Equal(t, episode+1, count(), log)
-			n.srv.SetError("")
+			n.Redis.SetError("")
 			time.Sleep(2 * refusalQuiet)
 		}
 		require.NoError(t, c.Close())
@@ -414,9 +416,9 @@ func TestRefusing_TaughtReplies_AreNotLogged(t *testing.T) {
 		logger, log := bufferedLog()
 		c := NewClient(opt, WithLogger(logger), WithGrace(time.Second), WithRefusals(func(error) bool { return true }))
 		ready(t, c)
-		n.srv.SetError("PROXY cannot serve secret-key")
+		n.Redis.SetError("PROXY cannot serve secret-key")
 		require.ErrorContains(t, c.Get(t.Context(), "k").Err(), "secret-key")
-		n.srv.SetError("")
+		n.Redis.SetError("")
 		require.NoError(t, c.Close())
 		assert.Equal(t, 1, strings.Count(log.String(), logRefusing), log)
 		assert.NotContains(t, log.String(), "secret")
@@ -630,5 +632,166 @@ type impatient struct {
 func (i *impatient) ObserveWait(context.Context, Wait) {
 	if i.waits++; i.waits == i.most {
 		i.give()
+	}
+}
+
+func TestEvents_SlowCallback_DelaysNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		block := make(chan struct{})
+		var got []Event
+		c := NewClient(opt, WithOnStateChange(func(e Event) {
+			<-block
+			got = append(got, e)
+		}))
+		for range 50 {
+			require.NoError(t, c.WaitReady(t.Context()))
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			n.Start()
+		}
+		require.NoError(t, c.WaitReady(t.Context()))
+		began := time.Now()
+		require.NoError(t, c.Close())
+		assert.Equal(t, callbackPatience, time.Since(began))
+		close(block)
+		synctest.Wait()
+		require.Len(t, got, 1+eventQueue)
+		assert.Equal(t, StateClosed, got[len(got)-1].To, "the last one is never dropped")
+		assert.EqualValues(t, 102-1-eventQueue, c.Stats().EventsDropped)
+		for i := 2; i < len(got); i++ {
+			assert.Equal(t, got[i-1].To, got[i].From, "in order")
+		}
+	})
+}
+
+// The node is as that link to it is of which there is more to say.
+func TestNodeStats_With(t *testing.T) {
+	for i, one := range telling {
+		for j, other := range telling {
+			assert.Equal(t, telling[max(i, j)], NodeStats{State: one}.with(NodeStats{State: other}).State)
+		}
+	}
+	assert.Len(t, telling, int(StateClosed)+1)
+}
+
+// growsFrom asserts that no counter of s is below that of before.
+func (s Stats) growsFrom(t *testing.T, before Stats) {
+	t.Helper()
+	v, old := reflect.ValueOf(s), reflect.ValueOf(before)
+	for i := range v.NumField() {
+		if f := v.Type().Field(i); f.Type.Kind() == reflect.Uint64 {
+			assert.GreaterOrEqual(t, v.Field(i).Uint(), old.Field(i).Uint(), f.Name)
+		}
+	}
+	assert.GreaterOrEqual(t, s.Down, before.Down)
+}
+
+// Counters outlive the node that they were counted for.
+func TestStats_NodeLeaves_CountersOnlyGrow(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		var one atomic.Bool
+		nodes := []redis.ClusterSlot{
+			{Start: 0, End: 8191, Nodes: []redis.ClusterNode{{Addr: "127.0.0.1:1"}}},
+			{Start: 8192, End: lastSlot, Nodes: []redis.ClusterNode{{Addr: "127.0.0.1:2"}}},
+		}
+		c := NewClusterClient(&redis.ClusterOptions{
+			Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+			ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				if one.Load() {
+					return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: nodes[0].Nodes}}, nil
+				}
+				return nodes, nil
+			},
+		})
+		defer c.Close()
+		ctx := t.Context()
+		require.NoError(t, c.WaitReady(ctx))
+		for _, key := range []string{"a", "b", "c", "d"} {
+			require.NoError(t, c.Set(ctx, key, 1, 0).Err())
+		}
+		n.Kill()
+		time.Sleep(4 * time.Second) // each node notices at its next heartbeat
+		n.Start()
+		require.NoError(t, c.Set(ctx, "a", 1, 0).Err())
+		require.NoError(t, c.Set(ctx, "b", 1, 0).Err())
+		time.Sleep(30 * time.Second)
+		before := c.Stats()
+		require.Len(t, before.Nodes, 2)
+		require.NotZero(t, before.Nodes[1].Outages)
+		one.Store(true)
+		c.ReloadState(ctx)
+		last := before
+		for range 3 * 60 {
+			time.Sleep(time.Second)
+			s := c.Stats()
+			s.growsFrom(t, last)
+			last = s
+		}
+		assert.Len(t, last.Nodes, 1, "the node is gone")
+		assert.EqualValues(t, last.Nodes[0].Outages, before.Nodes[0].Outages)
+	})
+}
+
+// Shards at one address are one node, of which there is one series.
+func TestStats_ShardsAtOneAddress_AreOneNode(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, _ *redis.Options) {
+		c := NewRing(&redis.RingOptions{
+			Addrs:  map[string]string{"one": "127.0.0.1:1", "two": "127.0.0.1:1", "three": "127.0.0.1:3"},
+			Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+		})
+		defer c.Close()
+		require.NoError(t, c.WaitReady(t.Context()))
+		for i := range 30 { // on all
+			require.NoError(t, c.Set(t.Context(), fmt.Sprint("k", i), "v", 0).Err())
+		}
+		nodes := c.Stats().Nodes
+		require.Len(t, nodes, 2, "%+v", nodes)
+		assert.Equal(t, "127.0.0.1:1", nodes[0].Addr)
+		assert.Equal(t, "127.0.0.1:3", nodes[1].Addr)
+		assert.Equal(t, StateConnected, nodes[0].State)
+		assert.Equal(t, 2*nodes[1].Connections, nodes[0].Connections)
+		assert.Equal(t, c.Stats().Connections, nodes[0].Connections+nodes[1].Connections)
+		n.Kill()
+		time.Sleep(4 * time.Second) // each notices at its next heartbeat
+		nodes = c.Stats().Nodes
+		require.Len(t, nodes, 2)
+		assert.Equal(t, StateReconnecting, nodes[0].State)
+		assert.EqualValues(t, 2, nodes[0].Outages)
+		assert.NotEmpty(t, nodes[0].LastError)
+	})
+}
+
+// brittle is a handler of a logger that panics.
+type brittle struct {
+	slog.Handler
+	enabled bool
+}
+
+func (b brittle) Enabled(context.Context, slog.Level) bool {
+	if !b.enabled {
+		panic("enabled")
+	}
+	return true
+}
+
+func (brittle) Handle(context.Context, slog.Record) error { panic("handle") }
+
+// A logger that panics ends no program, and keeps nobody from being told: not the callback,
+// not the observers, and not the command whose observer panics.
+func TestEvents_PanickingLogger_IsContained(t *testing.T) {
+	for _, enabled := range []bool{false, true} {
+		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+			calls, seen := 0, &observed{}
+			c := NewClient(opt, WithLogger(slog.New(brittle{slog.DiscardHandler, enabled})), WithObserver(panicking{}), WithObserver(seen),
+				WithOnStateChange(func(Event) { calls++; panic("oops") }))
+			ready(t, c)
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			require.ErrorIs(t, c.Ping(FailFast(t.Context())).Err(), ErrUnavailable)
+			require.NoError(t, c.Close())
+			assert.Equal(t, 3, calls)
+			assert.Len(t, seen.states, 3)
+			assert.Len(t, seen.failures, 1)
+		})
 	}
 }

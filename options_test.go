@@ -210,3 +210,27 @@ func TestFailoverOptions_Invalid_AreReportedByName(t *testing.T) {
 		assert.PanicsWithError(t, "redial: "+want, func() { NewFailoverClient(spoil(good())) })
 	}
 }
+
+// passing is a hook that does nothing.
+type passing struct{}
+
+func (passing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (passing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (passing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// Without the options nothing is different.
+func TestOuter_None(t *testing.T) {
+	cfg, err := newConfig(nil)
+	require.NoError(t, err)
+	k, err := cfg.surround(nil)
+	require.NoError(t, err)
+	assert.Nil(t, k)
+	k, err = cfg.deputy(nil, nil)
+	require.NoError(t, err)
+	assert.Nil(t, k)
+	k.on(nil)
+}

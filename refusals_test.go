@@ -106,23 +106,23 @@ func TestRefusals_SingleServer(t *testing.T) {
 				defer c.Close()
 				ready(t, c)
 				ctx := t.Context()
-				_, err := n.srv.Push("q", "x", "y")
+				_, err := n.Redis.Push("q", "x", "y")
 				require.NoError(t, err)
 				before := c.Stats().Generation
-				f.times(tc.cmd, 1, reply(tc.reply))
+				f.Times(tc.cmd, 1, reply(tc.reply))
 				began := time.Now()
 				err = tc.do(ctx, c)
 				assert.Less(t, time.Since(began), 500*time.Millisecond)
 				assert.Equal(t, before+tc.generations, c.Stats().Generation)
 				if !tc.waits {
 					assert.EqualError(t, err, tc.reply)
-					assert.Equal(t, 1, f.count(tc.cmd))
+					assert.Equal(t, 1, f.Count(tc.cmd))
 					return
 				}
 				assert.NoError(t, err)
-				assert.Equal(t, 2, f.count(tc.cmd))
+				assert.Equal(t, 2, f.Count(tc.cmd))
 
-				f.times(tc.cmd, 1<<30, reply(tc.reply))
+				f.Times(tc.cmd, 1<<30, reply(tc.reply))
 				began = time.Now()
 				assert.EqualError(t, tc.do(ctx, c), tc.reply, "in the end the server's own words")
 				assert.InDelta(t, DefaultGrace, time.Since(began), float64(time.Second))
@@ -148,12 +148,12 @@ func TestWithRefusals_IsAskedAboutReplies(t *testing.T) {
 		ready(t, c)
 		ctx := t.Context()
 		assert.Equal(t, redis.Nil, c.Get(ctx, "none").Err())
-		f.times("get", 1, hangUp)
+		f.Times("get", 1, hangUp)
 		assert.Error(t, c.Get(ctx, "k").Err())
-		f.times("set", 1, reply("ERR of a script script: f_1, on @user_script:1."))
+		f.Times("set", 1, reply("ERR of a script script: f_1, on @user_script:1."))
 		assert.Error(t, c.Set(ctx, "k", "v", 0).Err())
 		assert.Empty(t, asked)
-		f.times("set", 1, reply("ERR something"))
+		f.Times("set", 1, reply("ERR something"))
 		assert.EqualError(t, c.Set(ctx, "k", "v", 0).Err(), "ERR something")
 		assert.Equal(t, []string{"ERR something"}, asked)
 	})
@@ -177,7 +177,7 @@ func TestWithRefusals_Pipeline(t *testing.T) {
 				defer c.Close()
 				ready(t, c)
 				ctx := t.Context()
-				f.times("set", 1, reply("try later"))
+				f.Times("set", 1, reply("try later"))
 				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
 					p.LPush(ctx, "l", "v")
 					p.Set(ctx, "k", "v", 0)
@@ -186,13 +186,13 @@ func TestWithRefusals_Pipeline(t *testing.T) {
 				})
 				if tc.again {
 					assert.NoError(t, err)
-					assert.Equal(t, 2, f.count("set"))
+					assert.Equal(t, 2, f.Count("set"))
 				} else {
 					assert.EqualError(t, err, "try later")
-					assert.Equal(t, 1, f.count("set"))
+					assert.Equal(t, 1, f.Count("set"))
 				}
-				assert.Equal(t, 1, f.count("lpush"))
-				assert.LessOrEqual(t, f.count("incr"), 1)
+				assert.Equal(t, 1, f.Count("lpush"))
+				assert.LessOrEqual(t, f.Count("incr"), 1)
 			})
 		})
 	}
@@ -359,4 +359,12 @@ func TestDocs_WhatIsSentAgain(t *testing.T) {
 		}
 	}
 	assert.Len(t, seen, 6, "every class has an example")
+}
+
+// What a part has run is not run again because another node was removed.
+func TestParts_NodeIsRemoved(t *testing.T) {
+	p := &parts{}
+	p.note(nil)
+	p.note(redis.ErrClosed)
+	assert.Equal(t, unknown, outcomeOf(p.verdict(&terms{}, redis.ErrClosed)))
 }

@@ -1,8 +1,10 @@
-package redial
+// Package memnet is a network in memory with one Redis server on it, for tests in bubbles of
+// testing/synctest. It imports nothing of redial, so that tests inside of any package may
+// use it.
+package memnet
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"sync"
@@ -13,12 +15,13 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
 )
 
-// memNet is an in-memory network with one Redis server on it, for tests in
+// Net is an in-memory network with one Redis server on it, for tests in
 // synctest bubbles. Like TCP, it buffers what is written.
-type memNet struct {
-	srv *miniredis.Miniredis
+type Net struct {
+	Redis *miniredis.Miniredis
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -33,29 +36,31 @@ type memNet struct {
 type relay struct {
 	number    int      // the first connection made is 1
 	near, far net.Conn // the far end of the client's pipe, and the server's
-	dropped   bool     // guarded by memNet.mu; bytes vanish
-	closed    bool     // guarded by memNet.mu
-	queue     [][]byte // guarded by memNet.mu; from the client, not yet passed on
+	dropped   bool     // guarded by Net.mu; bytes vanish
+	closed    bool     // guarded by Net.mu
+	queue     [][]byte // guarded by Net.mu; from the client, not yet passed on
 }
 
-func newMemNet() *memNet {
-	n := &memNet{srv: miniredis.NewMiniRedis(), relays: make(map[*relay]struct{})}
+// New returns a network, which must be closed.
+func New() *Net {
+	n := &Net{Redis: miniredis.NewMiniRedis(), relays: make(map[*relay]struct{})}
 	n.changed = sync.NewCond(&n.mu)
 	return n
 }
 
-var errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+// ErrRefused is the error of a dial that is refused.
+var ErrRefused = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 
 // Dial is a redis.Options.Dialer.
-func (n *memNet) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+func (n *Net) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	n.mu.Lock()
 	n.dials = append(n.dials, time.Now())
 	refuse := n.refuse
 	n.mu.Unlock()
 	if refuse {
-		return nil, errRefused
+		return nil, ErrRefused
 	}
-	far, err := n.srv.Dial()
+	far, err := n.Redis.Dial()
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +70,7 @@ func (n *memNet) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if n.refuse { // killed meanwhile, and cut has not seen it
 		n.mu.Unlock()
 		_, _ = near.Close(), far.Close()
-		return nil, errRefused
+		return nil, ErrRefused
 	}
 	n.count++
 	r.number = n.count
@@ -79,7 +84,7 @@ func (n *memNet) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 }
 
 // receive takes whatever the client writes off its hands at once.
-func (n *memNet) receive(r *relay) {
+func (n *Net) receive(r *relay) {
 	buf := make([]byte, 4096)
 	for {
 		k, err := r.near.Read(buf)
@@ -96,7 +101,7 @@ func (n *memNet) receive(r *relay) {
 	}
 }
 
-func (n *memNet) forward(r *relay) {
+func (n *Net) forward(r *relay) {
 	for {
 		n.mu.Lock()
 		for !r.closed && (len(r.queue) == 0 || n.frozen) {
@@ -116,7 +121,7 @@ func (n *memNet) forward(r *relay) {
 	}
 }
 
-func (n *memNet) answer(r *relay) {
+func (n *Net) answer(r *relay) {
 	buf := make([]byte, 4096)
 	for {
 		k, err := r.far.Read(buf)
@@ -140,7 +145,7 @@ func (n *memNet) answer(r *relay) {
 	}
 }
 
-func (n *memNet) cut(r *relay) {
+func (n *Net) cut(r *relay) {
 	n.mu.Lock()
 	if !r.dropped { // the peer of a dropped connection never learns of its end
 		_ = r.near.Close()
@@ -152,7 +157,7 @@ func (n *memNet) cut(r *relay) {
 	n.mu.Unlock()
 }
 
-func (n *memNet) each(f func(*relay)) {
+func (n *Net) each(f func(*relay)) {
 	n.mu.Lock()
 	var all []*relay
 	for r := range n.relays {
@@ -165,21 +170,25 @@ func (n *memNet) each(f func(*relay)) {
 }
 
 // Kill refuses dials and closes every connection.
-func (n *memNet) Kill() { n.set(func() { n.refuse = true }); n.each(n.cut) }
+func (n *Net) Kill() { n.set(func() { n.refuse = true }); n.Cut() }
 
 // Refuse refuses dials and leaves connections alone, Vanish has them go silent besides, as
 // when a host is gone.
-func (n *memNet) Refuse() { n.set(func() { n.refuse = true }) }
-func (n *memNet) Vanish() { n.Refuse(); n.Drop() }
+func (n *Net) Refuse() { n.set(func() { n.refuse = true }) }
+func (n *Net) Vanish() { n.Refuse(); n.Drop() }
+
+// Cut closes every connection.
+func (n *Net) Cut() { n.each(n.cut) }
 
 // Start ends Kill.
-func (n *memNet) Start() { n.set(func() { n.refuse = false }) }
+func (n *Net) Start() { n.set(func() { n.refuse = false }) }
 
-func (n *memNet) Freeze() { n.set(func() { n.frozen = true }) }
-func (n *memNet) Thaw()   { n.set(func() { n.frozen = false }) }
+// Freeze keeps everything on its way and loses nothing, until Thaw.
+func (n *Net) Freeze() { n.set(func() { n.frozen = true }) }
+func (n *Net) Thaw()   { n.set(func() { n.frozen = false }) }
 
 // Drop makes every present connection go silent; new ones work.
-func (n *memNet) Drop() {
+func (n *Net) Drop() {
 	n.set(func() {
 		for r := range n.relays {
 			r.dropped = true
@@ -187,8 +196,22 @@ func (n *memNet) Drop() {
 	})
 }
 
+// DropBut does so to every one but that of a number: the one made first is 1, and 0 the one
+// made last. silent makes new ones go silent as well.
+func (n *Net) DropBut(number int, silent bool) {
+	n.set(func() {
+		if number == 0 {
+			number = n.count
+		}
+		for r := range n.relays {
+			r.dropped = r.number != number
+		}
+		n.silent = n.silent || silent
+	})
+}
+
 // Silence makes every connection, present and new, go silent.
-func (n *memNet) Silence(on bool) {
+func (n *Net) Silence(on bool) {
 	n.set(func() {
 		n.silent = on
 		for r := range n.relays {
@@ -197,44 +220,63 @@ func (n *memNet) Silence(on bool) {
 	})
 }
 
-func (n *memNet) set(f func()) {
+func (n *Net) set(f func()) {
 	n.mu.Lock()
 	f()
 	n.changed.Broadcast()
 	n.mu.Unlock()
 }
 
-func (n *memNet) Dials() int {
+// Dials counts the dials so far.
+func (n *Net) Dials() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.dials)
 }
 
-// close ends whatever the test left.
-func (n *memNet) close() {
+// Gaps returns the times between the dials from the first on.
+func (n *Net) Gaps(first int) []time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var gaps []time.Duration
+	for i := first + 1; i < len(n.dials); i++ {
+		gaps = append(gaps, n.dials[i].Sub(n.dials[i-1]))
+	}
+	return gaps
+}
+
+// Open counts the connections that there are to the server.
+func (n *Net) Open() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.relays)
+}
+
+// Close ends whatever the test left.
+func (n *Net) Close() {
 	n.set(func() { n.refuse, n.frozen = true, false })
 	n.each(func(r *relay) {
 		n.set(func() { r.dropped = false })
 		n.cut(r)
 	})
-	n.srv.Close()
+	n.Redis.Close()
 }
 
-// bubble runs f in a synctest bubble with a network and the options of a client
+// Bubble runs f in a synctest bubble with a network and the options of a client
 // on it. The pool is large because waiting for a connection must be tested
 // outside: go-redis shares the timers for that between all clients, and a bubble
 // does not let its timers go.
-func bubble(t *testing.T, f func(t *testing.T, n *memNet, opt *redis.Options)) {
+func Bubble(t *testing.T, f func(t *testing.T, n *Net, opt *redis.Options)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := newMemNet()
-		defer n.close()
+		n := New()
+		defer n.Close()
 		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500})
 	})
 }
 
-// ready waits for the link of c.
-func ready(t *testing.T, c *Client) {
+// Ready waits for the link of c.
+func Ready(t *testing.T, c interface{ WaitReady(context.Context) error }) {
 	t.Helper()
 	if err := c.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
@@ -242,4 +284,16 @@ func ready(t *testing.T, c *Client) {
 	synctest.Wait()
 }
 
-var errTest = errors.New("test")
+// Fill makes the pool hold k connections.
+func Fill(t *testing.T, c interface{ Conn() *redis.Conn }, k int) {
+	t.Helper()
+	var held []*redis.Conn
+	for range k {
+		cn := c.Conn()
+		require.NoError(t, cn.Ping(t.Context()).Err())
+		held = append(held, cn)
+	}
+	for _, cn := range held {
+		require.NoError(t, cn.Close())
+	}
+}

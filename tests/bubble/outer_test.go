@@ -1,4 +1,4 @@
-package redial
+package bubble
 
 import (
 	"context"
@@ -21,7 +21,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/testkit/memnet"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -148,76 +150,76 @@ func from(t *testing.T, s span, line int) {
 // made is a client, and what watches over it.
 type made struct {
 	redis.UniversalClient
-	*Supervisor
+	*redial.Supervisor
 	close func() error
 }
 
 // kinds build a client of every kind on an in-memory network.
-var kinds = map[string]func(t *testing.T, opt *redis.Options, with ...Option) made{
-	"Client": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewClient(opt, with...)
+var kinds = map[string]func(t *testing.T, opt *redis.Options, with ...redial.Option) made{
+	"Client": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewClient(opt, with...)
 		return made{c, c.Supervisor, c.Close}
 	},
-	"embedded Client": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewClient(opt, with...)
+	"embedded Client": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewClient(opt, with...)
 		return made{c.Client, c.Supervisor, c.Close}
 	},
-	"clone": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewClient(opt, with...)
+	"clone": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewClient(opt, with...)
 		return made{c.WithTimeout(time.Minute), c.Supervisor, c.Close}
 	},
-	"clone of a clone": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewClient(opt, with...)
+	"clone of a clone": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewClient(opt, with...)
 		return made{c.WithTimeout(time.Minute).WithTimeout(time.Second).Client, c.Supervisor, c.Close}
 	},
-	"FailoverClient": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewFailoverClient(failoverOptions(opt), with...)
+	"FailoverClient": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewFailoverClient(failoverOptions(opt), with...)
 		return made{c, c.Supervisor, c.Close}
 	},
-	"ClusterClient": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewClusterClient(clusterOptions(opt), with...)
+	"ClusterClient": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewClusterClient(clusterOptions(opt), with...)
 		return made{c, c.Supervisor, c.Close}
 	},
-	"embedded ClusterClient": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewClusterClient(clusterOptions(opt), with...)
+	"embedded ClusterClient": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewClusterClient(clusterOptions(opt), with...)
 		return made{c.ClusterClient, c.Supervisor, c.Close}
 	},
-	"FailoverClusterClient": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewFailoverClusterClient(failoverOptions(opt), with...)
+	"FailoverClusterClient": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewFailoverClusterClient(failoverOptions(opt), with...)
 		return made{c, c.Supervisor, c.Close}
 	},
-	"Ring": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewRing(ringOptions(opt), with...)
+	"Ring": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewRing(ringOptions(opt), with...)
 		return made{c, c.Supervisor, c.Close}
 	},
-	"UniversalClient": func(_ *testing.T, opt *redis.Options, with ...Option) made {
-		c := NewUniversalClient(&redis.UniversalOptions{
+	"UniversalClient": func(_ *testing.T, opt *redis.Options, with ...redial.Option) made {
+		c := redial.NewUniversalClient(&redis.UniversalOptions{
 			Addrs: []string{opt.Addr}, Dialer: opt.Dialer, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
 		}, with...)
-		return made{c, c.(*Client).Supervisor, c.Close}
+		return made{c, c.(*redial.Client).Supervisor, c.Close}
 	},
-	"supervised Client": func(t *testing.T, opt *redis.Options, with ...Option) made {
+	"supervised Client": func(t *testing.T, opt *redis.Options, with ...redial.Option) made {
 		own := *opt
 		own.ContextTimeoutEnabled = true
 		dial := reflect.ValueOf(opt.Dialer) // by its name it would be redial's
-		own.Dialer = reflect.MakeFunc(dial.Type(), dial.Call).Interface().(dialFunc)
+		own.Dialer = reflect.MakeFunc(dial.Type(), dial.Call).Interface().(func(context.Context, string, string) (net.Conn, error))
 		return supervised(t, redis.NewClient(&own), with...)
 	},
-	"supervised ClusterClient": func(t *testing.T, opt *redis.Options, with ...Option) made {
+	"supervised ClusterClient": func(t *testing.T, opt *redis.Options, with ...redial.Option) made {
 		own := clusterOptions(opt)
 		own.ContextTimeoutEnabled = true
 		return supervised(t, redis.NewClusterClient(own), with...)
 	},
-	"supervised Ring": func(t *testing.T, opt *redis.Options, with ...Option) made {
+	"supervised Ring": func(t *testing.T, opt *redis.Options, with ...redial.Option) made {
 		own := ringOptions(opt)
 		own.ContextTimeoutEnabled = true
 		return supervised(t, redis.NewRing(own), with...)
 	},
 }
 
-func supervised(t *testing.T, rdb redis.UniversalClient, with ...Option) made {
+func supervised(t *testing.T, rdb redis.UniversalClient, with ...redial.Option) made {
 	t.Helper()
-	s, err := Supervise(rdb, with...)
+	s, err := redial.Supervise(rdb, with...)
 	require.NoError(t, err)
 	return made{rdb, s, func() error { return errors.Join(rdb.Close(), s.Close()) }}
 }
@@ -233,7 +235,7 @@ func clusterOptions(opt *redis.Options) *redis.ClusterOptions {
 	return &redis.ClusterOptions{
 		Addrs: []string{opt.Addr}, Dialer: opt.Dialer, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
 		ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
-			return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: []redis.ClusterNode{{Addr: opt.Addr}}}}, nil
+			return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: opt.Addr}}}}, nil
 		},
 	}
 }
@@ -246,13 +248,13 @@ func ringOptions(opt *redis.Options) *redis.RingOptions {
 }
 
 // onKinds runs f with a client of every kind that has a number of options.
-func onKinds(t *testing.T, with func() []Option, f func(t *testing.T, n *memNet, faults *faults, c made)) {
+func onKinds(t *testing.T, with func() []redial.Option, f func(t *testing.T, n *memnet.Net, faults *memnet.Faults, c made)) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-				faults := inject(n)
-				n.srv.Server().SetPreHook(beSentinel(faults))
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				faults := memnet.Inject(n)
+				n.Redis.Server().SetPreHook(beSentinel(faults))
 				c := kinds[name](t, opt, with()...)
 				defer c.close()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -266,10 +268,9 @@ func onKinds(t *testing.T, with func() []Option, f func(t *testing.T, n *memNet,
 }
 
 // beSentinel has the server answer as a sentinel, too, that watches over it alone.
-func beSentinel(f *faults) server.Hook {
+func beSentinel(f *memnet.Faults) server.Hook {
 	return func(p *server.Peer, cmd string, args ...string) bool {
-		name := strings.ToLower(cmd)
-		if name == "sentinel" {
+		if strings.EqualFold(cmd, "sentinel") {
 			if strings.EqualFold(args[0], "get-master-addr-by-name") {
 				p.WriteStrings([]string{"127.0.0.1", "1"})
 			} else {
@@ -277,28 +278,24 @@ func beSentinel(f *faults) server.Hook {
 			}
 			return true
 		}
-		f.mu.Lock()
-		f.ran[name]++
-		do := f.do[name]
-		f.mu.Unlock()
-		return do != nil && do(p)
+		return f.Hook(p, cmd, args...)
 	}
 }
 
 // Instruments that stand outside of the gate see one call where the caller makes one,
 // with what happens to it inside, and where it is made.
 func TestOuter_OneCall(t *testing.T) {
-	for name, with := range map[string]func(i *instrument) Option{
-		"WithInstrument": func(i *instrument) Option { return WithInstrument(i.install) },
-		"WithOuterHook":  func(i *instrument) Option { return WithOuterHook(tracer{i}) },
+	for name, with := range map[string]func(i *instrument) redial.Option{
+		"WithInstrument": func(i *instrument) redial.Option { return redial.WithInstrument(i.install) },
+		"WithOuterHook":  func(i *instrument) redial.Option { return redial.WithOuterHook(tracer{i}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen *instrument
-			with := func() []Option {
+			with := func() []redial.Option {
 				seen = &instrument{}
-				return []Option{with(seen)}
+				return []redial.Option{with(seen)}
 			}
-			onKinds(t, with, func(t *testing.T, n *memNet, faults *faults, c made) {
+			onKinds(t, with, func(t *testing.T, n *memnet.Net, faults *memnet.Faults, c made) {
 				ctx := t.Context()
 				seen.take()
 
@@ -325,21 +322,21 @@ func TestOuter_OneCall(t *testing.T) {
 				from(t, spans[0], line)
 
 				// One whose reply is lost and that is sent again.
-				faults.times("get", 1, hangUp)
+				faults.Times("get", 1, memnet.HangUp)
 				line = here() + 1
 				require.Equal(t, "v", c.Get(ctx, "k").Val())
-				assert.Equal(t, 3, faults.count("get"))
+				assert.Equal(t, 3, faults.Count("get"))
 				spans = seen.take()
 				require.Len(t, spans, 1)
 				assert.NoError(t, spans[0].err)
 				from(t, spans[0], line)
 
 				// A pipeline, and a transaction, whose replies are lost.
-				faults.times("get", 1, hangUp)
+				faults.Times("get", 1, memnet.HangUp)
 				line = here() + 1
 				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.TTL(ctx, "k"); return nil })
 				require.NoError(t, err)
-				faults.times("exec", 1, hangUp)
+				faults.Times("exec", 1, memnet.HangUp)
 				line2 := here() + 1
 				_, err = c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); return nil })
 				require.NoError(t, err)
@@ -353,9 +350,9 @@ func TestOuter_OneCall(t *testing.T) {
 				from(t, spans[1], line2)
 
 				// One whose outcome is unknown.
-				faults.times("incr", 1, hangUp)
+				faults.Times("incr", 1, memnet.HangUp)
 				err = c.Incr(ctx, "n").Err()
-				require.ErrorIs(t, err, ErrOutcomeUnknown)
+				require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
 				spans = seen.take()
 				require.Len(t, spans, 1)
 				assert.True(t, spans[0].err == err, "%v", spans[0].err)
@@ -364,17 +361,17 @@ func TestOuter_OneCall(t *testing.T) {
 				n.Kill()
 				awaitDown(t, c)
 				waited := c.Incr(ctx, "n").Err()
-				require.ErrorIs(t, waited, ErrUnavailable)
+				require.ErrorIs(t, waited, redial.ErrUnavailable)
 				line = here() + 1
 				refused := c.Incr(ctx, "n").Err()
-				require.ErrorIs(t, refused, ErrUnavailable)
+				require.ErrorIs(t, refused, redial.ErrUnavailable)
 				line2 = here() + 1
 				_, err = c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
-				require.ErrorIs(t, err, ErrUnavailable)
+				require.ErrorIs(t, err, redial.ErrUnavailable)
 				spans = seen.take()
 				require.Len(t, spans, 3)
 				assert.True(t, spans[0].err == waited, "%v", spans[0].err)
-				assert.Greater(t, spans[0].took, DefaultGrace/2)
+				assert.Greater(t, spans[0].took, redial.DefaultGrace/2)
 				assert.True(t, spans[1].err == refused, "%v", spans[1].err)
 				assert.Zero(t, spans[1].took)
 				from(t, spans[1], line)
@@ -391,7 +388,7 @@ func awaitDown(t *testing.T, c made) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+	require.NoError(t, c.WaitForState(ctx, redial.StateReconnecting))
 }
 
 // numbered is a hook that notes when it is called and when that is over.
@@ -430,20 +427,20 @@ func (h numbered) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // inside, at every attempt.
 func TestOuter_Order(t *testing.T) {
 	var log []string
-	with := func() []Option {
-		return []Option{
-			WithOuterHook(numbered{1, &log}),
-			WithInstrument(func(rdb redis.UniversalClient) error {
+	with := func() []redial.Option {
+		return []redial.Option{
+			redial.WithOuterHook(numbered{1, &log}),
+			redial.WithInstrument(func(rdb redis.UniversalClient) error {
 				rdb.AddHook(numbered{2, &log})
 				rdb.AddHook(numbered{3, &log})
 				return nil
 			}),
-			WithOuterHook(numbered{4, &log}),
-			WithInstrument(func(rdb redis.UniversalClient) error { rdb.AddHook(numbered{5, &log}); return nil }),
+			redial.WithOuterHook(numbered{4, &log}),
+			redial.WithInstrument(func(rdb redis.UniversalClient) error { rdb.AddHook(numbered{5, &log}); return nil }),
 		}
 	}
 	before, after := []string{"in 1", "in 2", "in 3", "in 4", "in 5"}, []string{"out 5", "out 4", "out 3", "out 2", "out 1"}
-	onKinds(t, with, func(t *testing.T, _ *memNet, faults *faults, c made) {
+	onKinds(t, with, func(t *testing.T, _ *memnet.Net, faults *memnet.Faults, c made) {
 		if strings.HasPrefix(t.Name(), "TestOuter_Order/supervised") {
 			return // AddHook goes inside of redial's there, at a place of its own
 		}
@@ -463,12 +460,12 @@ func TestOuter_Order(t *testing.T) {
 				return err
 			},
 		} {
-			faults.times(cmd, 1, hangUp)
+			faults.Times(cmd, 1, memnet.HangUp)
 			log = nil
 			require.NoError(t, send(t.Context()))
 			attempts := (len(log) - len(before) - len(after)) / 2
 			require.Positive(t, attempts, "%s: %v", cmd, log)
-			if _, cluster := c.UniversalClient.(*ClusterClient); !cluster || cmd == "get" { // go-redis makes several attempts at a part of a pipeline
+			if _, cluster := c.UniversalClient.(*redial.ClusterClient); !cluster || cmd == "get" { // go-redis makes several attempts at a part of a pipeline
 				assert.Equal(t, 2, attempts, cmd)
 			}
 			assert.Equal(t, slices.Concat(before, slices.Repeat([]string{"in 6", "out 6"}, attempts), after), log, cmd)
@@ -476,33 +473,24 @@ func TestOuter_Order(t *testing.T) {
 	})
 }
 
-// passing is a hook that does nothing.
-type passing struct{}
-
-func (passing) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (passing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
-func (passing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
 // What an instrument is given: the client itself, or one that stands for several nodes.
 func TestOuter_WhatAnInstrumentGets(t *testing.T) {
 	var got []redis.UniversalClient
 	var seen *instrument
-	with := func() []Option {
+	with := func() []redial.Option {
 		got, seen = nil, &instrument{}
-		return []Option{WithInstrument(func(rdb redis.UniversalClient) error {
+		return []redial.Option{redial.WithInstrument(func(rdb redis.UniversalClient) error {
 			got = append(got, rdb)
 			return seen.install(rdb)
 		})}
 	}
-	onKinds(t, with, func(t *testing.T, _ *memNet, _ *faults, c made) {
+	onKinds(t, with, func(t *testing.T, _ *memnet.Net, _ *memnet.Faults, c made) {
 		require.Len(t, got, 1, "it is called once, whatever clones there are")
 		rdb, ok := got[0].(*redis.Client)
 		require.True(t, ok, "%T", got[0])
 		setups := seen.count("hello") + seen.count("redis.dial")
 		switch client := c.UniversalClient.(type) {
-		case *Client:
+		case *redial.Client:
 			if !strings.Contains(t.Name(), "clone") {
 				assert.Same(t, client.Client, rdb)
 			}
@@ -521,10 +509,10 @@ func TestOuter_WhatAnInstrumentGets(t *testing.T) {
 				want = "m"
 			}
 			assert.Equal(t, want, rdb.Options().Addr)
-			assert.ErrorIs(t, rdb.Ping(t.Context()).Err(), errNoConnections)
+			assert.EqualError(t, rdb.Ping(t.Context()).Err(), "redial: the client that WithInstrument is given for several nodes has no connections")
 			assert.Zero(t, rdb.PoolStats().TotalConns)
-			_, err := Supervise(rdb)
-			assert.ErrorIs(t, err, errSupervised)
+			_, err := redial.Supervise(rdb)
+			assert.EqualError(t, err, "redial: the client is under supervision already")
 			require.NoError(t, c.close())
 			assert.ErrorIs(t, rdb.Ping(t.Context()).Err(), redis.ErrClosed)
 		}
@@ -536,14 +524,14 @@ func TestOuter_WhatAnInstrumentGets(t *testing.T) {
 func TestOuter_InstrumentFails(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		t.Run(name, func(t *testing.T) {
-			for want, with := range map[string]Option{
-				"redial: WithInstrument: test":        WithInstrument(func(redis.UniversalClient) error { return errTest }),
-				"redial: WithInstrument panics: test": WithInstrument(func(redis.UniversalClient) error { panic(errTest) }),
-				"redial: WithInstrument panics: 7":    WithInstrument(func(redis.UniversalClient) error { panic(7) }),
-				"redial: WithOuterHook panics: test":  WithOuterHook(bursting{}),
+			for want, with := range map[string]redial.Option{
+				"redial: WithInstrument: test":        redial.WithInstrument(func(redis.UniversalClient) error { return errTest }),
+				"redial: WithInstrument panics: test": redial.WithInstrument(func(redis.UniversalClient) error { panic(errTest) }),
+				"redial: WithInstrument panics: 7":    redial.WithInstrument(func(redis.UniversalClient) error { panic(7) }),
+				"redial: WithOuterHook panics: test":  redial.WithOuterHook(bursting{}),
 			} {
-				bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-					inject(n)
+				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+					memnet.Inject(n)
 					opt.MinIdleConns = 3
 					err := errors.New("none")
 					if strings.HasPrefix(name, "supervised") {
@@ -551,7 +539,7 @@ func TestOuter_InstrumentFails(t *testing.T) {
 					} else {
 						func() {
 							defer func() { err = recover().(error) }()
-							_ = kinds[name](t, opt, WithOuterHook(passing{}), with).close()
+							_ = kinds[name](t, opt, redial.WithOuterHook(passing{}), with).close()
 						}()
 					}
 					assert.EqualError(t, err, want)
@@ -560,15 +548,15 @@ func TestOuter_InstrumentFails(t *testing.T) {
 			}
 		})
 	}
-	bubble(t, func(t *testing.T, _ *memNet, opt *redis.Options) {
-		c, err := Connect(t.Context(), opt, WithInstrument(func(redis.UniversalClient) error { return errTest }))
+	memnet.Bubble(t, func(t *testing.T, _ *memnet.Net, opt *redis.Options) {
+		c, err := redial.Connect(t.Context(), opt, redial.WithInstrument(func(redis.UniversalClient) error { return errTest }))
 		assert.Nil(t, c)
 		assert.ErrorIs(t, err, errTest)
 	})
 }
 
 // superviseOf puts a client of a kind under supervision, and returns the error.
-func superviseOf(name string, opt *redis.Options, with ...Option) error {
+func superviseOf(name string, opt *redis.Options, with ...redial.Option) error {
 	var rdb redis.UniversalClient
 	switch {
 	case strings.HasSuffix(name, "ClusterClient"):
@@ -581,7 +569,7 @@ func superviseOf(name string, opt *redis.Options, with ...Option) error {
 		rdb = redis.NewClient(&own)
 	}
 	defer rdb.Close()
-	_, err := Supervise(rdb, with...)
+	_, err := redial.Supervise(rdb, with...)
 	return err
 }
 
@@ -593,21 +581,24 @@ func (bursting) ProcessHook(redis.ProcessHook) redis.ProcessHook { panic(errTest
 // What is known of the commands that fail is the same with outer hooks and without.
 func TestOuter_OutcomesAreAsExact(t *testing.T) {
 	fate := func(err error) string {
-		if e := asError(err); e != nil {
-			err = e.kind
+		for _, kind := range []error{redial.ErrUnavailable, redial.ErrOutcomeUnknown, redial.ErrClosed} {
+			if errors.Is(err, kind) {
+				err = kind
+				break
+			}
 		}
-		return fmt.Sprintf("%v, safe to retry: %v", err, SafeToRetry(err))
+		return fmt.Sprintf("%v, safe to retry: %v", err, redial.SafeToRetry(err))
 	}
-	run := func(t *testing.T, name, cmd string, do func(*server.Peer), with ...Option) (fates []string) {
-		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-			faults := inject(n)
+	run := func(t *testing.T, name, cmd string, do func(*server.Peer), with ...redial.Option) (fates []string) {
+		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+			faults := memnet.Inject(n)
 			c := kinds[name](t, opt, with...)
 			defer c.close()
 			ctx := t.Context()
 			require.NoError(t, c.WaitReady(ctx))
 			synctest.Wait()
 			for send := range 4 {
-				faults.times(cmd, 1, do)
+				faults.Times(cmd, 1, do)
 				var cmds []redis.Cmder
 				var err error
 				switch send {
@@ -630,7 +621,7 @@ func TestOuter_OutcomesAreAsExact(t *testing.T) {
 				for _, cmd := range cmds {
 					fates = append(fates, fate(cmd.Err()))
 				}
-				faults.times(cmd, 0, nil)
+				faults.Times(cmd, 0, nil)
 				time.Sleep(time.Second)
 				synctest.Wait()
 			}
@@ -639,13 +630,13 @@ func TestOuter_OutcomesAreAsExact(t *testing.T) {
 	}
 	for _, name := range []string{"Client", "clone", "ClusterClient", "Ring"} {
 		for fault, do := range map[string]func(*server.Peer){
-			"lost": hangUp, "garbled": func(p *server.Peer) { p.WriteRaw("?what\r\n") }, "refused": reply("ERR no"), "not master": reply("READONLY no"),
+			"lost": memnet.HangUp, "garbled": func(p *server.Peer) { p.WriteRaw("?what\r\n") }, "refused": memnet.Reply("ERR no"), "not master": memnet.Reply("READONLY no"),
 		} {
 			for _, cmd := range []string{"get", "incr", "exec"} {
 				t.Run(fmt.Sprint(name, "/", fault, "/", cmd), func(t *testing.T) {
 					seen := &instrument{}
 					want := run(t, name, cmd, do)
-					got := run(t, name, cmd, do, WithOuterHook(passing{}), WithOuterHook(tracer{seen}), WithInstrument(seen.install))
+					got := run(t, name, cmd, do, redial.WithOuterHook(passing{}), redial.WithOuterHook(tracer{seen}), redial.WithInstrument(seen.install))
 					assert.Equal(t, want, got)
 					assert.NotEmpty(t, seen.take())
 				})
@@ -654,39 +645,15 @@ func TestOuter_OutcomesAreAsExact(t *testing.T) {
 	}
 }
 
-// The hooks are called round whatever they are asked to, and remain as they were.
-func TestOuter_RoundChangesNothing(t *testing.T) {
-	seen := &instrument{}
-	cfg, err := newConfig([]Option{WithInstrument(seen.install)})
-	require.NoError(t, err)
-	whole := newKeeper(cfg, "")
-	defer whole.abandon()
-	k, err := cfg.deputy(whole.base, &redis.Options{Addr: "127.0.0.1:1"})
-	require.NoError(t, err)
-	for i := range 3 {
-		want := fmt.Errorf("error %d", i)
-		whole := k.round(ends{
-			process:  func(context.Context, redis.Cmder) error { return want },
-			pipeline: func(context.Context, []redis.Cmder) error { return want },
-		})
-		cmd := redis.NewCmd(t.Context(), "incr", "n")
-		assert.True(t, whole.process(t.Context(), cmd) == want)
-		assert.True(t, whole.pipeline(t.Context(), []redis.Cmder{cmd}) == want)
-		assert.Len(t, seen.take(), 2)
-		assert.ErrorIs(t, k.conn.Process(t.Context(), cmd), errNoConnections)
-		assert.Len(t, seen.take(), 1)
-	}
-}
-
 // A hook of an instrument that panics when hooks are put together does so with the
 // caller, and harms nothing else.
 func TestOuter_HookPanicsLater(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		inject(n)
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		memnet.Inject(n)
 		h := &fuse{}
-		c := NewClient(opt, WithInstrument(func(rdb redis.UniversalClient) error { rdb.AddHook(h); return nil }))
+		c := redial.NewClient(opt, redial.WithInstrument(func(rdb redis.UniversalClient) error { rdb.AddHook(h); return nil }))
 		defer c.Close()
-		ready(t, c)
+		memnet.Ready(t, c)
 		h.burst = true
 		assert.PanicsWithValue(t, errTest, func() { c.WithTimeout(time.Second) })
 		h.burst = false
@@ -709,12 +676,12 @@ func (f *fuse) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 // Clones, connections and transactions are made at the same time, and what is sent with
 // each goes where it should, by way of the hooks.
 func TestOuter_AtTheSameTime(t *testing.T) {
-	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
-		inject(n)
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		memnet.Inject(n)
 		seen := &instrument{}
-		c := NewClient(opt, WithInstrument(seen.install), WithOuterHook(passing{}))
+		c := redial.NewClient(opt, redial.WithInstrument(seen.install), redial.WithOuterHook(passing{}))
 		defer c.Close()
-		ready(t, c)
+		memnet.Ready(t, c)
 		ctx := t.Context()
 		const each, rounds = 4, 25
 		var wg sync.WaitGroup
@@ -755,12 +722,12 @@ func TestOuter_AutoPipeline(t *testing.T) {
 	// Not in a bubble: go-redis's auto-pipelines share timers.
 	f := redialtest.NewFakeServer(t)
 	slots := func(context.Context) ([]redis.ClusterSlot, error) {
-		return []redis.ClusterSlot{{Start: 0, End: lastSlot, Nodes: []redis.ClusterNode{{Addr: f.Addr()}}}}, nil
+		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: f.Addr()}}}}, nil
 	}
 	seen := &instrument{}
-	one := NewClient(&redis.Options{Addr: f.Addr()}, WithInstrument(seen.install))
+	one := redial.NewClient(&redis.Options{Addr: f.Addr()}, redial.WithInstrument(seen.install))
 	defer one.Close()
-	several := NewClusterClient(&redis.ClusterOptions{ClusterSlots: slots}, WithInstrument(seen.install))
+	several := redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: slots}, redial.WithInstrument(seen.install))
 	defer several.Close()
 	for name, c := range map[string]interface {
 		AutoPipeline() (*redis.AutoPipeliner, error)
@@ -788,17 +755,4 @@ func TestOuter_AutoPipeline(t *testing.T) {
 			assert.Equal(t, 100, n)
 		})
 	}
-}
-
-// Without the options nothing is different.
-func TestOuter_None(t *testing.T) {
-	cfg, err := newConfig(nil)
-	require.NoError(t, err)
-	k, err := cfg.surround(nil)
-	require.NoError(t, err)
-	assert.Nil(t, k)
-	k, err = cfg.deputy(nil, nil)
-	require.NoError(t, err)
-	assert.Nil(t, k)
-	k.on(nil)
 }

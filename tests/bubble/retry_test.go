@@ -1,0 +1,565 @@
+package bubble
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/testkit/memnet"
+	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/redialtest"
+)
+
+func TestRetry_ReplyLost(t *testing.T) {
+	ctx := context.Background()
+	for _, tc := range []struct {
+		name string
+		ctx  context.Context
+		with []redial.Option
+		cmd  string
+		do   func(context.Context, *redial.Client) error
+		sent int
+		want error
+	}{
+		{"read", ctx, nil, "get", func(ctx context.Context, c *redial.Client) error { return c.Get(ctx, "k").Err() }, 2, redis.Nil},
+		{"write", ctx, nil, "incr", func(ctx context.Context, c *redial.Client) error { return c.Incr(ctx, "n").Err() }, 1, redial.ErrOutcomeUnknown},
+		{"declared idempotent", redial.Idempotent(ctx), nil, "set", func(ctx context.Context, c *redial.Client) error { return c.Set(ctx, "k", 1, 0).Err() }, 2, nil},
+		{"never", ctx, []redial.Option{redial.WithRetry(redial.RetryNever)}, "get", func(ctx context.Context, c *redial.Client) error { return c.Get(ctx, "k").Err() }, 1, redial.ErrOutcomeUnknown},
+		{"own policy", ctx, []redial.Option{redial.WithRetry(func(cmd redis.Cmder) bool { return cmd.Name() == "incr" })}, "incr",
+			func(ctx context.Context, c *redial.Client) error { return c.Incr(ctx, "n").Err() }, 2, nil},
+		{"blocking pop, never", redial.Idempotent(ctx), nil, "blpop", func(ctx context.Context, c *redial.Client) error { return c.BLPop(ctx, time.Second, "q").Err() }, 1, redial.ErrOutcomeUnknown},
+		{"unknown command", ctx, nil, "module.do", func(ctx context.Context, c *redial.Client) error { return c.Do(ctx, "module.do").Err() }, 1, redial.ErrOutcomeUnknown},
+		{"pipeline of reads", ctx, nil, "get", func(ctx context.Context, c *redial.Client) error {
+			_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.TTL(ctx, "k"); return nil })
+			return err
+		}, 2, redis.Nil},
+		{"pipeline with a write", ctx, nil, "get", func(ctx context.Context, c *redial.Client) error {
+			_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Incr(ctx, "n"); return nil })
+			return err
+		}, 1, redial.ErrOutcomeUnknown},
+		{"transaction", ctx, nil, "exec", func(ctx context.Context, c *redial.Client) error {
+			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+			return err
+		}, 1, redial.ErrOutcomeUnknown},
+		{"transaction of reads", ctx, nil, "exec", func(ctx context.Context, c *redial.Client) error {
+			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Exists(ctx, "n"); return nil })
+			return err
+		}, 2, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				f := memnet.Inject(n)
+				c := redial.NewClient(opt, tc.with...)
+				defer c.Close()
+				memnet.Ready(t, c)
+				f.Times(tc.cmd, 1, memnet.HangUp)
+				err := tc.do(tc.ctx, c)
+				assert.ErrorIs(t, err, tc.want)
+				assert.Equal(t, tc.sent, f.Count(tc.cmd))
+				assert.Equal(t, redial.StateConnected, c.State(), "one broken connection is not an outage")
+				var e *redial.Error
+				if errors.As(err, &e) {
+					assert.Equal(t, 1, e.Attempts)
+					assert.False(t, errors.Is(err, redial.ErrUnavailable))
+					assert.NotEmpty(t, e.Cmd)
+				}
+			})
+		})
+	}
+}
+
+// Half of a pipeline was answered: those commands keep their answers and are not
+// sent again.
+func TestPipeline_AnsweredCommandsAreNotSentAgain(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		f := memnet.Inject(n)
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		ctx := t.Context()
+		f.Times("get", 1, memnet.HangUp)
+		var incr *redis.IntCmd
+		var get *redis.StringCmd
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			incr = p.Incr(ctx, "n")
+			get = p.Get(ctx, "n")
+			return nil
+		})
+		require.NoError(t, err)
+		assert.EqualValues(t, 1, incr.Val())
+		assert.Equal(t, "1", get.Val())
+		assert.Equal(t, 1, f.Count("incr"))
+		assert.Equal(t, 2, f.Count("get"))
+
+		f.Times("lpush", 1, memnet.HangUp)
+		var lpush *redis.IntCmd
+		_, err = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			incr = p.Incr(ctx, "n")
+			lpush = p.LPush(ctx, "l", "x")
+			return nil
+		})
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+		assert.NoError(t, incr.Err())
+		assert.EqualValues(t, 2, incr.Val())
+		assert.ErrorIs(t, lpush.Err(), redial.ErrOutcomeUnknown)
+		assert.Equal(t, 2, f.Count("incr"))
+		assert.Equal(t, 1, f.Count("lpush"))
+	})
+}
+
+// A command was refused in the middle of a pipeline: it is sent again with all that
+// follow it, unless one of those has been executed and must not be again.
+func TestPipeline_RefusedInTheMiddle(t *testing.T) {
+	const readonly = "READONLY You can't write against a read only replica."
+	for _, tc := range []struct {
+		name     string
+		commands string
+		want     error
+		sent     map[string]int
+	}{
+		{"behind a read", "get set", nil, map[string]int{"get": 1, "set": 2}},
+		{"before a read", "set get", nil, map[string]int{"set": 2, "get": 2}},
+		{"between reads", "get set get", nil, map[string]int{"get": 3, "set": 2}},
+		{"before a write", "set incr", redisError(readonly), map[string]int{"set": 1, "incr": 1}},
+		{"before a write and a read", "set incr get", redisError(readonly), map[string]int{"set": 1, "incr": 1, "get": 1}},
+		{"behind a write", "incr set get", nil, map[string]int{"incr": 1, "set": 2, "get": 2}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				f := memnet.Inject(n)
+				c := redial.NewClient(opt)
+				defer c.Close()
+				memnet.Ready(t, c)
+				ctx := t.Context()
+				require.NoError(t, c.Append(ctx, "k", "old").Err())
+				f.Times("set", 1, memnet.Reply(readonly))
+				pipe := c.Pipeline()
+				var last *redis.StringCmd
+				for _, name := range strings.Fields(tc.commands) {
+					switch name {
+					case "get":
+						last = pipe.Get(ctx, "k")
+					case "set":
+						pipe.Set(ctx, "k", "new", 0)
+					case "incr":
+						pipe.Incr(ctx, "n")
+					}
+				}
+				_, err := pipe.Exec(ctx)
+				if tc.want != nil {
+					assert.EqualError(t, err, tc.want.Error())
+				} else {
+					require.NoError(t, err)
+					if strings.HasSuffix(tc.commands, "set get") {
+						assert.Equal(t, "new", last.Val(), "results are those of one run in order")
+					}
+				}
+				for name, count := range tc.sent {
+					assert.Equal(t, count, f.Count(name), name)
+				}
+				assert.EqualValues(t, 2, c.Stats().Generation, "connections are retired in any case")
+			})
+		})
+	}
+}
+
+func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
+	for _, msg := range []string{
+		"TRYAGAIN Multiple keys request during rehashing of slot",
+		"CLUSTERDOWN The cluster is down",
+		"READONLY You can't write against a read only replica.",
+		"ERR READONLY You can't write against a read only replica.",
+		"ERR max number of clients reached",
+		"NOREPLICAS Not enough good replicas to write.",
+	} {
+		t.Run(msg, func(t *testing.T) {
+			if strings.Contains(msg, "READONLY") {
+				platform.NeedPoolsThatLook(t) // or an attempt on a connection that was given up may have the last word
+			}
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				f := memnet.Inject(n)
+				c := redial.NewClient(opt)
+				defer c.Close()
+				memnet.Ready(t, c)
+				f.Times("incr", 5, memnet.Reply(msg))
+				require.NoError(t, c.Incr(t.Context(), "n").Err())
+				assert.Equal(t, 6, f.Count("incr"))
+
+				f.Times("incr", 1<<30, memnet.Reply(msg))
+				began := time.Now()
+				err := c.Incr(t.Context(), "n").Err()
+				assert.EqualError(t, err, msg, "in the end the server's own words")
+				assert.InDelta(t, redial.DefaultGrace, time.Since(began), float64(time.Second))
+
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				began = time.Now()
+				assert.EqualError(t, c.Incr(ctx, "n").Err(), msg)
+				assert.LessOrEqual(t, time.Since(began), time.Second)
+			})
+		})
+	}
+}
+
+// A transaction that was aborted because a command in it was refused is sent
+// again, but not once WATCH is in play: EXEC has ended it, and a second run would
+// be unguarded.
+func TestTransaction_AbortedByRefusal(t *testing.T) {
+	for _, watch := range []bool{false, true} {
+		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+			f := memnet.Inject(n)
+			c := redial.NewClient(opt)
+			defer c.Close()
+			memnet.Ready(t, c)
+			ctx := t.Context()
+			f.Times("exec", 1, func(p *server.Peer) {
+				p.WriteError("EXECABORT Transaction discarded because of previous errors.")
+				memnet.HangUp(p) // this server would still be inside MULTI
+			})
+			f.Times("incr", 1, memnet.Reply("TRYAGAIN Multiple keys request during rehashing of slot"))
+			if watch {
+				err := c.Watch(ctx, func(tx *redis.Tx) error {
+					_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+					return err
+				}, "n")
+				assert.True(t, redis.IsExecAbortError(err), "%v", err)
+				assert.True(t, redial.SafeToRetry(err))
+				assert.Equal(t, 1, f.Count("exec"))
+				return
+			}
+			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+			require.NoError(t, err)
+			assert.Equal(t, 2, f.Count("exec"))
+		})
+	}
+}
+
+// While the server loads its dataset, commands wait; nobody dials.
+func TestRetry_Loading_ShutsTheGate(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		f := memnet.Inject(n)
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		loading := memnet.Reply("LOADING Redis is loading the dataset in memory")
+		f.Times("ping", 1<<30, loading)
+		f.Times("incr", 1<<30, loading)
+		dials := 0
+		time.AfterFunc(2*time.Second, func() {
+			dials = n.Dials()
+			f.Times("ping", 0, loading)
+			f.Times("incr", 0, loading)
+		})
+		before := n.Dials()
+		began := time.Now()
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		assert.InDelta(t, 2*time.Second, time.Since(began), float64(100*time.Millisecond))
+		assert.EqualValues(t, 1, c.Stats().Outages)
+		assert.LessOrEqual(t, dials-before, 3)
+	})
+}
+
+// Server replies, Nil above all, come back as they are.
+func TestReplies_AreNeverWrapped(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		ctx := t.Context()
+		assert.True(t, c.Get(ctx, "nope").Err() == redis.Nil)
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "nope"); return nil })
+		assert.True(t, err == redis.Nil)
+		require.NoError(t, c.Set(ctx, "s", "x", 0).Err())
+		err = c.LPush(ctx, "s", "x").Err()
+		var re redis.Error
+		assert.ErrorAs(t, err, &re)
+		var own *redial.Error
+		assert.False(t, errors.As(err, &own))
+		err = c.Watch(ctx, func(tx *redis.Tx) error {
+			require.NoError(t, c.Set(ctx, "s", "y", 0).Err())
+			_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "s"); return nil })
+			return err
+		}, "s")
+		assert.True(t, err == redis.TxFailedErr)
+	})
+}
+
+// When credentials were rotated the provider is asked once more, and the command
+// is sent once more. If that does not help, the server's answer comes at once.
+func TestCredentials_AreRenewedOnce(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		n.Redis.RequireAuth("new")
+		var password atomic.Value
+		password.Store("old")
+		var asked atomic.Int64
+		opt.CredentialsProvider = func() (string, string) {
+			asked.Add(1)
+			return "", password.Load().(string)
+		}
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		began := time.Now()
+		before := asked.Load()
+		err := c.Incr(t.Context(), "n").Err()
+		assert.True(t, redis.IsAuthError(err), "%v", err)
+		assert.True(t, redial.SafeToRetry(err))
+		assert.EqualValues(t, 2, asked.Load()-before, "one more try")
+		assert.Zero(t, time.Since(began))
+
+		password.Store("new")
+		require.NoError(t, c.Incr(t.Context(), "n").Err())
+		_, err = c.Pipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+		require.NoError(t, err)
+	})
+}
+
+// The deadline of a context is kept by the socket, whatever go-redis was told.
+func TestDeadline_IsKept(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		opt.ContextTimeoutEnabled = false
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		n.Silence(true)
+		for _, run := range []func(context.Context) error{
+			func(ctx context.Context) error { return c.Incr(ctx, "n").Err() },
+			func(ctx context.Context) error { return c.Get(ctx, "n").Err() },
+			func(ctx context.Context) error { return c.BLPop(ctx, 0, "q").Err() },
+			func(ctx context.Context) error {
+				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				return err
+			},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			began := time.Now()
+			err := run(ctx)
+			cancel()
+			assert.Equal(t, 100*time.Millisecond, time.Since(began))
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+			var e *redial.Error
+			assert.ErrorAs(t, err, &e, "it must say whether the command ran")
+		}
+	})
+}
+
+// A connection that a caller holds stays broken, says so at once and truly.
+func TestHeldConnection_Broken_FailsAtOnce(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		f := memnet.Inject(n)
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		cn := c.Conn()
+		defer cn.Close()
+		require.NoError(t, cn.Ping(t.Context()).Err())
+		f.Times("incr", 1, memnet.HangUp)
+		assert.ErrorIs(t, cn.Incr(t.Context(), "n").Err(), redial.ErrOutcomeUnknown)
+		began := time.Now()
+		for range 3 {
+			assert.ErrorIs(t, cn.Incr(t.Context(), "n").Err(), redial.ErrUnavailable)
+		}
+		assert.Zero(t, time.Since(began))
+		assert.Equal(t, 1, f.Count("incr"))
+	})
+}
+
+// WATCH on a connection that is dead is tried on another, for the function has not
+// run yet. Afterwards it is not run again, whatever happens.
+func TestWatch_IsTriedAgainBeforeItsFunctionRan(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		f := memnet.Inject(n)
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		memnet.Fill(t, c, 5)
+		n.Drop()
+		time.Sleep(3 * time.Second)
+		runs := 0
+		watch := func() error {
+			runs = 0
+			return c.Watch(t.Context(), func(tx *redis.Tx) error {
+				runs++
+				_, err := tx.TxPipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+				return err
+			}, "n")
+		}
+		require.NoError(t, watch())
+		assert.Equal(t, 1, runs)
+
+		f.Times("watch", 3, memnet.HangUp)
+		require.NoError(t, watch())
+		assert.Equal(t, 1, runs)
+		assert.Equal(t, "2", c.Get(t.Context(), "n").Val())
+
+		f.Times("multi", 1, memnet.HangUp)
+		assert.ErrorIs(t, watch(), redial.ErrOutcomeUnknown)
+		assert.Equal(t, 1, runs)
+
+		f.Times("watch", 1<<30, memnet.HangUp)
+		began := time.Now()
+		err := watch()
+		assert.Zero(t, runs)
+		assert.True(t, redial.SafeToRetry(err), "%v", err)
+		assert.LessOrEqual(t, time.Since(began), redial.DefaultGrace+100*time.Millisecond, "the grace, and what an attempt takes")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		assert.Error(t, c.Watch(ctx, func(*redis.Tx) error { return nil }, "n"))
+		assert.LessOrEqual(t, time.Since(began), time.Second)
+	})
+}
+
+func TestOnConnect_RunsInsideAnotherCommandsDial(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		f := memnet.Inject(n)
+		calls := 0
+		opt.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
+			calls++
+			return cn.Set(ctx, "greeting", "hello", 0).Err()
+		}
+		c := redial.NewClient(opt)
+		defer c.Close()
+		memnet.Ready(t, c)
+		assert.Zero(t, calls, "the heartbeat's connection is not the caller's")
+		f.Times("set", 2, memnet.HangUp)
+		require.NoError(t, c.Incr(t.Context(), "n").Err(), "the failed greetings cost connections, not the command")
+		assert.Equal(t, 3, calls)
+		assert.Equal(t, 1, f.Count("incr"))
+	})
+}
+
+func TestAutoPipeline_PassesTheGate(t *testing.T) {
+	// Not in a bubble: go-redis's auto-pipelines share timers.
+	server := redialtest.NewFakeServer(t)
+	c := redial.NewClient(&redis.Options{Addr: server.Addr()})
+	defer c.Close()
+	require.NoError(t, c.WaitReady(t.Context()))
+	ap, err := c.AutoPipeline()
+	require.NoError(t, err)
+	async, err := c.AsyncAutoPipeline()
+	require.NoError(t, err)
+	require.NoError(t, ap.Incr(t.Context(), "n").Err())
+	server.Kill()
+	require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+	time.AfterFunc(300*time.Millisecond, func() { assert.NoError(t, server.Start()) })
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { assert.NoError(t, ap.Incr(t.Context(), "n").Err()) })
+		wg.Go(func() { assert.NoError(t, async.Incr(t.Context(), "n").Err()) })
+	}
+	wg.Wait()
+	assert.Equal(t, 41, server.Executed("incr"))
+}
+
+// A pipeline broke while it was written: what had not been delivered whole cannot
+// have run, and only the rest is unknown.
+func TestPipeline_PartlyWritten(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		big     int // size of the values, to have go-redis write in several parts
+		broken  int // the command that breaks in the middle
+		unknown int // commands that may have run
+	}{
+		{"in the first", 1, 0, 0},
+		{"in the middle", 1, 3, 3},
+		{"in a later part", 100_000, 3, 3},
+		{"in the last", 1, 4, 4},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := redialtest.NewFakeServerPipe(t)
+				var mu sync.Mutex
+				var conns []*breakAfter // guarded by mu
+				c := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1", Protocol: 2, DisableIdentity: true, PoolSize: 50,
+					Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+						nc, err := server.Dial(ctx, network, addr)
+						cn := &breakAfter{Conn: nc, left: math.MaxInt}
+						mu.Lock()
+						conns = append(conns, cn)
+						mu.Unlock()
+						return cn, err
+					}}, redial.WithGrace(0))
+				defer c.Close()
+				memnet.Ready(t, c)
+				ctx := t.Context()
+				pipe := c.Pipeline()
+				require.NoError(t, pipe.Ping(ctx).Err())
+				_, err := pipe.Exec(ctx)
+				require.NoError(t, err)
+				size := 0
+				for i := range 5 {
+					cmd := pipe.LPush(ctx, "list", string(make([]byte, tc.big)))
+					if n, _ := command.Size(cmd.Args()); i < tc.broken {
+						size += n
+					} else if i == tc.broken {
+						size += n / 2
+					}
+				}
+				synctest.Wait()
+				mu.Lock()
+				for _, cn := range conns { // whichever carries it
+					cn.left = size
+				}
+				mu.Unlock()
+				cmds, err := pipe.Exec(ctx)
+				if tc.unknown == 0 { // nothing ran, so it was sent again
+					require.NoError(t, err)
+					return
+				}
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				for i, cmd := range cmds {
+					if i < tc.unknown {
+						assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown, "%d", i)
+					} else {
+						assert.ErrorIs(t, cmd.Err(), redial.ErrUnavailable, "%d", i)
+						assert.True(t, redial.SafeToRetry(cmd.Err()), "%d", i)
+					}
+				}
+				synctest.Wait()
+				assert.LessOrEqual(t, server.Executed("lpush"), tc.unknown)
+				assert.EqualValues(t, 1, c.Stats().Unknown)
+				assert.Zero(t, c.Stats().Refused)
+			})
+		})
+	}
+}
+
+// breakAfter breaks when so many more bytes have been written.
+type breakAfter struct {
+	net.Conn
+	left int
+}
+
+func (c *breakAfter) Write(p []byte) (int, error) {
+	if len(p) <= c.left {
+		c.left -= len(p)
+		return c.Conn.Write(p)
+	}
+	n, err := c.Conn.Write(p[:c.left])
+	_ = c.Conn.Close()
+	if err == nil {
+		err = errors.New("broken")
+	}
+	return n, err
+}
