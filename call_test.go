@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/testkit/memnet"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -30,7 +31,7 @@ type memNet = memnet.Net
 
 var (
 	bubble     = memnet.Bubble
-	fill       = memnet.Fill
+	fill       = platform.FillPool
 	inject     = memnet.Inject
 	hangUp     = memnet.HangUp
 	reply      = memnet.Reply

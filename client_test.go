@@ -309,7 +309,7 @@ func TestClient_IdleConnectionsDropped(t *testing.T) {
 	t.Parallel()
 	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), PoolSize: 50})
-		testkit.FillPool(t, c, 20)
+		platform.FillPool(t, c, 20)
 		require.GreaterOrEqual(t, p.DropIdle(), 20)
 		time.Sleep(3 * time.Second)
 		var slowest atomic.Int64
@@ -455,7 +455,7 @@ func TestClient_TLS(t *testing.T) {
 		assert.NoError(t, c.Set(t.Context(), testkit.Counter, 0, 0).Err())
 	}
 	for range rounds {
-		testkit.FillPool(t, c, 20)
+		platform.FillPool(t, c, 20)
 		s.Do("CLIENT", "KILL", "TYPE", "normal") // closes the idle connections
 		time.Sleep(50 * time.Millisecond)        // for the news to arrive
 		var wg sync.WaitGroup

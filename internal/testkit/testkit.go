@@ -75,20 +75,6 @@ func Connect(t *testing.T, opt *redis.Options, opts ...redial.Option) *redial.Cl
 	return c
 }
 
-// FillPool makes the pool hold k connections.
-func FillPool(t *testing.T, c *redial.Client, k int) {
-	t.Helper()
-	var held []*redis.Conn
-	for range k {
-		cn := c.Client.Conn()
-		require.NoError(t, cn.Ping(t.Context()).Err())
-		held = append(held, cn)
-	}
-	for _, cn := range held {
-		require.NoError(t, cn.Close())
-	}
-}
-
 // Passing is a hook that does nothing.
 type Passing struct{}
 

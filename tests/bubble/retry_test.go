@@ -392,7 +392,7 @@ func TestWatch_IsTriedAgainBeforeItsFunctionRan(t *testing.T) {
 		c := redial.NewClient(opt)
 		defer c.Close()
 		memnet.Ready(t, c)
-		memnet.Fill(t, c, 5)
+		platform.FillPool(t, c, 5)
 		n.Drop()
 		time.Sleep(3 * time.Second)
 		runs := 0

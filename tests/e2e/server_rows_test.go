@@ -419,7 +419,7 @@ func TestRows_ServerIsFull_LaterOn(t *testing.T) {
 		var log syncBuffer
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: callers}, redial.WithGrace(time.Second),
 			redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
-		testkit.FillPool(t, c, kept)
+		platform.FillPool(t, c, kept)
 		require.NoError(t, admin.ConfigSet(t.Context(), "maxclients", "1").Err())
 
 		before := c.Stats()
@@ -505,7 +505,7 @@ func TestRows_ServerIsFull_ButForOne(t *testing.T) {
 		defer admin.Close()
 		require.NoError(t, admin.Ping(t.Context()).Err())
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
-		testkit.FillPool(t, c, callers/5)
+		platform.FillPool(t, c, callers/5)
 		require.NoError(t, admin.ConfigSet(t.Context(), "maxclients", "2").Err())
 		require.NoError(t, admin.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err())
 
@@ -815,7 +815,7 @@ func TestRows_FrozenAndThawed(t *testing.T) {
 	t.Parallel()
 	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, ReadTimeout: 10 * time.Second})
-		testkit.FillPool(t, c, 10)
+		platform.FillPool(t, c, 10)
 		b.Real.Freeze()
 		var wg sync.WaitGroup
 		for range 10 {

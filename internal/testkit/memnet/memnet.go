@@ -15,7 +15,6 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
-	"github.com/stretchr/testify/require"
 )
 
 // Net is an in-memory network with one Redis server on it, for tests in
@@ -282,18 +281,4 @@ func Ready(t *testing.T, c interface{ WaitReady(context.Context) error }) {
 		t.Fatal(err)
 	}
 	synctest.Wait()
-}
-
-// Fill makes the pool hold k connections.
-func Fill(t *testing.T, c interface{ Conn() *redis.Conn }, k int) {
-	t.Helper()
-	var held []*redis.Conn
-	for range k {
-		cn := c.Conn()
-		require.NoError(t, cn.Ping(t.Context()).Err())
-		held = append(held, cn)
-	}
-	for _, cn := range held {
-		require.NoError(t, cn.Close())
-	}
 }
