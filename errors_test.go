@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/testkit/memnet"
 	"github.com/redial-go/redial/internal/wire"
@@ -431,4 +432,191 @@ func TestError_IsANetError(t *testing.T) {
 			assert.Equal(t, ok && bare.Temporary(), ne.Temporary(), "%v", err)
 		}
 	}
+}
+
+// The function is asked about replies of the server alone.
+func TestWithRefusals_IsAskedAboutReplies(t *testing.T) {
+	_, err := newConfig([]Option{WithRefusals(nil)})
+	assert.EqualError(t, err, "redial: WithRefusals function is nil")
+
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		var asked []string
+		c := NewClient(opt, WithRefusals(func(err error) bool {
+			assert.True(t, isReply(err))
+			asked = append(asked, err.Error())
+			return false
+		}), WithGrace(0))
+		defer c.Close()
+		ready(t, c)
+		ctx := t.Context()
+		assert.Equal(t, redis.Nil, c.Get(ctx, "none").Err())
+		f.Times("get", 1, hangUp)
+		assert.Error(t, c.Get(ctx, "k").Err())
+		f.Times("set", 1, reply("ERR of a script script: f_1, on @user_script:1."))
+		assert.Error(t, c.Set(ctx, "k", "v", 0).Err())
+		assert.Empty(t, asked)
+		f.Times("set", 1, reply("ERR something"))
+		assert.EqualError(t, c.Set(ctx, "k", "v", 0).Err(), "ERR something")
+		assert.Equal(t, []string{"ERR something"}, asked)
+	})
+}
+
+// Some parts of a command that go-redis splits ran, others were refused.
+func TestParts_Refused(t *testing.T) {
+	oom, moved, busy := redisError("OOM command not allowed"), redisError("MOVED 1 x:1"), redisError("BUSY x")
+	cfg, err := newConfig(nil)
+	require.NoError(t, err)
+	n := newNodes(cfg, "x")
+	verdict := func(reads bool, err error, of ...error) error {
+		p := new(parts)
+		for _, e := range of {
+			p.note(e)
+		}
+		return p.verdict(&terms{cfg: n.cfg, redirects: n.redirects(), reads: reads}, err)
+	}
+	assert.True(t, SafeToRetry(verdict(false, oom, oom, oom)), "none ran")
+	assert.Equal(t, oom, verdict(true, oom, nil, oom), "it only reads")
+	mixed := verdict(false, oom, nil, oom)
+	assert.False(t, SafeToRetry(mixed), "one ran")
+	assert.EqualError(t, mixed, oom.Error())
+	assert.True(t, isReply(mixed))
+	assert.ErrorIs(t, mixed, oom)
+	assert.Equal(t, moved, verdict(false, moved, moved))
+	assert.Equal(t, unknown, outcomeOf(verdict(false, moved, nil, moved)))
+	assert.Equal(t, unknown, outcomeOf(verdict(false, busy, nil, busy)))
+	assert.Equal(t, unknown, outcomeOf(verdict(false, nil, nil, busy)), "go-redis tells of it nowhere")
+}
+
+// Every row can be found: none is hidden by one before it, and none is found by what
+// only looks alike.
+func TestRefusals_EveryRowIsFound(t *testing.T) {
+	for i := range refusals {
+		r := &refusals[i]
+		for _, text := range []string{r.begins + r.has + " x", "ERR " + r.begins + r.has + " x"} {
+			row, script := refusalOf(redisError(text))
+			assert.Same(t, r, row, text)
+			assert.False(t, script)
+		}
+		raised, script := refusalOf(redisError(r.begins + r.has + " script: f_1, on @user_script:1."))
+		assert.Same(t, r, raised)
+		assert.True(t, script)
+		assert.False(t, SafeToRetry(redisError(r.begins+r.has+" script: f_1, on @user_script:1.")), r.begins)
+		if r.begins != "" && strings.HasSuffix(r.begins, " ") {
+			row, _ := refusalOf(redisError(strings.TrimSpace(r.begins) + "X y"))
+			assert.NotSame(t, r, row)
+		}
+		assert.NotEmpty(t, r.means)
+		if r.retires {
+			assert.True(t, r.topology, "rotate asks for it")
+		}
+	}
+	row, script := refusalOf(redisError("ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -READONLY You can't write against a read only replica."))
+	assert.True(t, row.retires && script)
+	row, _ = refusalOf(errors.New("READONLY is what somebody's hook says"))
+	assert.Nil(t, row)
+}
+
+// The document's table of replies has the rows of the code, and no others.
+func TestDocs_TableOfReplies_MatchesCode(t *testing.T) {
+	text, err := os.ReadFile("docs/commands.md")
+	require.NoError(t, err)
+	var want, got []string
+	for _, r := range refusals {
+		want = append(want, r.inDocument())
+	}
+	_, section, found := strings.Cut(string(text), "## Replies that mean \"not executed\"\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n#")
+	for line := range strings.Lines(section) {
+		if strings.HasPrefix(line, "| `") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	assert.Equal(t, want, got)
+}
+
+// inDocument is the row of the document's table for a row of the code's.
+func (r refusal) inDocument() string {
+	reply := "`" + strings.TrimSpace(r.begins) + "`"
+	switch {
+	case r.begins == "":
+		reply = "`… " + r.has + " …`"
+	case r.has != "":
+		reply = "`" + r.begins + "… " + r.has + "`"
+	}
+	then := map[waits]string{
+		waitsNot: "returned", waitsGrace: "sent again", waitsAmongNodes: "sent again, in a cluster", waitsRenewed: "sent again once, with new credentials",
+	}[r.waits]
+	for _, more := range []struct {
+		is   bool
+		text string
+	}{
+		{r.retires, "connections retired"},
+		{r.topology, "topology asked for"},
+		{r.notReady, "an outage"},
+	} {
+		if more.is {
+			then += "; " + more.text
+		}
+	}
+	safe, script := "yes", ""
+	if r.ran {
+		safe = "no"
+	}
+	if r.waits != waitsNot {
+		script = "returned"
+		if len(r.script) > 0 {
+			script = "the same"
+			if words := strings.Join(r.script, "`, `"); words != "" {
+				script += " if it has `" + words + "`"
+			}
+		}
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |", reply, then, script, safe, r.means)
+}
+
+// The table of the document says what the code does.
+func TestDocs_WhatIsSentAgain(t *testing.T) {
+	text, err := os.ReadFile("docs/commands.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(text), "## What is sent again\n")
+	require.True(t, found)
+	ctx := context.Background()
+	with := func(policy RetryPolicy) *config {
+		cfg, err := newConfig([]Option{WithRetry(policy)})
+		require.NoError(t, err)
+		return cfg
+	}
+	seen := make(map[command.Class]bool)
+	for _, row := range regexp.MustCompile(`(?m)^\| (?:that|on) .*$`).FindAllString(section, -1) {
+		cells := strings.Split(strings.Trim(row, "| "), " | ")
+		require.Len(t, cells, 6, row)
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+			var args []any
+			for _, w := range strings.Fields(m[1]) {
+				args = append(args, w)
+			}
+			cmd := redis.NewCmd(ctx, args...)
+			c := command.ClassOf(cmd)
+			seen[c] = true
+			for i, may := range []bool{
+				with(RetryReadOnly).mayRepeat(ctx, cmd),
+				with(RetryIdempotent).mayRepeat(ctx, cmd),
+				with(RetryNever).mayRepeat(ctx, cmd) || with(RetryReadOnly).mayRepeat(NoRetry(ctx), cmd),
+				with(RetryReadOnly).mayRepeat(Idempotent(ctx), cmd),
+			} {
+				assert.Equal(t, map[bool]string{true: "yes", false: "no"}[may], cells[2+i], "%s: column %d", m[1], 2+i)
+			}
+		}
+	}
+	assert.Len(t, seen, 6, "every class has an example")
+}
+
+// What a part has run is not run again because another node was removed.
+func TestParts_NodeIsRemoved(t *testing.T) {
+	p := &parts{}
+	p.note(nil)
+	p.note(redis.ErrClosed)
+	assert.Equal(t, unknown, outcomeOf(p.verdict(&terms{}, redis.ErrClosed)))
 }

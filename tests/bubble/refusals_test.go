@@ -1,0 +1,181 @@
+package bubble
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit/memnet"
+)
+
+const (
+	roleChanged = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
+	unblocked   = "UNBLOCKED client unblocked via CLIENT UNBLOCK"
+)
+
+// What is said of a reply by itself: whether the command surely did not run.
+func TestSafeToRetry_Replies(t *testing.T) {
+	const of7, of6 = " script: f_1, on @user_script:1.", "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -"
+	for _, tc := range []struct {
+		reply string
+		safe  bool
+	}{
+		{roleChanged, true},
+		{unblocked, true},
+		{"UNBLOCKED the stream key no longer exists", true},
+		{"MOVED 1 127.0.0.1:1", true},
+		{"ASK 1 127.0.0.1:1", true},
+		{"CROSSSLOT Keys in request don't hash to the same slot", true},
+		{"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", true},
+		{"BUSY Valkey is busy running a module command.", true},
+		{"BUSY of a module", true},
+		{"BUSYGROUP Consumer Group name already exists", false},
+		{"BUSYKEY Target key name already exists.", false},
+		{"BUSYX", false},
+		{"MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", true},
+		{"OOM command not allowed when used memory > 'maxmemory'.", true},
+		{"ERR OOM command not allowed when used memory > 'maxmemory'.", true},
+		{"OOM command not allowed when used memory > 'maxmemory'." + of7, false},
+		{of6 + "OOM command not allowed when used memory > 'maxmemory'.", false},
+		{"READONLY You can't write against a read only replica." + of7, false},
+		{of6 + "READONLY You can't write against a read only replica.", false},
+		{"READONLY You can't write against a read only replica. script: f, on @user_function:3.", false},
+		{"@user_script: 1: -NOREPLICAS Not enough good replicas to write.", false},
+		{"NOPERM User default has no permissions to run the 'set' command", true},
+		{"NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no longer allowed for the following reason: no permission", false},
+		{"DENIED Redis is running in protected mode because protected mode is enabled", true},
+		{"NOSCRIPT No matching script. Please use EVAL.", true},
+		{"UNKILLABLE Sorry the script already executed write commands against the dataset.", true},
+		{"NOTBUSY No scripts in execution right now.", true},
+		{"NOMASTERLINK Can't SYNC while not connected with my master", true},
+		{"INPROG Failover already in progress", true},
+		{"NOGOODSLAVE No suitable replica to promote", true},
+		{"NOPROTO unsupported protocol version", true},
+		{"REDIRECT 127.0.0.1:1", true},
+		{"ERR unknown command 'x', with args beginning with: ", true},
+		{"ERR wrong number of arguments for 'get' command", true},
+		{"ERR value is not an integer or out of range", false},
+		{"ERR no such key", false},
+		{"NOGROUP No such key 's' or consumer group 'g'", false},
+		{"IOERR error or timeout writing to target instance", false},
+		{"WRONGTYPE Operation against a key holding the wrong kind of value", false},
+		{"no upstream host", false},
+	} {
+		assert.Equal(t, tc.safe, redial.SafeToRetry(redisError(tc.reply)), tc.reply)
+	}
+}
+
+// Refusals that waiting may cure are waited for, others come at once; of either the
+// command runs once at most.
+func TestRefusals_SingleServer(t *testing.T) {
+	blpop := func(ctx context.Context, c redis.Cmdable) error { return c.BLPop(ctx, time.Second, "q").Err() }
+	set := func(ctx context.Context, c redis.Cmdable) error { return c.Set(ctx, "k", "v", 0).Err() }
+	wait := func(ctx context.Context, c redis.Cmdable) error {
+		return c.(*redial.Client).Do(ctx, "wait", 0, 1).Err()
+	}
+	for _, tc := range []struct {
+		name, cmd, reply string
+		do               func(context.Context, redis.Cmdable) error
+		waits            bool
+		generations      uint64
+	}{
+		{"role changed", "blpop", roleChanged, blpop, true, 1},
+		{"unblocked", "blpop", unblocked, blpop, false, 0},
+		{"role changed, of a command that waits for the writes of its connection", "wait", roleChanged, wait, false, 1},
+		{"redirected", "set", "REDIRECT 127.0.0.1:1", set, true, 1},
+		{"busy", "set", "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", set, true, 0},
+		{"busy, by a proxy", "set", "ERR BUSY Redis is busy", set, true, 0},
+		{"not busy", "set", "BUSYKEY Target key name already exists.", set, false, 0},
+		{"broken disk", "set", "MISCONF Errors writing to the AOF file: No space left on device", set, false, 0},
+		{"no memory", "set", "OOM command not allowed when used memory > 'maxmemory'.", set, false, 0},
+		{"no permission", "set", "NOPERM User default has no permissions to run the 'set' command", set, false, 0},
+		{"moved", "set", "MOVED 1 127.0.0.1:1", set, false, 0},
+		{"protected", "set", "DENIED Redis is running in protected mode", set, false, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				f := memnet.Inject(n)
+				c := redial.NewClient(opt)
+				defer c.Close()
+				memnet.Ready(t, c)
+				ctx := t.Context()
+				_, err := n.Redis.Push("q", "x", "y")
+				require.NoError(t, err)
+				before := c.Stats().Generation
+				f.Times(tc.cmd, 1, memnet.Reply(tc.reply))
+				began := time.Now()
+				err = tc.do(ctx, c)
+				assert.Less(t, time.Since(began), 500*time.Millisecond)
+				assert.Equal(t, before+tc.generations, c.Stats().Generation)
+				if !tc.waits {
+					assert.EqualError(t, err, tc.reply)
+					assert.Equal(t, 1, f.Count(tc.cmd))
+					return
+				}
+				assert.NoError(t, err)
+				assert.Equal(t, 2, f.Count(tc.cmd))
+
+				f.Times(tc.cmd, 1<<30, memnet.Reply(tc.reply))
+				began = time.Now()
+				assert.EqualError(t, tc.do(ctx, c), tc.reply, "in the end the server's own words")
+				assert.InDelta(t, redial.DefaultGrace, time.Since(began), float64(time.Second))
+			})
+		})
+	}
+}
+
+// In a pipeline what is refused is sent again with all that follow it, if those may run
+// twice or were refused as well.
+func TestWithRefusals_Pipeline(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		then  func(context.Context, redis.Pipeliner)
+		again bool
+	}{
+		{"before a read", func(ctx context.Context, p redis.Pipeliner) { p.Get(ctx, "k") }, true},
+		{"before a write", func(ctx context.Context, p redis.Pipeliner) { p.Incr(ctx, "n") }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				f := memnet.Inject(n)
+				c := redial.NewClient(opt, redial.WithRefusals(func(err error) bool { return err.Error() == "try later" }))
+				defer c.Close()
+				memnet.Ready(t, c)
+				ctx := t.Context()
+				f.Times("set", 1, memnet.Reply("try later"))
+				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+					p.LPush(ctx, "l", "v")
+					p.Set(ctx, "k", "v", 0)
+					tc.then(ctx, p)
+					return nil
+				})
+				if tc.again {
+					assert.NoError(t, err)
+					assert.Equal(t, 2, f.Count("set"))
+				} else {
+					assert.EqualError(t, err, "try later")
+					assert.Equal(t, 1, f.Count("set"))
+				}
+				assert.Equal(t, 1, f.Count("lpush"))
+				assert.LessOrEqual(t, f.Count("incr"), 1)
+			})
+		})
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	ctx := context.Background()
+	cmd := func(args ...any) redis.Cmder { return redis.NewCmd(ctx, args...) }
+	assert.True(t, redial.RetryReadOnly(cmd("get", "k")))
+	assert.True(t, redial.RetryReadOnly(cmd("ping")))
+	assert.False(t, redial.RetryReadOnly(cmd("set", "k", "v")))
+	assert.True(t, redial.RetryIdempotent(cmd("get", "k")))
+	assert.True(t, redial.RetryIdempotent(cmd("set", "k", "v")))
+	assert.False(t, redial.RetryIdempotent(cmd("incr", "k")))
+	assert.False(t, redial.RetryNever(cmd("get", "k")))
+}
