@@ -34,7 +34,6 @@ import (
 // on one line are on one floor and do not know each other. Everything may use what is on
 // a lower floor, and nothing else.
 var floors = []string{
-	"doc.go",
 	// The public face.
 	"supervise.go",
 	"ring.go",
