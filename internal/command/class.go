@@ -64,7 +64,7 @@ func ReadOnly(cmd redis.Cmder) bool {
 func Publishes(cmd redis.Cmder) bool { return cmd.Name() == "publish" || cmd.Name() == "spublish" }
 
 // classes holds the commands whose class does not depend on their arguments.
-var classes = table(map[Class]string{
+var classes = byName(map[Class]string{
 	Reads: `
 		arcount arget argetrange argrep arinfo arlastitems arlen armget arnext
 		arop arscan bf.card bf.exists bf.info bf.mexists bf.scandump bitcount
@@ -122,16 +122,6 @@ var classes = table(map[Class]string{
 		slaveof ssubscribe subscribe sunsubscribe swapdb sync unsubscribe unwatch
 		wait waitaof watch`,
 })
-
-func table(m map[Class]string) map[string]Class {
-	t := make(map[string]Class)
-	for c, words := range m {
-		for _, w := range strings.Fields(words) {
-			t[w] = c
-		}
-	}
-	return t
-}
 
 // classesByArgs holds the commands whose class depends on their arguments.
 var classesByArgs = map[string]func(args []any) Class{
