@@ -790,7 +790,7 @@ func TestHost_Ring(t *testing.T) {
 			key := fmt.Sprintf(form, i)
 			shard, err := big.GetShardClientForKey(key)
 			require.NoError(t, err)
-			want := opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))]
+			want := opt.Addrs[opt.NewConsistentHash(names).Get(command.HashTag(key))]
 			believe(t, shard.Options().Addr == want, "a ring finds the shard of a key by its NewConsistentHash over the names of all shards, and what tagOf returns; "+
 				"if this fails, a subscription that is made while all shards are down is made at another shard than those who publish use", key)
 		}

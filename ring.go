@@ -12,6 +12,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/redial-go/redial/internal/command"
 )
 
 // Ring is a *redis.Ring under supervision. Everything that takes a *redis.Ring can be
@@ -252,7 +254,7 @@ func (c *Ring) shard(ctx context.Context, channels []string) *redis.Client {
 func (n *nodes) shardFor(opt *redis.RingOptions, key string, err error) *redis.Client {
 	addr := ""
 	if names := slices.Sorted(maps.Keys(opt.Addrs)); len(names) > 0 {
-		addr = addrOf(opt.Addrs[opt.NewConsistentHash(names).Get(tagOf(key))])
+		addr = addrOf(opt.Addrs[opt.NewConsistentHash(names).Get(command.HashTag(key))])
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -278,13 +280,3 @@ var neverOpen = sync.OnceValue(func() *redis.Client {
 	_ = rdb.Close()
 	return rdb
 })
-
-// tagOf returns the part of a key that a ring hashes.
-func tagOf(key string) string {
-	if _, rest, ok := strings.Cut(key, "{"); ok {
-		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
-			return tag
-		}
-	}
-	return key
-}

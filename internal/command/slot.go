@@ -2,9 +2,9 @@ package command
 
 import "strings"
 
-// Where a cluster keeps a key.
+// Where a cluster, or a ring, keeps a key.
 
-// HashTag returns the part of key that decides about its slot.
+// HashTag returns the part of key that decides about its slot, or its shard of a ring.
 func HashTag(key string) string {
 	if _, after, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {
