@@ -94,11 +94,6 @@ func isBarredByCache(cmd redis.Cmder) bool {
 	return false
 }
 
-// isRejected reports whether err is go-redis's word that it does not send such a command.
-func isRejected(err error) bool {
-	return strings.HasSuffix(err.Error(), " when client-side caching is enabled")
-}
-
 // isReply reports whether err is an answer of the server.
 func isReply(err error) bool {
 	if err == redis.Nil {
