@@ -12,6 +12,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -152,37 +153,24 @@ func (f *finding) lost(cmds []redis.Cmder) []redis.Cmder {
 
 // innerParts counts the inner parts that were added to one client, each behind the
 // hooks that were added with it. The last one does the work.
-type innerParts struct {
-	mu    sync.Mutex
-	added int // guarded by mu
-}
+type innerParts struct{ added atomic.Int64 }
 
-// next registers one more part and returns its number.
-func (i *innerParts) next() int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.added++
-	return i.added
-}
-
-func (i *innerParts) count() int {
+func (i *innerParts) count() int64 {
 	if i == nil {
 		return 0
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.added
+	return i.added.Load()
 }
 
 // inner is the inner part of a hook, added behind hooks of the caller.
 type inner struct {
 	hook   hook
-	number int
+	number int64
 }
 
 // addInner adds an inner part behind the hooks that a client has.
 func (h hook) addInner(rdb interface{ AddHook(redis.Hook) }) {
-	rdb.AddHook(inner{h, h.inners.next()})
+	rdb.AddHook(inner{h, h.inners.added.Add(1)})
 }
 
 // DialHook leaves dials alone.

@@ -164,7 +164,7 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"Conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu Calls.grows events.mu Fleet.mu hookList.mu innerParts.mu inquiry.mu keeper.mu Lanes.mu nodes.mu onces.mu parts.mu pinger.mu subscriptions.mu Directory.mu",
+	"attempt.mu base.ends budget.mu Calls.grows events.mu Fleet.mu hookList.mu inquiry.mu keeper.mu Lanes.mu nodes.mu onces.mu parts.mu pinger.mu subscriptions.mu Directory.mu",
 	"crew.mu",
 }
 
