@@ -65,7 +65,7 @@ type Directory struct {
 	open     map[*client]struct{}  // guarded by mu; what Close closes
 	answered time.Time             // guarded by mu; when one last gave an answer
 	turn     int                   // guarded by mu; counts what becomes of attempts to ask
-	asking   [2]*question          // guarded by mu; under way: for the master, and for its replicas as well
+	asking   map[bool]*question    // guarded by mu; under way: for the master, and, true, for its replicas as well
 	epoch    int                   // guarded by mu; how often Forget was called
 	target   string                // guarded by mu; the server to dial; "": has to be asked for
 	master   string                // guarded by mu; the last one heard of
@@ -97,6 +97,7 @@ func New(opt *redis.FailoverOptions, dial DialFunc, limits Limits) *Directory {
 	own.SentinelAddrs = slices.Clone(opt.SentinelAddrs)
 	d := &Directory{
 		opt: &own, dialer: dial, limits: limits,
+		asking:   make(map[bool]*question),
 		open:     make(map[*client]struct{}),
 		former:   make(map[string]time.Time),
 		moved:    func(string, string) {},
@@ -178,16 +179,15 @@ func (d *Directory) inquire(ctx context.Context, replicas, tells bool) (answer, 
 	if d.None() {
 		return answer{}, ErrNone
 	}
-	kind := kindOf(replicas)
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
 		return answer{}, redis.ErrClosed
 	}
-	q := d.asking[kind]
+	q := d.asking[replicas]
 	if q == nil {
 		q = &question{done: make(chan struct{})}
-		d.asking[kind] = q
+		d.asking[replicas] = q
 		epoch := d.epoch
 		put := func() {
 			a, err := d.ask(replicas)
@@ -207,19 +207,11 @@ func (d *Directory) inquire(ctx context.Context, replicas, tells bool) (answer, 
 	}
 }
 
-// kindOf returns the number of a kind of question.
-func kindOf(replicas bool) int {
-	if replicas {
-		return 1
-	}
-	return 0
-}
-
 // settle notes the answer to a question that was put in an epoch, and tells it.
 func (d *Directory) settle(q *question, replicas bool, epoch int, a answer, err error) {
 	tell := func() {}
 	d.mu.Lock()
-	d.asking[kindOf(replicas)] = nil
+	d.asking[replicas] = nil
 	switch {
 	case d.closed:
 		err = redis.ErrClosed
