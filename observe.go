@@ -96,18 +96,10 @@ const (
 	AfterRepeated
 )
 
+var retryAfterNames = []string{"unsent", "refused", "repeated"}
+
 // String returns the name: unsent, refused or repeated.
-func (r RetryAfter) String() string {
-	switch r {
-	case AfterUnsent:
-		return "unsent"
-	case AfterRefused:
-		return "refused"
-	case AfterRepeated:
-		return "repeated"
-	}
-	return fmt.Sprintf("RetryAfter(%d)", uint8(r))
-}
+func (r RetryAfter) String() string { return named(retryAfterNames, int(r), "RetryAfter") }
 
 // MarshalText encodes it as its name.
 func (r RetryAfter) MarshalText() ([]byte, error) { return []byte(r.String()), nil }

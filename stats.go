@@ -26,19 +26,17 @@ const (
 	StateClosed
 )
 
+var stateNames = []string{"connecting", "connected", "reconnecting", "closed"}
+
 // String returns the lower-case name of the state.
-func (s State) String() string {
-	switch s {
-	case StateConnecting:
-		return "connecting"
-	case StateConnected:
-		return "connected"
-	case StateReconnecting:
-		return "reconnecting"
-	case StateClosed:
-		return "closed"
+func (s State) String() string { return named(stateNames, int(s), "State") }
+
+// named returns one of names, or the number as one of a kind that has no name for it.
+func named(names []string, i int, kind string) string {
+	if i < 0 || i >= len(names) {
+		return fmt.Sprintf("%s(%d)", kind, i)
 	}
-	return fmt.Sprintf("State(%d)", int32(s))
+	return names[i]
 }
 
 // MarshalText encodes the state as its name.
