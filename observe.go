@@ -128,57 +128,46 @@ func WithObserver(o any) Option {
 
 // observers are those of a client. They are only read.
 type observers struct {
-	logger   *slog.Logger // nil: silent
-	states   []StateObserver
-	waits    []WaitObserver
-	retries  []RetryObserver
-	failures []FailureObserver
+	logger *slog.Logger // nil: silent
+	all    []any        // see WithObserver
+	states bool         // one of them is a StateObserver
 }
 
 func newObservers(cfg *config) *observers {
-	all := &observers{}
+	told := &observers{all: cfg.observers}
 	if l := cfg.logger; l != nil {
-		all.logger = slog.New(steady{l.Handler()})
+		told.logger = slog.New(steady{l.Handler()})
 	}
-	for _, o := range cfg.observers {
-		if o, ok := o.(StateObserver); ok {
-			all.states = append(all.states, o)
-		}
-		if o, ok := o.(WaitObserver); ok {
-			all.waits = append(all.waits, o)
-		}
-		if o, ok := o.(RetryObserver); ok {
-			all.retries = append(all.retries, o)
-		}
-		if o, ok := o.(FailureObserver); ok {
-			all.failures = append(all.failures, o)
-		}
+	for _, o := range told.all {
+		_, states := o.(StateObserver)
+		told.states = told.states || states
 	}
-	return all
+	return told
 }
 
-func (all *observers) state(e Event) {
-	for _, o := range all.states {
-		all.contained(func() { o.ObserveState(e) })
+// tell has those told that are of a kind.
+func tell[O any](told *observers, f func(O)) {
+	for _, o := range told.all {
+		if o, ok := o.(O); ok {
+			told.contained(func() { f(o) })
+		}
 	}
 }
 
-func (all *observers) wait(ctx context.Context, w Wait) {
-	for _, o := range all.waits {
-		all.contained(func() { o.ObserveWait(ctx, w) })
-	}
+func (told *observers) state(e Event) {
+	tell(told, func(o StateObserver) { o.ObserveState(e) })
 }
 
-func (all *observers) retry(ctx context.Context, r Retry) {
-	for _, o := range all.retries {
-		all.contained(func() { o.ObserveRetry(ctx, r) })
-	}
+func (told *observers) wait(ctx context.Context, w Wait) {
+	tell(told, func(o WaitObserver) { o.ObserveWait(ctx, w) })
 }
 
-func (all *observers) failure(ctx context.Context, e *Error) {
-	for _, o := range all.failures {
-		all.contained(func() { o.ObserveFailure(ctx, e) })
-	}
+func (told *observers) retry(ctx context.Context, r Retry) {
+	tell(told, func(o RetryObserver) { o.ObserveRetry(ctx, r) })
+}
+
+func (told *observers) failure(ctx context.Context, e *Error) {
+	tell(told, func(o FailureObserver) { o.ObserveFailure(ctx, e) })
 }
 
 // steady is the handler of a logger of the caller. A panic in it ends here, as an error
@@ -196,10 +185,10 @@ func (s steady) Handle(ctx context.Context, r slog.Record) error {
 }
 
 // contained calls f, which is code of the caller; a panic ends here.
-func (all *observers) contained(f func()) {
+func (told *observers) contained(f func()) {
 	defer func() {
-		if r := recover(); r != nil && all.logger != nil {
-			all.logger.Error(logPanicObserver, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		if r := recover(); r != nil && told.logger != nil {
+			told.logger.Error(logPanicObserver, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 		}
 	}()
 	f()
@@ -259,7 +248,7 @@ func (a *allowance) next() time.Time {
 // full the oldest event is dropped. The one for StateClosed is the last ever
 // queued, so it is never the oldest of a full queue.
 func (e *events) put(ev Event) {
-	if e.logger == nil && (ev.refusing || ev.reminder || e.notify == nil && len(e.told.states) == 0) {
+	if e.logger == nil && (ev.refusing || ev.reminder || e.notify == nil && !e.told.states) {
 		return
 	}
 	e.mu.Lock()
