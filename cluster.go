@@ -123,9 +123,6 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (*ClusterClient, error) {
 		own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
 		own.MaxRetries = -1
 		newClient := opt.NewClient
-		if newClient == nil {
-			newClient = redis.NewClient
-		}
 		own.NewClient = func(o *redis.Options) *redis.Client { return n.adopt(o, newClient) }
 		if slots := opt.ClusterSlots; slots != nil {
 			own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {

@@ -68,9 +68,6 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 		own.ContextTimeoutEnabled = true // a deadline that the socket ignores is none
 		own.MaxRetries = -1
 		newClient := opt.NewClient
-		if newClient == nil {
-			newClient = redis.NewClient
-		}
 		own.NewClient = func(o *redis.Options) *redis.Client {
 			rdb := n.adopt(o, newClient)
 			n.linkOf(rdb).tend()

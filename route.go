@@ -168,9 +168,12 @@ type nodeHook struct {
 	at   *member // this one
 }
 
-// adopt builds the client of a node, with newClient, and the link to it. go-redis
-// calls it, holding a lock of its own.
+// adopt builds the client of a node, with newClient if that is not nil, and the link to it.
+// go-redis calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
+	if newClient == nil {
+		newClient = redis.NewClient
+	}
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
 	rdb := newClient(m.link.accountable(ownOptions(opt, m.link.dial)))
 	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
