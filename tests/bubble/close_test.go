@@ -2,6 +2,7 @@ package bubble
 
 import (
 	"context"
+	"errors"
 	"net"
 	"reflect"
 	"sync"
@@ -235,4 +236,68 @@ func (c closer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (c closer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
+}
+
+// Close must return at once whatever the client is doing; the bubble fails when
+// it leaves a goroutine behind.
+func TestClose_InEveryState(t *testing.T) {
+	for name, prepare := range map[string]func(*testing.T, *memnet.Net, *redial.Client){
+		"connecting, refused": func(_ *testing.T, n *memnet.Net, _ *redial.Client) { n.Kill() },
+		"connecting, silent":  func(_ *testing.T, n *memnet.Net, _ *redial.Client) { n.Silence(true) },
+		"connected":           func(t *testing.T, _ *memnet.Net, c *redial.Client) { memnet.Ready(t, c) },
+		"while probing": func(t *testing.T, n *memnet.Net, c *redial.Client) {
+			memnet.Ready(t, c)
+			n.Silence(true)
+			time.Sleep(1500 * time.Millisecond)
+		},
+		"reconnecting, asleep": func(t *testing.T, n *memnet.Net, c *redial.Client) {
+			memnet.Ready(t, c)
+			n.Kill()
+			time.Sleep(20 * time.Second)
+		},
+		"reconnecting, silent": func(t *testing.T, n *memnet.Net, c *redial.Client) {
+			memnet.Ready(t, c)
+			n.Silence(true)
+			time.Sleep(20 * time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				c := redial.NewClient(opt)
+				prepare(t, n, c)
+				var wg sync.WaitGroup
+				for range 10 {
+					wg.Go(func() { _ = c.Incr(t.Context(), "n").Err() })
+					wg.Go(func() { _ = c.BLPop(t.Context(), 0, "queue").Err() })
+				}
+				synctest.Wait()
+				began := time.Now()
+				assert.NoError(t, c.Close())
+				wg.Wait()
+				assert.Zero(t, time.Since(began))
+				assert.ErrorIs(t, c.Close(), redis.ErrClosed)
+				assert.Equal(t, redial.StateClosed, c.State())
+				assert.ErrorIs(t, c.Ping(t.Context()).Err(), redis.ErrClosed)
+				c.Reconnect("too late")
+				assert.Zero(t, c.Stats().Connections)
+			})
+		})
+	}
+}
+
+func TestClose_Concurrently(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c := redial.NewClient(opt)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if err := c.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
+					t.Error(err)
+				}
+			})
+			wg.Go(func() { _ = c.Get(t.Context(), "k").Err() })
+			wg.Go(func() { _ = c.Drain(t.Context()) })
+		}
+		wg.Wait()
+	})
 }
