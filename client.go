@@ -41,6 +41,9 @@
 // joins them all.
 package redial
 
+// The client of one server, found by its address or by sentinels, and Supervisor, the handle
+// that clients of every kind have. This knows nothing of several nodes.
+
 import (
 	"context"
 	"errors"

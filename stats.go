@@ -1,5 +1,8 @@
 package redial
 
+// What there is to be told: states and why they were entered, events, outages, statistics.
+// Who is told of it is in observe.go. Nothing else of redial is used here.
+
 import (
 	"cmp"
 	"encoding/json"

@@ -1,5 +1,8 @@
 package redial
 
+// Clients of any kind: one that was built without supervision, and UniversalClient, which
+// may be any of ours. This is the top floor, and may use everything.
+
 import (
 	"context"
 	"errors"
