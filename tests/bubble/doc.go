@@ -3,5 +3,6 @@
 // told, what Close waits for.
 //
 // It holds tests alone. They may use redial and go-redis as a user would, redialtest, and
-// what is in internal/testkit, above all memnet.
+// what is in internal/testkit, above all memnet; of what is inside of redial internal/command,
+// for what commands are and weigh.
 package bubble
