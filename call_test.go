@@ -495,3 +495,63 @@ func (vetoing) ProcessHook(redis.ProcessHook) redis.ProcessHook {
 func (vetoing) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(context.Context, []redis.Cmder) error { return errTest }
 }
+
+// odd is an error that cannot be compared.
+type odd struct{ words []string }
+
+func (o odd) Error() string { return o.words[0] }
+
+// Hooks are shown what a connection failed with, unless that could not be told again, or
+// would say more of the command than is known.
+func TestVeil_WhatIsShown(t *testing.T) {
+	theirs := &Error{kind: ErrUnavailable, Err: errRefused}
+	for name, tc := range map[string]struct {
+		phase wire.Phase
+		cause error
+		shown bool
+	}{
+		"of the system":                     {wire.PhaseRead, errRefused, true},
+		"a reply to somebody else":          {wire.PhaseDial, redisError("LOADING x"), false},
+		"no one can tell it again":          {wire.PhaseRead, odd{[]string{"odd"}}, false},
+		"of another client, which did not":  {wire.PhaseRead, theirs, false},
+		"of another client, and nor did we": {wire.PhaseDial, theirs, true},
+	} {
+		err := error(&wire.Error{Phase: tc.phase, Err: tc.cause})
+		want := err
+		if tc.shown {
+			want = tc.cause
+		}
+		assert.True(t, isSame(want, unveiled(err)), name)
+		assert.True(t, isSame(want, unveiled(&failure{err: err})), "%s, at a node", name)
+	}
+}
+
+// What hooks leave as they were shown it is put back, on the command or on one in its place;
+// what they have put there themselves is theirs.
+func TestVeil_IsLifted(t *testing.T) {
+	was, of := error(&wire.Error{Phase: wire.PhaseRead, Err: errRefused}), error(&wire.Error{Phase: wire.PhaseWrite, Err: errRefused})
+	mine, other, fine := redis.NewCmd(t.Context(), "get", "k"), redis.NewCmd(t.Context(), "get", "k"), redis.NewCmd(t.Context(), "ping")
+	mine.SetErr(of)
+	f := finding{reached: true, err: was}
+	f.veils = f.show(mine, fine)
+	assert.Equal(t, errRefused, f.seen)
+	assert.Equal(t, errRefused, mine.Err())
+	assert.NoError(t, fine.Err())
+	assert.Len(t, f.veils, 2, "what was returned, and what is on the command")
+	assert.Same(t, of, f.lift(mine, errRefused))
+	assert.Same(t, of, f.lift(other, errRefused))
+	assert.Same(t, was, f.lift(nil, errRefused))
+	assert.Equal(t, errTest, f.lift(mine, errTest))
+
+	a := newAttempt(t.Context())
+	a.note(&f, f.veils...)
+	other.SetErr(errTest)
+	got, said := a.hear(errRefused, mine, other)
+	assert.Same(t, was, said)
+	assert.False(t, got.word, "it is not the hook's")
+	assert.Same(t, of, mine.Err())
+	assert.Equal(t, errTest, other.Err())
+	got, said = a.hear(errTest)
+	assert.Equal(t, errTest, said)
+	assert.True(t, got.word)
+}

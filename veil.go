@@ -4,7 +4,8 @@ package redial
 // between the two parts of our hook, see attempt.go, and see the errors of go-redis and of
 // the system: what our parts and connections tell by errors is hidden from them, comes home
 // with the attempt, and is put back where they have left what they were shown.
-// tests/conform/hooks_test.go holds it to that.
+// TestVeil in call_test.go, and tests/conform with the same hooks on go-redis alone, hold it to
+// that.
 //
 // It knows errors and findings, and nothing of links, calls and nodes.
 
