@@ -72,6 +72,8 @@ func (g *guard) acquit() {
 func (g *guard) attempt(first bool) (verdict, error) {
 	if first {
 		g.prober.take() // what came of the questions before
+	} else {
+		g.owner.lookAround() // for what hangs, there may be another by now
 	}
 	if g.turned {
 		g.AskIdle(mostAsked, g.spawn)
