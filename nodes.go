@@ -151,8 +151,7 @@ type member struct {
 	rejects atomic.Bool // it will not tell a topology, see isNoCluster
 	built   atomic.Bool // go-redis has finished the client: it has sent something
 
-	mu    sync.Mutex
-	place place // guarded by mu; the node's among the others
+	place place // guarded by mu of the nodes; among the others
 }
 
 // place is what topologies say of a node.
@@ -184,10 +183,10 @@ func (m *member) warm(ctx context.Context, lost int) bool {
 }
 
 // newMember builds the link to a node. The client of the node is yet to come, see enlist.
-func (n *nodes) newMember(opt *redis.Options, quick bool) *member {
+func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
 	m := &member{of: n, name: opt.NodeAddress}
 	addr := addrOf(opt.Addr)
-	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true), m, pingerOf(opt, quick))
+	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true, lends), m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
 	return m
 }
@@ -197,9 +196,8 @@ func (n *nodes) enlist(rdb *redis.Client, m *member) {
 	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link.Declined)
 	n.mu.Lock()
 	n.byClient[rdb] = m
-	told := n.slots
+	m.place.best, m.place.slot = m.rankIn(n.slots)
 	n.mu.Unlock()
-	m.learns(told)
 	n.add(m.guard)
 }
 
@@ -217,7 +215,7 @@ func (n *nodes) linkOf(rdb *redis.Client) *link {
 func (m *member) learns(slots []redis.ClusterSlot) {
 	is, slot := m.rankIn(slots)
 	heard, now := m.link.LastHeard(), m.link.clock.Read()
-	m.mu.Lock()
+	m.of.mu.Lock()
 	p := &m.place
 	switch {
 	case is >= p.best, p.fell != 0 && heard > p.fell: // it lives with what it has become
@@ -228,7 +226,7 @@ func (m *member) learns(slots []redis.ClusterSlot) {
 	default:
 		p.told = now
 	}
-	m.mu.Unlock()
+	m.of.mu.Unlock()
 	m.yield()
 }
 
@@ -236,9 +234,9 @@ func (m *member) learns(slots []redis.ClusterSlot) {
 // have taken its place: it may not know of that yet, and nobody waits for what it has to
 // say. A node that answers finishes what it works on.
 func (m *member) yield() {
-	m.mu.Lock()
+	m.of.mu.Lock()
 	p := m.place
-	m.mu.Unlock()
+	m.of.mu.Unlock()
 	l := m.link
 	heard := l.LastHeard()
 	if p.fell == 0 || l.Heard() || heard > p.fell || heard+int64(l.beat()) >= p.told {
@@ -250,12 +248,12 @@ func (m *member) yield() {
 	if !down {
 		return
 	}
-	m.mu.Lock()
+	m.of.mu.Lock()
 	first := m.place == p
 	if first {
 		m.place = place{}
 	}
-	m.mu.Unlock()
+	m.of.mu.Unlock()
 	if first {
 		l.abandon(errors.New("another node has taken the place of " + l.addr))
 	}

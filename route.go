@@ -171,8 +171,8 @@ type nodeHook struct {
 // adopt builds the client of a node, with newClient, and the link to it. go-redis
 // calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
-	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig))
-	rdb := newClient(m.link.accountable(ownOptions(opt, m.link.dial)))
+	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
+	rdb := newClient(m.link.lend(m.link.accountable(ownOptions(opt, m.link.dial))))
 	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
