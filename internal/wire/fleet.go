@@ -54,7 +54,8 @@ type Inquirer interface {
 	// Wonder has the server asked about connections that owe a reply for long.
 	Wonder()
 	// Unblock has the server end what connections wait for, within d. It reports for each
-	// whether the server has said anything of it, and whether it was that which ended it.
+	// whether the server has said anything of it, and whether it is that which ends it, or may
+	// be where nothing was said.
 	Unblock(d time.Duration, conns ...*Conn) (settled, freed []bool)
 }
 
