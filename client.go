@@ -213,7 +213,7 @@ type lonely interface {
 // buildClient builds a client for one server.
 func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, error) {
 	return build(k, 0, func() (*Client, error) {
-		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false), o, pingerOf(opt, quick)))
+		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false, true), o, pingerOf(opt, quick)))
 		k.whole = g.link
 		k.add(g)
 		rdb := redis.NewClient(g.lend(g.accountable(ownOptions(opt, g.dial))))

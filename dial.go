@@ -66,8 +66,8 @@ func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
 func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
 
 // endpointOf returns what opt, the caller's options, says of a server; they are only
-// read. sealed says that go-redis would retry by itself.
-func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
+// read. sealed says that go-redis would retry by itself, lends that its dialer is ours.
+func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 	return endpoint{
 		dialer:   baseDialer(opt, cfg.detection()),
 		foreign:  opt.Dialer != nil,
@@ -76,7 +76,7 @@ func endpointOf(opt *redis.Options, cfg *config, sealed bool) endpoint {
 		deadline: opt.DialTimeout >= 0,
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
 			opt.StreamingCredentialsProvider != nil,
-		sealed: sealed,
+		sealed: sealed, lends: lends,
 	}
 }
 
@@ -191,7 +191,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 		if err := l.mayDial(ctx); err != nil {
 			return nil, err
 		}
-		if !l.sealed {
+		if l.lends {
 			c = l.spare()
 		}
 		if c != nil {

@@ -16,6 +16,7 @@ type guard struct {
 	beatIsDue bool      // guarded by mu; it is, and there was no traffic
 	retiredIn *outage   // guarded by mu; the last outage in which the server was found gone
 	turned    bool      // new connections are turned away, which says nothing of others; used by the loop
+	aroundAt  time.Time // when an attempt last had the topology asked for; used by the loop
 	at        string    // where the server is that answered last; used by the loop; "": the link's address says it
 	lookAt    time.Time // when the keeper, which alone uses it, looks next
 	lookedAt  int64     // the clock when it looked last
@@ -72,6 +73,9 @@ func (g *guard) acquit() {
 func (g *guard) attempt(first bool) (verdict, error) {
 	if first {
 		g.prober.take() // what came of the questions before
+	} else if now := time.Now(); now.Sub(g.aroundAt) >= g.beat() {
+		g.aroundAt = now
+		g.owner.lookAround() // while attempts hang there may be another by now
 	}
 	if g.turned {
 		g.AskIdle(mostAsked, g.spawn)

@@ -79,7 +79,7 @@ func (s *instance) is(other *instance) bool {
 type release struct {
 	id             int64
 	self           command.Peer
-	settled, freed bool          // written before done is closed
+	settled, freed bool          // as Unblock returns them; written before done is closed
 	done           chan struct{} // closed when no more comes
 }
 
@@ -349,20 +349,19 @@ func (q *inquiry) Unblock(d time.Duration, conns ...*wire.Conn) (settled, freed 
 	if start {
 		q.link.spawn(func() { q.releaseAll(d) })
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(q.link.ctx, d)
+	defer cancel()
 	for i, r := range all {
 		if r == nil {
 			continue
 		}
 		select {
 		case <-r.done:
-			settled[i], freed[i] = r.settled, r.freed
-			continue
-		case <-timer.C:
-		case <-q.link.ctx.Done():
+		case <-ctx.Done():
 		}
-		break
+		if freed[i] = true; isClosed(r.done) { // else it may be told yet, or be about to end
+			settled[i], freed[i] = r.settled, r.freed
+		}
 	}
 	return settled, freed
 }
@@ -419,7 +418,7 @@ func (q *inquiry) release(batch []*release, d time.Duration) {
 		_, err = pipe.Exec(ctx)
 		for r, cmd := range told {
 			r.settled = cmd.Err() == nil || isReply(cmd.Err())
-			r.freed = cmd.Err() == nil && cmd.Val() == 1
+			r.freed = !r.settled || cmd.Err() == nil && cmd.Val() == 1
 		}
 		return err
 	})

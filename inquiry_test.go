@@ -586,6 +586,21 @@ func TestUnblock_NotAllowed_Closes(t *testing.T) {
 	}
 }
 
+// A server that does not say in time whether it has ended a wait may have: that it has found
+// nothing is no news then either.
+func TestUnblock_TooLate_MayHaveEndedIt(t *testing.T) {
+	q, c := asked(t, &command.Peer{ID: 7, Addr: "here:1", Laddr: "there:2"})
+	hold := make(chan struct{})
+	defer close(hold)
+	q.via = func(context.Context, func(*redis.Client) error) error {
+		<-hold
+		return nil
+	}
+	settled, freed := q.Unblock(time.Millisecond, c, c)
+	assert.Equal(t, []bool{false, false}, settled)
+	assert.Equal(t, []bool{true, true}, freed)
+}
+
 // An id of another server is not that of a connection here, although somebody waits there
 // under the same one.
 func TestUnblock_AnotherServer_NobodyElseIsUnblocked(t *testing.T) {

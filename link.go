@@ -50,6 +50,7 @@ type endpoint struct {
 	deadline bool          // the pools' dials carry a deadline, subscriptions' do not
 	renews   bool          // credentials come from a provider, so they may change
 	sealed   bool          // go-redis would retry by itself and must not, see wire.SealedError
+	lends    bool          // the pool is given what the prober has made: no hook of the caller's has to see it dialed
 }
 
 // owner is whom a link belongs to. Its methods do not block, but for warm.

@@ -44,7 +44,8 @@ type nodes struct {
 	loading  bool                      // guarded by mu; there is a goroutine for that
 	loadedAt time.Time                 // guarded by mu
 	answers  int                       // guarded by mu; how often a node has told the topology
-	seen     string                    // guarded by mu; the topology it told last
+	slots    []redis.ClusterSlot       // guarded by mu; the topology it told last
+	seen     string                    // guarded by mu; the same, to compare
 	acted    string                    // guarded by mu; the one that those who wait know of
 	news     chan struct{}             // guarded by mu; closed when the topology has changed
 	changed  bool                      // guarded by mu; it had, at the last load
@@ -143,12 +144,32 @@ func (n *nodes) use() {
 type member struct {
 	pool
 	of      *nodes
+	name    string // of the node, as topologies have it
 	link    *link
 	guard   *guard      // of the link
 	hook    hook        // ours, on its client
 	rejects atomic.Bool // it will not tell a topology, see isNoCluster
 	built   atomic.Bool // go-redis has finished the client: it has sent something
+
+	place place // guarded by mu of the nodes; among the others
 }
+
+// place is what topologies say of a node.
+type place struct {
+	best rank  // since it was heard
+	slot int   // that it had then
+	fell int64 // the clock when one was told first in which the node stands lower; 0: none was
+	told int64 // the same, last
+}
+
+// rank is how high a node stands in a topology.
+type rank uint8
+
+const (
+	unlisted rank = iota
+	follows       // it has slots of another node
+	leads         // it has slots of its own
+)
 
 func (m *member) isBuilt() {
 	if !m.built.Load() {
@@ -162,10 +183,10 @@ func (m *member) warm(ctx context.Context, lost int) bool {
 }
 
 // newMember builds the link to a node. The client of the node is yet to come, see enlist.
-func (n *nodes) newMember(opt *redis.Options, quick bool) *member {
-	m := &member{of: n}
+func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
+	m := &member{of: n, name: opt.NodeAddress}
 	addr := addrOf(opt.Addr)
-	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true), m, pingerOf(opt, quick))
+	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true, lends), m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
 	return m
 }
@@ -175,6 +196,7 @@ func (n *nodes) enlist(rdb *redis.Client, m *member) {
 	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link.Declined)
 	n.mu.Lock()
 	n.byClient[rdb] = m
+	m.place.best, m.place.slot = m.rankIn(n.slots)
 	n.mu.Unlock()
 	n.add(m.guard)
 }
@@ -189,9 +211,83 @@ func (n *nodes) linkOf(rdb *redis.Client) *link {
 	return nil
 }
 
+// learns notes what a topology says of the node.
+func (m *member) learns(slots []redis.ClusterSlot) {
+	is, slot := m.rankIn(slots)
+	heard, now := m.link.LastHeard(), m.link.clock.Read()
+	m.of.mu.Lock()
+	p := &m.place
+	switch {
+	case is >= p.best, p.fell != 0 && heard > p.fell: // it lives with what it has become
+		*p = place{best: is, slot: slot}
+	case !isCovered(slots, p.slot): // nobody is known to have taken its place
+	case p.fell == 0:
+		p.fell, p.told = now, now
+	default:
+		p.told = now
+	}
+	m.of.mu.Unlock()
+	m.yield()
+}
+
+// yield gives up what leads to the node if it is silent, and was when another was said to
+// have taken its place: it may not know of that yet, and nobody waits for what it has to
+// say. A node that answers finishes what it works on.
+func (m *member) yield() {
+	m.of.mu.Lock()
+	p := m.place
+	m.of.mu.Unlock()
+	l := m.link
+	heard := l.LastHeard()
+	if p.fell == 0 || l.Heard() || heard > p.fell || heard+int64(l.beat()) >= p.told {
+		return
+	}
+	l.mu.Lock()
+	down := l.state == StateReconnecting && l.why != CauseNotReady
+	l.mu.Unlock()
+	if !down {
+		return
+	}
+	m.of.mu.Lock()
+	first := m.place == p
+	if first {
+		m.place = place{}
+	}
+	m.of.mu.Unlock()
+	if first {
+		l.abandon(errors.New("another node has taken the place of " + l.addr))
+	}
+}
+
+// rankIn returns how the node stands in a topology, and a slot that it has.
+func (m *member) rankIn(slots []redis.ClusterSlot) (is rank, slot int) {
+	for _, s := range slots {
+		for i, node := range s.Nodes {
+			as := follows
+			if i == 0 {
+				as = leads
+			}
+			if as > is && (node.Addr == m.link.addr || node.Addr == m.name) {
+				is, slot = as, s.Start
+			}
+		}
+	}
+	return is, slot
+}
+
+// isCovered reports whether a topology has a node for a slot.
+func isCovered(slots []redis.ClusterSlot, slot int) bool {
+	return slices.ContainsFunc(slots, func(s redis.ClusterSlot) bool {
+		return s.Start <= slot && slot <= s.End && len(s.Nodes) > 0
+	})
+}
+
 // changed has the client as a whole go by its nodes.
 func (m *member) changed(to State) {
 	n := m.of
+	if to == StateReconnecting {
+		m.yield()
+	}
 	up, cause := n.anyUp()
 	switch {
 	case up && to == StateConnected:
@@ -378,8 +474,12 @@ func (n *nodes) learn(slots []redis.ClusterSlot) {
 	slices.Sort(ranges)
 	n.mu.Lock()
 	n.answers++
-	n.seen = strings.Join(ranges, "\n")
+	n.seen, n.slots = strings.Join(ranges, "\n"), slots
+	members := slices.Collect(maps.Values(n.byClient))
 	n.mu.Unlock()
+	for _, m := range members {
+		m.learns(slots)
+	}
 }
 
 // toldSoFar counts the topologies that nodes have told.

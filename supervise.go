@@ -114,7 +114,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	k := newKeeper(cfg, addrOf(opt.Addr))
 	return build(k, 0, func() (*Supervisor, error) {
 		o := new(alone)
-		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true), o, pingerOf(opt, false)))
+		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true, false), o, pingerOf(opt, false)))
 		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
 		k.whole = g.link
 		k.add(g)
@@ -131,7 +131,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 		return l
 	}
 	opt := rdb.Options()
-	m := n.newMember(opt, false)
+	m := n.newMember(opt, false, false)
 	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, opt, n.cfg, n.topology())}
 	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)

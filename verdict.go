@@ -26,7 +26,8 @@ import (
 //	                          and nothing established answers        what is idle is closed
 //	... and cut off           the same for the detection time        what owes a reply is given up where
 //	                                                                 nobody can be asked about it
-//	it is another             sentinels, READONLY, the topology      everything on the old one is given up
+//	it is another             sentinels, READONLY; the topology, if  everything on the old one is given up
+//	                          not a byte came since before that
 //
 // What is in flight ends otherwise only by what is known of its own connection.
 

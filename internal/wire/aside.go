@@ -201,7 +201,7 @@ func (c *Conn) seenHere() (self command.Peer, ok bool) {
 }
 
 // unblock has the server end what the connection waits for, and says how long that may
-// take, whether anything is known of it and whether it was that which ended it.
+// take, whether anything is known of it and whether it is that which ends it, see Inquirer.
 func (c *Conn) unblock() (patience time.Duration, settled, freed bool) {
 	patience = c.fleet.UnblockTimeout()
 	s, f := c.fleet.Inquirer.Unblock(patience, c)

@@ -23,7 +23,7 @@ type Call struct {
 	writeTimeout    time.Duration // of the client that makes the attempt
 
 	conn  atomic.Pointer[Conn] // serves the attempt; nil before the first byte
-	freed atomic.Bool          // the server was told to end it, and did
+	freed atomic.Bool          // the server was told to end it, and did, or may have
 	token atomic.Int64         // in Unix nanoseconds; names the place in calls; 0: it has none
 	over  atomic.Bool
 }
@@ -64,7 +64,7 @@ func (x *Call) Release() {
 	}
 }
 
-// Freed reports whether the server was told to end the call, and did.
+// Freed reports whether the server was told to end the call, and did, or may have.
 func (x *Call) Freed() bool { return x.freed.Load() }
 
 // Lost returns what the connection that served the call would fail with, had it not got

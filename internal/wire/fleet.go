@@ -54,7 +54,8 @@ type Inquirer interface {
 	// Wonder has the server asked about connections that owe a reply for long.
 	Wonder()
 	// Unblock has the server end what connections wait for, within d. It reports for each
-	// whether the server has said anything of it, and whether it was that which ended it.
+	// whether the server has said anything of it, and whether it is that which ends it, or may
+	// be where nothing was said.
 	Unblock(d time.Duration, conns ...*Conn) (settled, freed []bool)
 }
 
@@ -146,6 +147,18 @@ func (f *Fleet) TakeHeard() bool { return f.heard.Swap(false) }
 
 // HeardBy says that a byte had been received at some time of the clock.
 func (f *Fleet) HeardBy(at int64) { f.heardAt.Store(at) }
+
+// LastHeard returns a time of the clock that is not after the one when the last byte was
+// received, and not before it by more than a beat.
+func (f *Fleet) LastHeard() int64 {
+	at := max(f.heardAt.Load(), f.answeredAt.Load())
+	f.Each(func(c *Conn) {
+		if c.greeted.Load() { // else it has heard nothing
+			at = max(at, c.heard.Load())
+		}
+	})
+	return at
+}
 
 // Answered says that the server has answered a PING.
 func (f *Fleet) Answered() {
