@@ -578,8 +578,12 @@ func (c *proxyConn) run() {
 	}
 	p := c.p
 	p.mu.Lock()
-	target := p.target
+	target, silent := p.target, c.silent
 	p.mu.Unlock()
+	if silent { // none of its bytes would reach the server, so its packets do not either
+		c.swallow()
+		return
+	}
 	dialer := net.Dialer{Timeout: proxyDialTimeout}
 	conn, err := dialer.DialContext(c.ctx, "tcp", target)
 
@@ -588,11 +592,10 @@ func (c *proxyConn) run() {
 		if !c.ended {
 			p.stats.DialErrors++
 		}
-		silent := c.silent
+		silent = c.silent
 		p.mu.Unlock()
 		if silent {
-			_, _ = io.Copy(io.Discard, c.client)
-			c.end(false, nil)
+			c.swallow()
 		} else {
 			c.end(true, nil)
 		}
@@ -609,6 +612,12 @@ func (c *proxyConn) run() {
 	p.mu.Unlock()
 	go c.pumpDown(server)
 	c.pumpUp(server)
+}
+
+// swallow takes what the client sends, until it ends the connection.
+func (c *proxyConn) swallow() {
+	_, _ = io.Copy(io.Discard, c.client)
+	c.end(false, nil)
 }
 
 // pumpUp carries requests until the client or a fault ends the connection.

@@ -517,6 +517,23 @@ func TestProxy_AcceptAndHang_NewOnesWaitLiveOnesStay(t *testing.T) {
 	fresh.want("+PONG\r\n")
 }
 
+func TestProxy_AcceptAndHang_WhatIsLostMeanwhileNeverReachesTheServer(t *testing.T) {
+	f, p := fakeBehindProxy(t)
+	p.AcceptAndHang()
+	lost := dialRaw(t, p.Addr())
+	lost.send("PING")
+	eventually(t, "the connection is accepted", func() bool { return p.Stats().LiveConns == 1 })
+	if n := p.DropIdle(); n != 1 {
+		t.Fatalf("DropIdle() = %d, want 1", n)
+	}
+	p.Restore()
+	lost.wantSilence()
+	dialRaw(t, p.Addr()).do("PING", "+PONG\r\n")
+	if n := f.Dials(); n != 1 {
+		t.Errorf("the server saw %d dials, want 1", n)
+	}
+}
+
 func TestProxy_Retarget_NewOnesGoThere(t *testing.T) {
 	f, p := fakeBehindProxy(t)
 	other := NewFakeServer(t)

@@ -77,6 +77,7 @@ func (r *round) run() (answer, error) {
 				break
 			}
 			r.silent = slices.DeleteFunc(r.silent, func(u *try) bool { return u.peer == t.peer })
+			r.loseOthers(t.peer)
 			switch {
 			case r.believed(t.answer):
 				return t.answer, nil
@@ -144,6 +145,16 @@ func (r *round) makeRoom() {
 		r.lose(r.under[steady])
 		r.under = slices.Delete(r.under, steady, steady+1)
 	}
+}
+
+// loseOthers ends the attempts to ask one who has answered another: they say nothing more.
+func (r *round) loseOthers(p *peer) {
+	r.under = slices.DeleteFunc(r.under, func(u *try) bool {
+		if u.peer == p {
+			r.lose(u)
+		}
+		return u.peer == p
+	})
 }
 
 // requeue has one of those tried asked again whose attempt is that old, if there is any, and

@@ -247,6 +247,35 @@ func TestWhere_OneIsBack(t *testing.T) {
 	}
 }
 
+// The only one is back, and names the server that it has named before: its own attempts that
+// hang, because their packets were lost, are nobody who might contradict it.
+func TestWhere_TheOnlyOneIsBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *ward) {
+		w.add(one, masterA)
+		d := w.directory(t, one)
+		_, err := d.Where(t.Context())
+		require.NoError(t, err)
+		w.set(func() { w.silent[one] = true })
+		d.mu.Lock()
+		lost := d.peers[0].client
+		d.peers[0].client = nil // its connection is broken
+		d.mu.Unlock()
+		lost.close()
+		d.Forget()
+		where := make(chan string)
+		go func() {
+			addr, err := d.Where(t.Context())
+			assert.NoError(t, err)
+			where <- addr
+		}()
+		time.Sleep(4 * time.Second)
+		w.set(func() { w.silent[one] = false })
+		healed := time.Now()
+		assert.Equal(t, masterA, <-where)
+		assert.LessOrEqual(t, time.Since(healed), 2*limits.Patience)
+	})
+}
+
 // Who names the server that has just been given up is believed only if nobody knows
 // better.
 // One that is asked again and again, while others say nothing, is found as soon as it is

@@ -9,6 +9,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -60,9 +61,10 @@ func report() error {
 	quick := flag.Bool("quick", false, "one short run of each scenario, to see that all is well")
 	runs := flag.Int("runs", 3, "runs of each scenario")
 	only := flag.String("only", "", "comma-separated scenarios; empty: all of "+names())
+	clients := flag.String("clients", "", "comma-separated clients; empty: all of "+client.Names()+". A report that is written needs all")
 	apart := flag.Bool("apart", false, "one client at a time instead of all side by side")
 	seed := flag.Uint64("seed", 0, "of what varies the lengths of faults; 0: another one each time")
-	dialers := flag.String("dialers", "", "comma-separated dialers to compare (default, own, tls) in those of the chosen scenarios that are for any; "+
+	dialers := flag.String("dialers", "", "comma-separated dialers to compare (default, own, tls, sentinel) in those of the chosen scenarios that are for any; "+
 		"empty: all, in "+strings.Join(compared, ", ")+", or with -quick or -only none")
 	lanes := flag.Int("lanes", 1, "scenarios at a time")
 	verbose := flag.Bool("v", false, "print the values of every run")
@@ -87,6 +89,13 @@ func report() error {
 	if err != nil {
 		return err
 	}
+	kinds, err := client.Pick(*clients)
+	if err != nil {
+		return err
+	}
+	if path != "" && *clients != "" {
+		return errors.New("report: a report compares all clients: -clients is for runs that write nothing")
+	}
 	variants, err := variants(scenarios, *dialers, *only == "" && !*quick)
 	if err != nil {
 		return err
@@ -97,7 +106,7 @@ func report() error {
 
 	began := time.Now()
 	r := render.Report{
-		Kinds:    []client.Kind{client.Redial, client.GoRedis, client.Tuned, client.Rueidis, client.Redigo},
+		Kinds:    kinds,
 		Options:  opt,
 		Date:     began,
 		Rounds:   rounds,

@@ -39,8 +39,10 @@ type job struct {
 	Client string
 	Addr   string
 	Roots  []byte // PEM; empty: no TLS
-	Own    bool   // an own dialer, which counts; else the library's
-	Plan   load.Plan
+	// Sentinel is the address of one that names Addr; empty: the client dials Addr itself.
+	Sentinel string
+	Own      bool // an own dialer, which counts; else the library's
+	Plan     load.Plan
 	// Patience is for how much longer the load goes on if some workers have had no
 	// success by the end: a slow machine shall not pass for a client that never
 	// comes back.
@@ -163,7 +165,7 @@ func perform(lines *bufio.Scanner, answer *json.Encoder) (*Result, error) {
 	if !ok {
 		return nil, fmt.Errorf("chaos: unknown client %q", j.Client)
 	}
-	set := client.Settings{Addr: j.Addr}
+	set := client.Settings{Addr: j.Addr, Sentinel: j.Sentinel}
 	if j.Own {
 		set.Dials = &client.Dials{}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/redial-go/redial/bench/internal/client"
 )
 
 // Dialer is how clients get their connections.
@@ -15,17 +17,21 @@ const (
 	OwnDialer Dialer = iota
 	DefaultDialer
 	TLSDialer
+	// FailoverDialer is the library's own, of a client that asks a sentinel where the
+	// server is.
+	FailoverDialer
 )
 
 // dialerNames are for the command line and for people.
 var dialerNames = []struct{ name, title string }{
-	OwnDialer:     {"own", "own dialer"},
-	DefaultDialer: {"default", "default dialer"},
-	TLSDialer:     {"tls", "TLS"},
+	OwnDialer:      {"own", "own dialer"},
+	DefaultDialer:  {"default", "default dialer"},
+	TLSDialer:      {"tls", "TLS"},
+	FailoverDialer: {"sentinel", "failover client"},
 }
 
 // Dialers returns all of them.
-func Dialers() []Dialer { return []Dialer{DefaultDialer, OwnDialer, TLSDialer} }
+func Dialers() []Dialer { return []Dialer{DefaultDialer, OwnDialer, TLSDialer, FailoverDialer} }
 
 // FindDialers returns those of a comma-separated list of names.
 func FindDialers(list string) (found []Dialer, err error) {
@@ -52,6 +58,9 @@ func (s *Scenario) FullName() string {
 	}
 	return s.Name + "/" + s.Dialer.Name()
 }
+
+// fits reports whether a client can play the scenario.
+func (s *Scenario) fits(k client.Kind) bool { return s.Dialer != FailoverDialer || k.Failover }
 
 // With returns the scenario as it is played to compare dialers: calls have the
 // patience that lets them outlast what is left of an outage. It must be one for

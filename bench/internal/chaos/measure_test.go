@@ -118,6 +118,37 @@ func TestBetter(t *testing.T) {
 	}
 }
 
+func TestBetter_InEveryRun(t *testing.T) {
+	o := &Outcome{Runs: make(map[string][]*Run)}
+	play := func(name string, stalls ...float64) {
+		for n, ms := range stalls {
+			o.Runs[name] = append(o.Runs[name], &Run{Number: n, Values: map[Key]float64{Stall: ms}})
+		}
+	}
+	never := math.Inf(1)
+	play("usual", 100, 200, 300)
+	play("quick", 50, 100, 150)   // each time
+	play("erratic", 50, 100, 310) // but for the last
+	play("lost", never, never, never)
+	o.Runs["late"] = []*Run{{Number: 2, Values: map[Key]float64{Stall: 150}}} // was in that one alone
+	stall := MetricOf(Stall)
+	for _, x := range []struct {
+		better, worse string
+		want          bool
+	}{
+		{"quick", "usual", true},
+		{"usual", "quick", false},
+		{"erratic", "usual", false},
+		{"usual", "lost", true},
+		{"lost", "lost", false},
+		{"late", "usual", true},
+	} {
+		if got := stall.Better(o.Cell(x.better, stall), o.Cell(x.worse, stall)); got != x.want {
+			t.Errorf("%s better than %s: %v", x.better, x.worse, got)
+		}
+	}
+}
+
 func TestMeasure_OfThoseThatCould(t *testing.T) {
 	s, m := example(
 		Record{Worker: 0, Begin: us(0.9), End: us(2.1)},                     // began before the fault, answered

@@ -58,15 +58,18 @@ type Cell struct {
 	Value    float64
 	Censored bool
 	Known    bool
+	Runs     map[int]float64 // what it is the median of, by the number of the run; nil: it is none
 }
 
 // Cell sums up the runs of a client.
 func (o *Outcome) Cell(name string, m Metric) Cell {
 	var values []float64
 	var c Cell
+	runs := make(map[int]float64)
 	for _, r := range o.Runs[name] {
 		if v, ok := r.Values[m.Key]; ok {
 			values = append(values, v)
+			runs[r.Number] = v
 			c.Censored = c.Censored || r.Censored[m.Key]
 		}
 	}
@@ -75,7 +78,7 @@ func (o *Outcome) Cell(name string, m Metric) Cell {
 	}
 	c.Known = true
 	if !m.Sum {
-		c.Value = stats.Quantile(values, 0.5)
+		c.Value, c.Runs = stats.Quantile(values, 0.5), runs
 		return c
 	}
 	for _, v := range values {
@@ -84,19 +87,32 @@ func (o *Outcome) Cell(name string, m Metric) Cell {
 	return c
 }
 
-// Better reports whether a is better than b by more than noise.
+// Better reports whether a is better than b by more than noise: by more than the metric
+// tells apart, and in every run that both were in. Faults are equally long for both there.
 func (m Metric) Better(a, b Cell) bool {
 	if !m.Compared || !a.Known || !b.Known {
 		return false
 	}
-	gain := b.Value - a.Value
-	if m.More {
-		gain = -gain
+	for n, v := range a.Runs {
+		if w, both := b.Runs[n]; both && m.gain(v, w) <= 0 {
+			return false
+		}
 	}
 	if math.IsInf(b.Value, 1) {
 		return !math.IsInf(a.Value, 1)
 	}
-	return gain > max(m.Absolute, m.Relative*math.Abs(b.Value))
+	return m.gain(a.Value, b.Value) > max(m.Absolute, m.Relative*math.Abs(b.Value))
+}
+
+// gain is by how much a is better than b. It is not positive where both are infinite.
+func (m Metric) gain(a, b float64) float64 {
+	switch {
+	case a == b:
+		return 0
+	case m.More:
+		return a - b
+	}
+	return b - a
 }
 
 // Format prints a value.

@@ -130,18 +130,25 @@ func tool(name string, args ...string) error {
 	return nil
 }
 
-// partition has all packets to and from the server dropped for a time. They are
+// partition has all packets to and from the server, and its sentinel, dropped for a time. They are
 // dropped where they arrive: to drop what leaves would be an error that its sender sees.
 func partition(st *stage) error {
-	_, port, err := net.SplitHostPort(st.client)
-	if err != nil {
-		return err
+	var drops []string
+	for _, addr := range []string{st.client, st.sentinel} {
+		if addr == "" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return err
+		}
+		drops = append(drops, "-A INPUT -p tcp --dport "+port+" -j DROP", "-A INPUT -p tcp --sport "+port+" -j DROP")
 	}
 	heal, err := prepareRules("-F INPUT")
 	if err != nil {
 		return err
 	}
-	cut, err := prepareRules("-A INPUT -p tcp --dport "+port+" -j DROP", "-A INPUT -p tcp --sport "+port+" -j DROP")
+	cut, err := prepareRules(drops...)
 	if err != nil {
 		return errors.Join(err, heal())
 	}

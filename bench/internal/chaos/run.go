@@ -32,6 +32,8 @@ type Window struct{ From, Sure, To time.Time }
 // Run is what one run of a scenario with one client measured.
 type Run struct {
 	Values map[Key]float64
+	// Number is which run of the scenario it was, from 0.
+	Number int
 	// Censored holds times that were still running when the run ended.
 	Censored map[Key]bool
 	// Doubts say what did not happen as it should have: faults that took no
@@ -55,6 +57,8 @@ type stage struct {
 	// primary is where the data is in the end.
 	primary *redialtest.Server
 	client  string // the address it dials
+	// sentinel names that address to a client that asks; empty: none does.
+	sentinel string
 	// probe is an address that tells whether there is a way to the server; probeTLS is
 	// nil for a plain one.
 	probe    string
@@ -179,6 +183,14 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, p play) (run *
 		closers = append(closers, closer)
 	}
 	j.Addr = st.client
+	if s.Dialer == FailoverDialer {
+		f, err := testbed.LaunchSentinel(st.client)
+		if err != nil {
+			return nil, err
+		}
+		closers = append(closers, f.Close)
+		st.sentinel, j.Sentinel = f.Addr, f.Addr
+	}
 	var pub *publisher
 	if s.PubSub {
 		j.Topic = topic

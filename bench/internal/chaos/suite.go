@@ -79,6 +79,9 @@ func Suite(ctx context.Context, scenarios []*Scenario, kinds []client.Kind, opt 
 				}
 				var side sync.WaitGroup
 				for place, k := range order {
+					if !s.fits(k) {
+						continue
+					}
 					one := func() {
 						if !opt.Apart {
 							time.Sleep(time.Duration(place) * stagger)
@@ -155,6 +158,7 @@ func (o *Outcome) add(k client.Kind, n int, run *Run, err error) string {
 		o.Failures = append(o.Failures, failure)
 		return failure
 	}
+	run.Number = n
 	o.Runs[k.Name] = append(o.Runs[k.Name], run)
 	for _, d := range run.Doubts {
 		o.Failures = append(o.Failures, fmt.Sprintf("%s: %s", where, d))

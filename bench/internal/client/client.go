@@ -5,7 +5,9 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redial-go/redial"
@@ -33,6 +35,9 @@ type Client interface {
 // each library.
 type Settings struct {
 	Addr string
+	// Sentinel is the address of one that calls the server SentinelMaster; the
+	// client asks it for Addr. Empty: none.
+	Sentinel string
 	// Dials counts the dials, by an own dialer; nil: the library's dialer.
 	Dials    *Dials
 	TLS      *tls.Config
@@ -48,13 +53,18 @@ local began, rounds, d = now(), 0, tonumber(ARGV[1])
 repeat rounds = rounds + 1 until now() - began >= d or rounds >= 3 * d
 return 1`
 
+// SentinelMaster is what sentinels call the server.
+const SentinelMaster = "primary"
+
 // Kind is one client library, set up in one way.
 type Kind struct {
 	// Name is for the command line, Title for people.
 	Name, Title string
 	// Setup says in one sentence how it is set up.
 	Setup string
-	Open  func(Settings) (Client, error)
+	// Failover says that it may be made with Settings.Sentinel.
+	Failover bool
+	Open     func(Settings) (Client, error)
 }
 
 // Names of the kinds.
@@ -69,21 +79,52 @@ const (
 // The kinds.
 var (
 	Redial = Kind{RedialName, "redial",
-		"`redial.NewClient` with default options.", openRedial}
+		"`redial.NewClient` with default options.", true, openRedial}
 	GoRedis = Kind{GoRedisName, "go-redis",
-		"`redis.NewClient` with default options.", openGoRedis}
+		"`redis.NewClient` with default options.", true, openGoRedis}
 	Tuned = Kind{TunedName, "go-redis, tuned",
-		"go-redis as guides to resilience recommend it: " + tunedText + ".", openTuned}
+		"go-redis as guides to resilience recommend it: " + tunedText + ".", true, openTuned}
 	Rueidis = Kind{RueidisName, "rueidis",
-		"`rueidis.NewClient` with default options, without client-side caching.", openRueidis}
+		"`rueidis.NewClient` with default options, without client-side caching.", true, openRueidis}
 	Redigo = Kind{RedigoName, "redigo",
 		"`redis.Pool` of 20 with `Wait`, timeouts of 5 s, a `TestOnBorrow` that sends PING after 1 min without use, " +
-			"and a wrapper that tries a command up to 3 times, 50 ms apart.", openRedigo}
+			"and a wrapper that tries a command up to 3 times, 50 ms apart.", false, openRedigo}
 )
+
+// All returns all kinds, in the order of the report.
+func All() []Kind { return []Kind{Redial, GoRedis, Tuned, Rueidis, Redigo} }
+
+// Names returns the names of all, separated by commas.
+func Names() string {
+	var names []string
+	for _, k := range All() {
+		names = append(names, k.Name)
+	}
+	return strings.Join(names, ",")
+}
+
+// Pick returns the kinds of a comma-separated list of names, in the order of the report;
+// all for an empty one.
+func Pick(list string) (picked []Kind, err error) {
+	if list == "" {
+		return All(), nil
+	}
+	names := strings.Split(list, ",")
+	for _, k := range All() {
+		if i := slices.Index(names, k.Name); i >= 0 {
+			picked = append(picked, k)
+			names = slices.Delete(names, i, i+1)
+		}
+	}
+	if len(names) > 0 {
+		return nil, fmt.Errorf("client: unknown client %q, have %s", names[0], Names())
+	}
+	return picked, nil
+}
 
 // Find returns the kind of that name.
 func Find(name string) (Kind, bool) {
-	all := []Kind{Redial, GoRedis, Tuned, Rueidis, Redigo}
+	all := All()
 	i := slices.IndexFunc(all, func(k Kind) bool { return k.Name == name })
 	if i < 0 {
 		return Kind{}, false

@@ -35,7 +35,7 @@ func redisOptions(s Settings) *redis.Options {
 }
 
 func openGoRedis(s Settings) (Client, error) {
-	return GoRedisClient{Redis: redis.NewClient(redisOptions(s))}, nil
+	return GoRedisClient{Redis: bare(s, redisOptions(s))}, nil
 }
 
 // What guides to resilience recommend, in the words of the report.
@@ -55,10 +55,44 @@ func openTuned(s Settings) (Client, error) {
 	opt.PoolTimeout = time.Second
 	opt.MinIdleConns = 5
 	opt.ConnMaxIdleTime = time.Minute
-	return GoRedisClient{Redis: redis.NewClient(opt), healthCheck: time.Second}, nil
+	return GoRedisClient{Redis: bare(s, opt), healthCheck: time.Second}, nil
+}
+
+// bare makes a client without supervision.
+func bare(s Settings, opt *redis.Options) *redis.Client {
+	if s.Sentinel != "" {
+		return redis.NewFailoverClient(failoverOptions(s, opt))
+	}
+	return redis.NewClient(opt)
+}
+
+// failoverOptions are those of a client that finds the server by a sentinel, and otherwise
+// the same.
+func failoverOptions(s Settings, opt *redis.Options) *redis.FailoverOptions {
+	return &redis.FailoverOptions{
+		MasterName:            SentinelMaster,
+		SentinelAddrs:         []string{s.Sentinel},
+		TLSConfig:             opt.TLSConfig,
+		PoolSize:              opt.PoolSize,
+		Dialer:                opt.Dialer,
+		DialTimeout:           opt.DialTimeout,
+		ReadTimeout:           opt.ReadTimeout,
+		WriteTimeout:          opt.WriteTimeout,
+		ContextTimeoutEnabled: opt.ContextTimeoutEnabled,
+		MaxRetries:            opt.MaxRetries,
+		MinRetryBackoff:       opt.MinRetryBackoff,
+		MaxRetryBackoff:       opt.MaxRetryBackoff,
+		PoolTimeout:           opt.PoolTimeout,
+		MinIdleConns:          opt.MinIdleConns,
+		ConnMaxIdleTime:       opt.ConnMaxIdleTime,
+	}
 }
 
 func openRedial(s Settings) (Client, error) {
+	if s.Sentinel != "" {
+		c := redial.NewFailoverClient(failoverOptions(s, redisOptions(s)), s.Options...)
+		return GoRedisClient{Redis: c, Supervisor: c.Supervisor}, nil
+	}
 	c := redial.NewClient(redisOptions(s), s.Options...)
 	return GoRedisClient{Redis: c, Supervisor: c.Supervisor}, nil
 }

@@ -22,6 +22,10 @@ func openRueidis(s Settings) (Client, error) {
 		DisableCache:      true,
 		ConnWriteTimeout:  s.Timeout,
 	}
+	if s.Sentinel != "" {
+		opt.InitAddress, opt.ForceSingleClient = []string{s.Sentinel}, false
+		opt.Sentinel.MasterSet = SentinelMaster
+	}
 	if s.Dials != nil {
 		opt.DialCtxFn = func(ctx context.Context, addr string, _ *net.Dialer, conf *tls.Config) (net.Conn, error) {
 			return s.Dials.dialer(conf)(ctx, "tcp", addr)

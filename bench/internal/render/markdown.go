@@ -211,7 +211,7 @@ func (r *Report) notFirst(d *document) {
 	if !any {
 		d.row("none", "", "", "")
 	}
-	d.p("\nTwo values count as equal if they differ by less than this: %s.\n", noise())
+	d.p("\nTwo values count as equal if they differ by less than this: %s; or if neither client is ahead in every run.\n", noise())
 }
 
 // noise describes what counts as equal.
@@ -299,7 +299,7 @@ func (r *Report) dialers(d *document) {
 	}
 	d.p("## With other dialers\n")
 	d.p("The scenarios above use a dialer of the caller's, which counts. Here they are played once more with the library's own, with one of the caller's, "+
-		"and with TLS, all with deadlines of 2 s and %d scenarios at a time. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n", max(r.Options.Lanes, ComparedLanes))
+		"with TLS, and with a client that finds the server by a sentinel, all with deadlines of 2 s and %d scenarios at a time. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n", max(r.Options.Lanes, ComparedLanes))
 	head := []string{"scenario", "dialer"}
 	for _, k := range r.Kinds {
 		head = append(head, k.Title)
