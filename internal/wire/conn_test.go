@@ -204,3 +204,40 @@ func TestConn_Greeting_AnswersTheFirstRequestAlone(t *testing.T) {
 	assert.Equal(t, "+OK\r\n", say(c, hello), "the account may be another by now")
 	assert.Equal(t, auth+hello, string(*written))
 }
+
+// Where pools do not say when they hand a connection out, the server is asked on those that
+// nobody uses, though somebody may hold them. The sweep leaves them alone.
+func TestConn_Askable_WherePoolsAreMum(t *testing.T) {
+	for _, mum := range []bool{false, true} {
+		f, _ := still(0)
+		f.settings.Mum = mum
+		pings := 0
+		c := newConn(&scriptConn{
+			write: func(p []byte) (int, error) { pings += bytes.Count(p, []byte("ping")); return len(p), nil },
+			read:  func(p []byte) (int, error) { return copy(p, "+PONG\r\n"), nil },
+		}, f, f.gen.Load())
+		require.True(t, f.Add(c))
+		ask := func() int {
+			pings = 0
+			return f.AskIdle(5, func(run func()) bool { run(); return true })
+		}
+		get := func() {
+			_, err := c.Write([]byte("*2\r\n$3\r\nget\r\n$1\r\na\r\n"))
+			require.NoError(t, err)
+		}
+		for range 3 {
+			get()
+			assert.Equal(t, 0, ask(), "it owes a reply")
+			_, err := c.Read(make([]byte, 16))
+			require.NoError(t, err)
+		}
+		assert.False(t, c.Sweepable(0))
+		assert.Equal(t, mum, ask() == 1)
+		assert.Equal(t, mum, pings == 1)
+		_, err := c.Write([]byte("*1\r\n$5\r\nmulti\r\n"))
+		require.NoError(t, err)
+		_, err = c.Read(make([]byte, 16))
+		require.NoError(t, err)
+		assert.Equal(t, 0, ask(), "it would answer +QUEUED")
+	}
+}
