@@ -39,10 +39,6 @@ func (o origin) alone() bool { return o == pooledCall || o == clusterCall }
 
 const goRedis = "github.com/redis/go-redis/v9."
 
-// poolsLook is whether pools of go-redis look at a connection before they hand it out, for
-// which they call SetDeadline. Nothing else says that a connection was handed out.
-const poolsLook = runtime.GOOS != "windows" && runtime.GOOS != "plan9"
-
 // functions are those of go-redis that take a connection for the call alone. Any other
 // that is not a hook may be one of the full-duplex engine's, where a failure of one
 // command says nothing of when it was written.

@@ -18,7 +18,6 @@ type Settings struct {
 	Tick    time.Duration // between two times that the clock is advanced
 	Cached  bool          // a client-side cache looks into the connections
 	Sealed  bool          // go-redis would retry by itself and must not, see SealedError
-	Mum     bool          // the pool does not say when it hands a connection out, see SetDeadline
 }
 
 // Counters are what is counted of connections. They may be those of several fleets.
@@ -340,13 +339,13 @@ func (f *Fleet) Part(why error) bool {
 	return slices.Contains(settled, true)
 }
 
-// AskIdle PINGs on up to most connections that lie idle, or of which nobody can tell
-// whether they do, those first that were heard last, each on a goroutine of spawn's. Their answers are heard as any byte is. It returns how
+// AskIdle PINGs on up to most connections that lie idle, those first that were heard last,
+// each on a goroutine of spawn's. Their answers are heard as any byte is. It returns how
 // many are being asked.
 func (f *Fleet) AskIdle(most int, spawn func(func()) bool) (asked int) {
 	var idle []*Conn
 	f.Each(func(c *Conn) {
-		if c.askable() {
+		if c.Sweepable(0) {
 			idle = append(idle, c)
 		}
 	})

@@ -50,39 +50,28 @@ func (c *Conn) prove() error {
 // that carried several requests since the pool handed it out is held by a
 // caller, as Conn, Tx and full-duplex pipelining do.
 func (c *Conn) Sweepable(age int64) bool {
-	return c.fleet.clock.Read()-c.heard.Load() >= age && c.uses.Load() <= 1 && c.atRest()
-}
-
-// askable reports whether the server may be asked on the connection whether it lives. For
-// that one is enough that a caller might hold but does not use: nobody else could be asked
-// where the pool never says that it hands a connection out.
-func (c *Conn) askable() bool {
-	return (c.fleet.settings.Mum || c.uses.Load() <= 1) && c.atRest()
-}
-
-// atRest reports whether a PING would be answered by the next byte.
-func (c *Conn) atRest() bool {
-	return c.owes.Load() == 0 && c.role.Load() == roleRegular && c.Retirement() == nil
+	return c.owes.Load() == 0 && c.fleet.clock.Read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
+		c.role.Load() == roleRegular && c.Retirement() == nil
 }
 
 // Sweep proves the connection in the background, unless it is in use. A failure
 // retires it.
 func (c *Conn) Sweep(age int64) {
-	c.unused(func() bool { return c.Sweepable(age) }, func(deadline time.Time) { _ = c.ping(deadline) })
+	c.whileIdle(age, func(deadline time.Time) { _ = c.ping(deadline) })
 }
 
 // beat asks on a connection that lies idle in the pool whether the server lives.
 func (c *Conn) beat() {
-	c.unused(c.askable, func(deadline time.Time) {
+	c.whileIdle(0, func(deadline time.Time) {
 		if !c.unread() {
 			_ = c.ask(deadline)
 		}
 	})
 }
 
-// unused calls f with the connection claimed, unless it is in use or may not be used, and
-// the time by which an answer should come.
-func (c *Conn) unused(may func() bool, f func(deadline time.Time)) {
+// whileIdle calls f with the connection claimed, if it is sweepable, and the time by which
+// an answer should come.
+func (c *Conn) whileIdle(age int64, f func(deadline time.Time)) {
 	if !c.claim.TryLock() {
 		return
 	}
@@ -91,7 +80,7 @@ func (c *Conn) unused(may func() bool, f func(deadline time.Time)) {
 		return
 	}
 	defer c.users.Add(-claimed)
-	if may() {
+	if c.Sweepable(age) {
 		f(time.Now().Add(c.fleet.ProofTimeout()))
 	}
 }
