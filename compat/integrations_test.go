@@ -54,6 +54,7 @@ func integrate(rdb *redial.Client, cfg asynq.Config) []any {
 	add(goredisstore.New(rdb.Client))
 	add(fx.Hook{OnStart: rdb.WaitReady, OnStop: rdb.Drain})
 	add(redial.WithInstrument(func(rdb redis.UniversalClient) error { return redisotel.InstrumentTracing(rdb) }))
+	add(redial.WithInstrument(func(rdb redis.UniversalClient) error { return redisotel.InstrumentMetrics(rdb) }))
 	return list
 }
 

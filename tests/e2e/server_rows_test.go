@@ -498,6 +498,7 @@ func TestRows_ServerIsFull_LaterOn(t *testing.T) {
 
 // A server ends every connection and has room for one: it serves all callers in turn.
 func TestRows_ServerIsFull_ButForOne(t *testing.T) {
+	platform.NeedPoolsThatLook(t) // or nobody knows that the one connection lies idle, and only new ones are asked
 	t.Parallel()
 	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		const callers, watch = 25, 3 * time.Second

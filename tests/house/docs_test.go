@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io/fs"
 	"os"
@@ -193,7 +194,8 @@ func TestREADME_Chinese_IsComplete(t *testing.T) {
 	assert.Equal(t, rows.FindAllString(english, -1), rows.FindAllString(chinese, -1), "rows of tables")
 }
 
-// Every Go sample is a part of a compiled file, line by line.
+// Every Go sample is a part of a compiled file, line by line, and so is every line of a
+// diff.
 func TestDocs_GoSamples_AreCompiled(t *testing.T) {
 	var compiled strings.Builder
 	walk(t, func(name string) {
@@ -202,7 +204,15 @@ func TestDocs_GoSamples_AreCompiled(t *testing.T) {
 		}
 	})
 	for name, text := range documents(t) {
-		for _, sample := range blocks(text, "go") {
+		samples := blocks(text, "go")
+		for _, diff := range blocks(text, "diff") {
+			for line := range strings.Lines(diff) {
+				before, _ := strings.CutPrefix(line, "-") // the same, with go-redis's constructor
+				line, _ = strings.CutPrefix(strings.Replace(before, "redis.New", "redial.New", 1), "+")
+				samples = append(samples, line)
+			}
+		}
+		for _, sample := range samples {
 			if !strings.Contains(compiled.String(), "\n"+trimLines(sample)) {
 				t.Errorf("%s: in no test and in no example:\n%s", name, sample)
 			}
@@ -227,7 +237,7 @@ func TestDocs_NamesExist(t *testing.T) {
 		files[name], files[path.Base(name)] = true, true
 	})
 	qualified := regexp.MustCompile(`\b(redial|redialtest)\.([A-Z]\w*)`)
-	file := regexp.MustCompile(`^[\w./*-]+\.(?:go|md|svg|yml|tmpl)$|^(?:\./)?[\w-]+(?:/[\w-]+)*/$`)
+	file := regexp.MustCompile(`^[\w./*-]+\.(?:go|mod|md|svg|png|ya?ml|json|html|tmpl)$|^(?:\./)?[\w-]+(?:/[\w-]+)*/$|^\.?[a-z][\w-]*(?:/[\w-]+)+$`)
 	for name, text := range documents(t) {
 		for _, m := range qualified.FindAllStringSubmatch(text, -1) {
 			if !exported[m[1]][m[2]] {
@@ -244,9 +254,61 @@ func TestDocs_NamesExist(t *testing.T) {
 				require.NoError(t, err)
 				found = found || len(matches) > 0
 			}
-			if !found {
+			if !found && !inSources(".", regexp.MustCompile(`[/"]`+regexp.QuoteMeta(m[1])+`"`)) { // what is imported may be named, too
 				t.Errorf("%s: there is no file %s", name, m[1])
 			}
+		}
+	}
+}
+
+// Every name of Go that documents use is used somewhere in the code, and so is every
+// variable of the environment. What was only read of a library is used nowhere.
+func TestDocs_IdentifiersExist(t *testing.T) {
+	used := make(map[string]bool)
+	for _, of := range []string{ // others, whom documents mention
+		"RedisClientOpt", "RedisConnOpt", // asynq
+		"DisableIndefiniteInitialBlock", // watermill
+		"NewGR", "RedisConf",            // machinery, go-zero
+		"GetClientCertificate",                         // crypto/tls
+		"ProducerID", "IdempotentID", "IdempotentAuto", // go-redis
+		"TCP_USER_TIMEOUT", // Linux
+	} {
+		used[of] = true
+	}
+	walk(t, func(name string) {
+		if !strings.HasSuffix(name, ".go") {
+			return
+		}
+		var s scanner.Scanner
+		source := []byte(document(t, name))
+		fset := token.NewFileSet()
+		s.Init(fset.AddFile(name, -1, len(source)), source, nil, 0)
+		for {
+			_, tok, text := s.Scan()
+			switch tok {
+			case token.EOF:
+				return
+			case token.IDENT:
+				used[text] = true
+			case token.STRING:
+				used[strings.Trim(text, "`\"")] = true
+			}
+		}
+	})
+	command := regexp.MustCompile(`^[A-Z0-9]+$`) // of Redis
+	for name, text := range documents(t) {
+		text = regexp.MustCompile(`(?m)^\|.*\| read \|.*$`).ReplaceAllString(fence.ReplaceAllString(text, ""), "")
+		for _, m := range inline.FindAllStringSubmatch(text, -1) {
+			expr, err := parser.ParseExpr(m[1])
+			if err != nil {
+				continue
+			}
+			ast.Inspect(expr, func(n ast.Node) bool {
+				if id, ok := n.(*ast.Ident); ok && ast.IsExported(id.Name) && !command.MatchString(id.Name) && !used[id.Name] {
+					t.Errorf("%s: nothing is called %s, see `%s`", name, id.Name, m[1])
+				}
+				return true
+			})
 		}
 	}
 }
@@ -330,6 +392,7 @@ func TestDocs_CommandsNameWhatExists_FindsMistakes(t *testing.T) {
 		"go test ./none":                               "there is no package",
 		"NO_SUCH_VARIABLE=1 go test .":                 "no variable",
 		"frobnicate":                                   "not known",
+		"grep -rnE 'redis\\.NewNone\\(' .":             "nothing matches",
 		"go test -fuzz '^FuzzNone$' -fuzztime 5m .":    "no test",
 		"(cd bench && go run ./cmd/report -none)":      "no flag",
 		"go frobnicate .":                              "not known",
@@ -393,6 +456,14 @@ func checkLine(home, line string) error {
 			}
 		case !slices.Contains(programs, program):
 			return fmt.Errorf("%s is not known", program)
+		case program == "grep": // for what is there, or was written for go-redis
+			re, err := regexp.Compile(words[len(words)-2])
+			if err != nil {
+				return err
+			}
+			if !inSources(".", re) {
+				return fmt.Errorf("nothing matches %s", re)
+			}
 		}
 	}
 	return nil
