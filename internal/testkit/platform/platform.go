@@ -1,5 +1,6 @@
 // Package platform says what tests have to know of where they run: the race detector, the
-// system, connections in the pool. It imports nothing of redial, so that tests inside of any package may use it.
+// system, whether pools look at connections and how they come to hold some. It imports
+// nothing of redial, so that tests inside of any package may use it.
 package platform
 
 import (
