@@ -112,6 +112,9 @@ func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
 	if sc, ok := c.raw.(syscall.Conn); ok {
 		c.kernel, _ = sc.SyscallConn()
 		c.peer = sys.PeerOf(c.kernel)
+		if c.kernel != nil {
+			c.trail = trailOf(c.kernel)
+		}
 	}
 	return c
 }

@@ -47,7 +47,7 @@ func (f *Fleet) Beside(nc net.Conn) {
 	if nc != nil {
 		if sc, ok := sys.Innermost(nc).(syscall.Conn); ok {
 			if rc, err := sc.SyscallConn(); err == nil {
-				w = &witness{kernel: rc}
+				w = &witness{rc, trailOf(rc)}
 			}
 		}
 	}
@@ -61,9 +61,13 @@ type witness struct {
 }
 
 // trail is what was last seen of a connection.
-type trail struct {
-	seen              bool
-	losses, exchanges uint32
+type trail struct{ losses, exchanges uint32 }
+
+// trailOf returns the trail of a connection that was just set up. What got lost before tells
+// nothing of the way: a server may be slow to answer then.
+func trailOf(kernel syscall.RawConn) trail {
+	d, _ := sys.DeliveryOf(kernel) // of what cannot be asked there will be nothing to add
+	return trail{losses: d.Losses}
 }
 
 // record is what is remembered of the way to a server, of late and for longer. It is used
@@ -98,15 +102,11 @@ func (r *record) begin(now time.Time) {
 
 // add takes up what has happened to a connection since it was last looked at.
 func (r *record) add(t *trail, d sys.Delivery) {
-	lost, came := d.Losses-t.losses, d.Exchanges-t.exchanges
-	if !t.seen {
-		lost = 0 // when it was set up: a server may be slow to answer that
-	}
 	for _, n := range []*tally{&r.late, &r.long} {
-		n.losses += lost
-		n.exchanges += came
+		n.losses += d.Losses - t.losses
+		n.exchanges += d.Exchanges - t.exchanges
 	}
-	*t = trail{true, d.Losses, d.Exchanges}
+	*t = trail{d.Losses, d.Exchanges}
 }
 
 // sound reports whether hardly anything gets lost on the way.
