@@ -53,6 +53,7 @@ func TestNetwork_PacketsLost(t *testing.T) {
 		require.NoError(t, sh("ip link set lo up"))
 		t.Run("now and then", testPacketLoss)
 		t.Run("from the first on", testPacketLossOnNewConnections)
+		t.Run("all of them for a moment", testAllPacketsLostForAMoment)
 		return
 	}
 	t.Parallel()
@@ -492,6 +493,42 @@ func testPacketLossOnNewConnections(t *testing.T) {
 		wg.Wait()
 		heal()
 		assert.Zero(t, c.Stats().SilentCut)
+		require.NoError(t, c.Close())
+	}
+}
+
+// All packets are lost for a moment. TCP carries on, and so do connections, whether commands
+// or a subscription wait on them.
+func testAllPacketsLostForAMoment(t *testing.T) {
+	const callers = 20
+	s := redialtest.StartServer(t)
+	for _, moment := range []time.Duration{time.Second, 1700 * time.Millisecond} {
+		c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second})
+		sub := c.Subscribe(t.Context(), "news")
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		end := time.Now().Add(1500*time.Millisecond + moment)
+		for i := range callers {
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					if err := c.Incr(t.Context(), "n").Err(); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Duration(400+20*i) * time.Millisecond) // some have been idle for longer
+				}
+			})
+		}
+		time.Sleep(1500 * time.Millisecond) // enough goes well for the way to count as sound
+		heal := drop(t, portOf(t, s.Addr()))
+		time.Sleep(moment)
+		heal()
+		wg.Wait()
+		require.NoError(t, c.Publish(t.Context(), "news", "all is well").Err())
+		_, err = sub.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		assert.Zero(t, c.Stats().SilentCut)
+		require.NoError(t, sub.Close())
 		require.NoError(t, c.Close())
 	}
 }
