@@ -556,11 +556,15 @@ func (p *pinger) close() {
 	p.drop()
 }
 
-// schedule returns a function that says how long to wait before each attempt.
+// schedule returns a function that says how long to wait before each attempt. The policy is
+// the caller's and may hang, so it is asked where that holds up nobody; the delay is the
+// longest one until it has answered.
 func (c *config) schedule(b *base) func() time.Duration {
-	var policy backoff.BackOff
-	return func() (d time.Duration) {
-		d = backoffCap
+	var policy backoff.BackOff // used by whoever asks it, one at a time
+	var said chan time.Duration
+	ask := func(answer chan<- time.Duration) {
+		d := backoffCap
+		defer func() { answer <- d }()
 		_ = b.abroad(func() {
 			if policy == nil {
 				policy = c.newBackOff()
@@ -568,7 +572,28 @@ func (c *config) schedule(b *base) func() time.Duration {
 			}
 			d = nextDelay(policy)
 		})
-		return d
+	}
+	return func() time.Duration {
+		var late <-chan time.Time
+		if said == nil {
+			answer := make(chan time.Duration, 1)
+			if !b.spawn(func() { ask(answer) }) {
+				return backoffCap
+			}
+			said = answer
+			timer := time.NewTimer(foreignPatience)
+			defer timer.Stop()
+			late = timer.C
+		} else if len(said) == 0 {
+			return backoffCap
+		}
+		select {
+		case d := <-said:
+			said = nil
+			return d
+		case <-late:
+			return backoffCap
+		}
 	}
 }
 

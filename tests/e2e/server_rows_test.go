@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -202,6 +203,66 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 		close(release)
 		assert.Eventually(t, func() bool { return dialing.Load() == 0 }, 5*time.Second, 10*time.Millisecond)
 	})
+}
+
+// stuckPolicy is a backoff policy that may hang.
+type stuckPolicy struct{ stuck <-chan struct{} }
+
+func (p stuckPolicy) Reset() {}
+
+func (p stuckPolicy) NextBackOff() time.Duration {
+	<-p.stuck
+	return time.Millisecond
+}
+
+// A backoff policy that hangs holds up nobody: outages are noticed, commands end with the
+// grace, the way back is found and Close returns as ever.
+func TestRows_BackoffHangs(t *testing.T) {
+	t.Parallel()
+	for name, newPolicy := range map[string]func(stuck <-chan struct{}) backoff.BackOff{
+		"it":               func(stuck <-chan struct{}) backoff.BackOff { return stuckPolicy{stuck} },
+		"what is to build": func(stuck <-chan struct{}) backoff.BackOff { <-stuck; return stuckPolicy{stuck} },
+	} {
+		for _, silent := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", silent: ", silent), func(t *testing.T) {
+				t.Parallel()
+				f := redialtest.NewFakeServer(t)
+				p := redialtest.NewProxy(t, f.Addr())
+				stuck, well := make(chan struct{}), make(chan struct{})
+				defer close(stuck)
+				close(well)
+				var hangs atomic.Bool
+				c := redial.NewClient(&redis.Options{Addr: p.Addr()}, redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond), redial.WithGrace(time.Second),
+					redial.WithBackoff(func() backoff.BackOff {
+						if hangs.Load() {
+							return newPolicy(stuck)
+						}
+						return stuckPolicy{well}
+					}))
+				defer c.Close()
+				require.NoError(t, c.Ping(t.Context()).Err())
+				hangs.Store(true)
+				if silent {
+					p.Hang()
+				} else {
+					p.Refuse()
+					p.Reset()
+				}
+				testkit.AwaitState(t, c, redial.StateReconnecting, 2*time.Second)
+				began := time.Now()
+				assert.ErrorIs(t, c.Get(t.Context(), "k").Err(), redial.ErrUnavailable)
+				assert.Less(t, time.Since(began), 1500*time.Millisecond)
+				p.Restore()
+				began = time.Now()
+				require.ErrorIs(t, c.Get(redial.WaitFor(t.Context(), 5*time.Second), "k").Err(), redis.Nil)
+				t.Logf("served %v after the server is back", time.Since(began))
+				assert.Less(t, time.Since(began), time.Second)
+				began = time.Now()
+				require.NoError(t, c.Close())
+				assert.Less(t, time.Since(began), 150*time.Millisecond)
+			})
+		}
+	}
 }
 
 // The dials of a pool hang in such a dialer. Callers are back in time, without a deadline
