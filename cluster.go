@@ -92,6 +92,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	}
 	n := newNodes(cfg, opt.MasterName)
 	n.release = append(n.release, d.Close)
+	d.TellPanics(n.panicked)
 	n.front.despair(d.None())
 	o := shardOptions(opt)
 	o.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) { return d.Slots(ctx, lastSlot) }

@@ -468,7 +468,7 @@ func (p *pinger) unreachable() time.Duration {
 
 // ask calls f with a client that has a connection on which the server has answered, and
 // makes one attempt at one if there is none. Nobody else uses it meanwhile. When ctx ends
-// it is closed.
+// it is closed. It is for goroutines that spawn has begun.
 func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 	for tried := false; ; {
 		p.mu.Lock()
@@ -485,7 +485,10 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 		p.mu.Unlock()
 		if idle {
 			stop := context.AfterFunc(ctx, func() { p.finish(a, ctx.Err()) })
-			err := f(a.client)
+			var err error
+			if failure := p.link.abroad(func() { err = f(a.client) }); failure != nil { // of go-redis, on what a server says
+				err = failure
+			}
 			stop()
 			p.finish(a, err)
 			return err

@@ -639,6 +639,95 @@ func TestRows_TopologyOfImpossibleLength(t *testing.T) {
 	assert.Equal(t, 1, panics(), log.String())
 }
 
+// impossible is a length that no reply has.
+var impossible = strconv.FormatInt(math.MaxInt64, 10)
+
+// The same of what sentinels say, in answer to whatever they are asked.
+func TestRows_SentinelOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	for _, question := range []string{"get-master-addr-by-name", "sentinels", "replicas", "subscribe"} {
+		for _, reply := range []string{"*" + impossible + "\r\n", "$" + impossible + "\r\n", ">" + impossible + "\r\n"} {
+			t.Run(question+reply[:1], func(t *testing.T) {
+				t.Parallel()
+				server, sentinel := redialtest.NewFakeServer(t), redialtest.NewFakeServer(t)
+				host, port, err := net.SplitHostPort(server.Addr())
+				require.NoError(t, err)
+				var asked atomic.Int32
+				sentinel.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+					name := strings.ToLower(args[0])
+					if name == "sentinel" {
+						name = strings.ToLower(args[1])
+					}
+					switch name {
+					case question:
+						asked.Add(1)
+						return redialtest.Reply(reply)
+					case "get-master-addr-by-name":
+						return redialtest.Reply(fmt.Sprintf("*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(host), host, len(port), port))
+					case "sentinels", "replicas":
+						return redialtest.Reply("*0\r\n")
+					}
+					return redialtest.Handle
+				})
+				var log syncBuffer
+				c := redial.NewFailoverClient(&redis.FailoverOptions{
+					MasterName: "m", SentinelAddrs: []string{sentinel.Addr()}, ReplicaOnly: question == "replicas", ReadTimeout: time.Second,
+				}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))), redial.WithHeartbeat(50*time.Millisecond, 50*time.Millisecond))
+				require.Eventually(t, func() bool { return asked.Load() > 0 }, 5*time.Second, time.Millisecond)
+				time.Sleep(300 * time.Millisecond)
+				began := time.Now()
+				require.NoError(t, c.Close())
+				assert.Less(t, time.Since(began), 150*time.Millisecond)
+				assert.LessOrEqual(t, strings.Count(log.String(), "redial: panic"), 1, log.String())
+				if reply[0] == '*' { // of others go-redis makes an error
+					assert.Contains(t, log.String(), "redial: panic")
+				}
+			})
+		}
+	}
+}
+
+// The same of what a server says of its clients, which it is asked when a command waits.
+func TestRows_ClientsOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	for _, question := range []string{"client info", "client list", "info server"} {
+		t.Run(question, func(t *testing.T) {
+			t.Parallel()
+			f := redialtest.NewFakeServer(t)
+			var first atomic.Int64 // the connection that is asked first: the command's own
+			var asked atomic.Int32
+			f.OnCommand(func(c *redialtest.FakeConn, args []string) redialtest.Action {
+				name := strings.ToLower(strings.Join(args[:min(2, len(args))], " "))
+				if name == "client info" {
+					first.CompareAndSwap(0, int64(c.ID()))
+				}
+				switch {
+				case name == question && int64(c.ID()) != first.Load():
+					asked.Add(1)
+					return redialtest.Reply("$" + impossible + "\r\n")
+				case name == "client info":
+					text := fmt.Sprintf("id=%d addr=192.0.2.1:5 laddr=192.0.2.1:6379 flags=N\n", c.ID())
+					return redialtest.Reply(fmt.Sprintf("$%d\r\n%s\r\n", len(text), text))
+				case name == "info server":
+					return redialtest.Reply("$0\r\n\r\n")
+				}
+				return redialtest.Handle
+			})
+			var log syncBuffer
+			c := redial.NewClient(&redis.Options{Addr: f.Addr()}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+			require.NoError(t, c.Ping(t.Context()).Err())
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			assert.ErrorIs(t, c.BLPop(ctx, 0, "list").Err(), context.DeadlineExceeded)
+			assert.Equal(t, redial.StateConnected, c.State())
+			assert.ErrorIs(t, c.Get(t.Context(), "k").Err(), redis.Nil)
+			require.NoError(t, c.Close())
+			assert.NotZero(t, asked.Load())
+			assert.Equal(t, 1, strings.Count(log.String(), "redial: panic"), log.String())
+		})
+	}
+}
+
 type syncBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
