@@ -127,11 +127,16 @@ func (b *base) abroad(f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &panicError{v}
-			b.mishap.Do(func() { b.events.mishap(v, debug.Stack()) })
+			b.panicked(v, debug.Stack())
 		}
 	}()
 	f()
 	return nil
+}
+
+// panicked tells of a panic in code of others, once.
+func (b *base) panicked(v any, stack []byte) {
+	b.mishap.Do(func() { b.events.mishap(v, stack) })
 }
 
 // panicError is what a panic in code of others comes to.

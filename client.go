@@ -116,6 +116,7 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	}
 	k := newKeeper(cfg, addrOf(opt.MasterName))
 	k.release = append(k.release, d.Close)
+	d.TellPanics(k.panicked)
 	k.gate.despair(d.None())
 	o := ledOptions(opt)
 	o.Dialer = d.Dial

@@ -92,6 +92,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	}
 	n := newNodes(cfg, opt.MasterName)
 	n.release = append(n.release, d.Close)
+	d.TellPanics(n.panicked)
 	n.front.despair(d.None())
 	o := shardOptions(opt)
 	o.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) { return d.Slots(ctx, lastSlot) }
@@ -100,13 +101,13 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 		return nil, err
 	}
 	n.mistrust = func(addr string) {
-		if addr == nodeAddrOf(d.Last()) {
+		if addr == nodeAddrOf(d.Last(), "") {
 			d.Forget()
 		}
 	}
 	d.Listen(func(from, to string) {
 		for _, l := range n.all() {
-			if l.addr == nodeAddrOf(from) { // nothing has changed for those that lead to a replica
+			if l.addr == nodeAddrOf(from, "") { // nothing has changed for those that lead to a replica
 				l.moved(saysSentinel(to))
 			}
 		}
@@ -129,7 +130,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (*ClusterClient, error) {
 				list, err := slots(ctx)
 				if err == nil {
 					n.empty.Store(len(list) == 0)
-					n.learn(list)
+					n.learn(list, "")
 				}
 				return list, err
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"slices"
@@ -365,14 +366,32 @@ func shardOptions(opt *redis.FailoverOptions) *redis.ClusterOptions {
 	return o
 }
 
-// nodeAddrOf returns what a cluster client makes of the address of a node that ClusterSlots
-// names: it takes a loopback address for one that means the host of whoever has named it.
-func nodeAddrOf(addr string) string {
+// nodeAddrOf returns what a cluster client makes of the address of a node that origin names,
+// which is the address of a node, or "" for ClusterSlots: it takes a loopback address for one
+// that means the host of whoever has named it, unless that is at such an address itself, and
+// the port 0 for the port of that.
+func nodeAddrOf(addr, origin string) string {
 	host, port, err := net.SplitHostPort(addr)
-	if err != nil || !net.ParseIP(host).IsLoopback() {
+	if err != nil {
 		return addr
 	}
-	return net.JoinHostPort("", port)
+	by, at, _ := net.SplitHostPort(origin)
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() && !isLoopback(by) {
+		host = by
+	}
+	if port == "0" && at != "" {
+		port = at
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// isLoopback reports whether go-redis takes a host for the one it runs on.
+func isLoopback(host string) bool {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsLoopback()
+	}
+	host = strings.ToLower(host)
+	return host == "localhost" || strings.HasSuffix(host, ".docker.internal")
 }
 
 // pool is the pool of connections that go-redis keeps for a link. It is not known before

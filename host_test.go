@@ -1147,6 +1147,34 @@ func TestHost_Cluster(t *testing.T) {
 	believe(t, err == nil, "ForEachMaster goes by the topology that it knows when it cannot be told another; if this fails, redial need not count what it was told", err)
 	believe(t, "127.0.0.1"+addr == f.Addr(), "a loopback address that ClusterSlots names loses its host; if this fails, redial does not recognize a master that a sentinel names", addr)
 
+	for _, c := range []struct{ origin, named, addr string }{
+		{"redis.test:7000", "127.0.0.1:7001", "redis.test:7001"},
+		{"redis.test:7000", "10.0.0.1:0", "10.0.0.1:7000"},
+		{"redis.test:7000", "[::1]:0", "redis.test:7000"},
+		{"redis.test:7000", "node.test:7001", "node.test:7001"},
+		{"127.0.0.2:7000", "127.0.0.1:7001", "127.0.0.1:7001"},
+		{"localhost:7000", "127.0.0.1:7001", "127.0.0.1:7001"},
+		{"Host.docker.internal:7000", "127.0.0.1:7001", "127.0.0.1:7001"},
+	} {
+		host, port, err := net.SplitHostPort(c.named)
+		require.NoError(t, err)
+		node := redialtest.NewFakeServer(t)
+		node.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+			if args[0] == "cluster" {
+				return redialtest.Reply(fmt.Sprintf("*1\r\n*3\r\n:0\r\n:%d\r\n*2\r\n$%d\r\n%s\r\n:%s\r\n", lastSlot, len(host), host, port))
+			}
+			return redialtest.Handle
+		})
+		cluster := redis.NewClusterClient(&redis.ClusterOptions{
+			Addrs:  []string{c.origin},
+			Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) { return node.Dial(ctx, network, "") },
+		})
+		require.NoError(t, cluster.ForEachMaster(ctx, nothing))
+		believe(t, addr == c.addr, "a loopback address that a node names means the host of that node, unless that is a loopback address, and the port 0 its port; if this fails, redial does not see that another has taken the place of a node", addr)
+		assert.Equal(t, c.addr, nodeAddrOf(c.named, c.origin))
+		require.NoError(t, cluster.Close())
+	}
+
 	// A node's hook that returns an error.
 	for _, c := range []struct {
 		err   error

@@ -45,6 +45,7 @@ type nodes struct {
 	loadedAt time.Time                 // guarded by mu
 	answers  int                       // guarded by mu; how often a node has told the topology
 	slots    []redis.ClusterSlot       // guarded by mu; the topology it told last
+	origin   string                    // guarded by mu; the address of the node that did, "" when none did
 	seen     string                    // guarded by mu; the same, to compare
 	acted    string                    // guarded by mu; the one that those who wait know of
 	news     chan struct{}             // guarded by mu; closed when the topology has changed
@@ -196,7 +197,7 @@ func (n *nodes) enlist(rdb *redis.Client, m *member) {
 	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link.Declined)
 	n.mu.Lock()
 	n.byClient[rdb] = m
-	m.place.best, m.place.slot = m.rankIn(n.slots)
+	m.place.best, m.place.slot = m.rankIn(n.slots, n.origin)
 	n.mu.Unlock()
 	n.add(m.guard)
 }
@@ -212,8 +213,8 @@ func (n *nodes) linkOf(rdb *redis.Client) *link {
 }
 
 // learns notes what a topology says of the node.
-func (m *member) learns(slots []redis.ClusterSlot) {
-	is, slot := m.rankIn(slots)
+func (m *member) learns(slots []redis.ClusterSlot, origin string) {
+	is, slot := m.rankIn(slots, origin)
 	heard, now := m.link.LastHeard(), m.link.clock.Read()
 	m.of.mu.Lock()
 	p := &m.place
@@ -259,15 +260,15 @@ func (m *member) yield() {
 	}
 }
 
-// rankIn returns how the node stands in a topology, and a slot that it has.
-func (m *member) rankIn(slots []redis.ClusterSlot) (is rank, slot int) {
+// rankIn returns how the node stands in a topology that origin tells, and a slot that it has.
+func (m *member) rankIn(slots []redis.ClusterSlot, origin string) (is rank, slot int) {
 	for _, s := range slots {
 		for i, node := range s.Nodes {
 			as := follows
 			if i == 0 {
 				as = leads
 			}
-			if as > is && (node.Addr == m.link.addr || node.Addr == m.name) {
+			if as > is && (node.Addr == m.name || nodeAddrOf(node.Addr, origin) == m.link.addr) {
 				is, slot = as, s.Start
 			}
 		}
@@ -462,8 +463,8 @@ func (n *nodes) keepLoading() {
 	}
 }
 
-// learn notes a topology that a node has told.
-func (n *nodes) learn(slots []redis.ClusterSlot) {
+// learn notes a topology that was told, by the node at origin if that is not "".
+func (n *nodes) learn(slots []redis.ClusterSlot, origin string) {
 	ranges := make([]string, len(slots))
 	for i, s := range slots {
 		ranges[i] = fmt.Sprint(s.Start, "-", s.End)
@@ -474,11 +475,11 @@ func (n *nodes) learn(slots []redis.ClusterSlot) {
 	slices.Sort(ranges)
 	n.mu.Lock()
 	n.answers++
-	n.seen, n.slots = strings.Join(ranges, "\n"), slots
+	n.seen, n.slots, n.origin = strings.Join(ranges, "\n"), slots, origin
 	members := slices.Collect(maps.Values(n.byClient))
 	n.mu.Unlock()
 	for _, m := range members {
-		m.learns(slots)
+		m.learns(slots, origin)
 	}
 }
 

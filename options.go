@@ -217,7 +217,8 @@ const (
 	unackedFor      = 10
 
 	// foreignPatience is how long Close waits for other code of the caller, such as a
-	// Dialer that does not heed its context.
+	// Dialer that does not heed its context, and how long a backoff policy may take to
+	// name a delay.
 	foreignPatience = 30 * time.Millisecond
 
 	// defaultDialTimeout and defaultReadTimeout are go-redis's.
@@ -399,7 +400,8 @@ func WithHeartbeatMisses(n int) Option {
 // waiting or being refused, attempts follow the shorter of this schedule and
 // the eager one (25ms, or 1/100 of the outage's age).
 //
-// newBackOff must not be nil and must not return nil.
+// newBackOff must not be nil and must not return nil. A policy that hangs holds up nobody:
+// until it answers a delay is 1.25s.
 func WithBackoff(newBackOff func() backoff.BackOff) Option {
 	return func(c *config) error {
 		if newBackOff == nil {

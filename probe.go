@@ -468,7 +468,7 @@ func (p *pinger) unreachable() time.Duration {
 
 // ask calls f with a client that has a connection on which the server has answered, and
 // makes one attempt at one if there is none. Nobody else uses it meanwhile. When ctx ends
-// it is closed.
+// it is closed. It is for goroutines that spawn has begun.
 func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 	for tried := false; ; {
 		p.mu.Lock()
@@ -485,7 +485,10 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 		p.mu.Unlock()
 		if idle {
 			stop := context.AfterFunc(ctx, func() { p.finish(a, ctx.Err()) })
-			err := f(a.client)
+			var err error
+			if failure := p.link.abroad(func() { err = f(a.client) }); failure != nil { // of go-redis, on what a server says
+				err = failure
+			}
 			stop()
 			p.finish(a, err)
 			return err
@@ -556,11 +559,15 @@ func (p *pinger) close() {
 	p.drop()
 }
 
-// schedule returns a function that says how long to wait before each attempt.
+// schedule returns a function that says how long to wait before each attempt. The policy is
+// the caller's and may hang, so it is asked where that holds up nobody; the delay is the
+// longest one until it has answered.
 func (c *config) schedule(b *base) func() time.Duration {
-	var policy backoff.BackOff
-	return func() (d time.Duration) {
-		d = backoffCap
+	var policy backoff.BackOff // used by whoever asks it, one at a time
+	var said chan time.Duration
+	ask := func(answer chan<- time.Duration) {
+		d := backoffCap
+		defer func() { answer <- d }()
 		_ = b.abroad(func() {
 			if policy == nil {
 				policy = c.newBackOff()
@@ -568,7 +575,28 @@ func (c *config) schedule(b *base) func() time.Duration {
 			}
 			d = nextDelay(policy)
 		})
-		return d
+	}
+	return func() time.Duration {
+		var late <-chan time.Time
+		if said == nil {
+			answer := make(chan time.Duration, 1)
+			if !b.spawn(func() { ask(answer) }) {
+				return backoffCap
+			}
+			said = answer
+			timer := time.NewTimer(foreignPatience)
+			defer timer.Stop()
+			late = timer.C
+		} else if len(said) == 0 {
+			return backoffCap
+		}
+		select {
+		case d := <-said:
+			said = nil
+			return d
+		case <-late:
+			return backoffCap
+		}
 	}
 }
 

@@ -374,7 +374,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok && err == nil {
-			h.of.learn(slots.Val())
+			h.of.learn(slots.Val(), l.addr)
 		}
 	}
 	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) || isUnsupported(err) {

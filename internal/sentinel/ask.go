@@ -208,7 +208,10 @@ func (r *round) start(p *peer) {
 func (r *round) finish(t *try, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(r.life, limit)
 	defer cancel()
-	t.answer, t.err = r.query(ctx, t.client, r.replicas)
+	t.err = r.contain(func() (err error) {
+		t.answer, err = r.query(ctx, t.client, r.replicas)
+		return err
+	})
 	t.answer.from = t.peer
 	if r.note(t) {
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -72,7 +73,7 @@ func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
 	var nc net.Conn
-	err := leave(ctx, func() (err error) {
+	err := c.of.leave(ctx, func() (err error) {
 		nc, err = c.of.dialer(ctx, network, addr)
 		return err
 	}, func() { _ = nc.Close() })
@@ -88,15 +89,15 @@ func (c *client) onConnect(ctx context.Context, cn *redis.Conn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	return leave(ctx, func() error { return c.of.opt.OnConnect(ctx, cn) }, func() {})
+	return c.of.leave(ctx, func() error { return c.of.opt.OnConnect(ctx, cn) }, func() {})
 }
 
 // leave calls f, a function of the caller, and leaves it behind when ctx ends before it
 // returns. Then late is called if it succeeds after all.
-func leave(ctx context.Context, f func() error, late func()) error {
+func (d *Directory) leave(ctx context.Context, f func() error, late func()) error {
 	result := make(chan error)
 	go func() {
-		err := contain(f)
+		err := d.contain(f)
 		select {
 		case result <- err:
 		case <-ctx.Done():
@@ -113,10 +114,12 @@ func leave(ctx context.Context, f func() error, late func()) error {
 	}
 }
 
-// contain makes an error of a panic.
-func contain(f func() error) (err error) {
+// contain makes an error of a panic: of the caller's code, or of go-redis on what a sentinel
+// says.
+func (d *Directory) contain(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
+			d.mishap(r, debug.Stack())
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()

@@ -54,6 +54,7 @@ type Directory struct {
 	opt    *redis.FailoverOptions // only read
 	dialer DialFunc
 	limits Limits
+	mishap func(v any, stack []byte) // whom to tell of panics; read-only once it is set
 
 	life    context.Context // ends with Close
 	end     context.CancelFunc
@@ -101,6 +102,7 @@ func New(opt *redis.FailoverOptions, dial DialFunc, limits Limits) *Directory {
 		open:     make(map[*client]struct{}),
 		former:   make(map[string]time.Time),
 		moved:    func(string, string) {},
+		mishap:   func(any, []byte) {},
 		answered: time.Now(),
 	}
 	d.life, d.end = context.WithCancel(context.Background())
@@ -110,6 +112,11 @@ func New(opt *redis.FailoverOptions, dial DialFunc, limits Limits) *Directory {
 	rand.Shuffle(len(d.peers), func(i, j int) { d.peers[i], d.peers[j] = d.peers[j], d.peers[i] })
 	return d
 }
+
+// TellPanics has f called with the value and the stack of each panic that ends here: in the
+// caller's code, or in go-redis's on what a sentinel says. f must not block. It must be called
+// before anything else is.
+func (d *Directory) TellPanics(f func(v any, stack []byte)) { d.mishap = f }
 
 // None reports whether there is no sentinel to ask.
 func (d *Directory) None() bool { return len(d.opt.SentinelAddrs) == 0 }

@@ -33,7 +33,7 @@ func (d *Directory) hearAll() {
 	for d.life.Err() == nil {
 		began := time.Now()
 		if p, c, err := d.source(d.life); err == nil {
-			d.hear(p, c)
+			_ = d.contain(func() error { d.hear(p, c); return nil }) // which ends it, as all else does
 		}
 		if time.Since(began) >= d.limits.Pause {
 			pause = 0

@@ -184,6 +184,32 @@ func (p *pair) onSecond(ctx context.Context) error {
 	return rdb.Set(ctx, onFirst, "second", 0).Err()
 }
 
+// Nor does the name make a difference by which the caller knows the node: here that is not
+// what it is called in the topology.
+func TestMoved_NodeOfAnotherName_EndsWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, nil)
+	_, port, err := net.SplitHostPort(p.nodes[0].Addr())
+	require.NoError(t, err)
+	name := net.JoinHostPort("redis.test", port)
+	c := redial.NewClusterClient(&redis.ClusterOptions{
+		Addrs: []string{name}, ReadTimeout: 20 * time.Second,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			_, port, _ := net.SplitHostPort(addr)
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+		},
+	}, redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond))
+	t.Cleanup(func() { assert.NoError(t, c.Close()) })
+	testkit.WaitReady(t, c)
+	ctx := t.Context()
+	require.NoError(t, c.Set(ctx, onFirst, "first", 0).Err())
+	p.hush()
+	incr := issue(func() error { return c.Incr(ctx, "{"+onFirst+"}n").Err() })
+	require.Eventually(t, func() bool { return stateOf(c, name) == redial.StateReconnecting }, 3*time.Second, time.Millisecond)
+	p.moved.Store(true)
+	assert.ErrorIs(t, within(t, incr, 3*time.Second), redial.ErrOutcomeUnknown)
+}
+
 // It makes no difference whether the topology or the silence is known first.
 func TestMoved_BeforeTheSilenceIsKnown_EndsWhatIsInFlight(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -202,6 +203,66 @@ func TestRows_DialerIgnoresItsContext(t *testing.T) {
 		close(release)
 		assert.Eventually(t, func() bool { return dialing.Load() == 0 }, 5*time.Second, 10*time.Millisecond)
 	})
+}
+
+// stuckPolicy is a backoff policy that may hang.
+type stuckPolicy struct{ stuck <-chan struct{} }
+
+func (p stuckPolicy) Reset() {}
+
+func (p stuckPolicy) NextBackOff() time.Duration {
+	<-p.stuck
+	return time.Millisecond
+}
+
+// A backoff policy that hangs holds up nobody: outages are noticed, commands end with the
+// grace, the way back is found and Close returns as ever.
+func TestRows_BackoffHangs(t *testing.T) {
+	t.Parallel()
+	for name, newPolicy := range map[string]func(stuck <-chan struct{}) backoff.BackOff{
+		"it":               func(stuck <-chan struct{}) backoff.BackOff { return stuckPolicy{stuck} },
+		"what is to build": func(stuck <-chan struct{}) backoff.BackOff { <-stuck; return stuckPolicy{stuck} },
+	} {
+		for _, silent := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", silent: ", silent), func(t *testing.T) {
+				t.Parallel()
+				f := redialtest.NewFakeServer(t)
+				p := redialtest.NewProxy(t, f.Addr())
+				stuck, well := make(chan struct{}), make(chan struct{})
+				defer close(stuck)
+				close(well)
+				var hangs atomic.Bool
+				c := redial.NewClient(&redis.Options{Addr: p.Addr()}, redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond), redial.WithGrace(time.Second),
+					redial.WithBackoff(func() backoff.BackOff {
+						if hangs.Load() {
+							return newPolicy(stuck)
+						}
+						return stuckPolicy{well}
+					}))
+				defer c.Close()
+				require.NoError(t, c.Ping(t.Context()).Err())
+				hangs.Store(true)
+				if silent {
+					p.Hang()
+				} else {
+					p.Refuse()
+					p.Reset()
+				}
+				testkit.AwaitState(t, c, redial.StateReconnecting, 2*time.Second)
+				began := time.Now()
+				assert.ErrorIs(t, c.Get(t.Context(), "k").Err(), redial.ErrUnavailable)
+				assert.Less(t, time.Since(began), 1500*time.Millisecond)
+				p.Restore()
+				began = time.Now()
+				require.ErrorIs(t, c.Get(redial.WaitFor(t.Context(), 5*time.Second), "k").Err(), redis.Nil)
+				t.Logf("served %v after the server is back", time.Since(began))
+				assert.Less(t, time.Since(began), time.Second)
+				began = time.Now()
+				require.NoError(t, c.Close())
+				assert.Less(t, time.Since(began), 150*time.Millisecond)
+			})
+		}
+	}
 }
 
 // The dials of a pool hang in such a dialer. Callers are back in time, without a deadline
@@ -576,6 +637,95 @@ func TestRows_TopologyOfImpossibleLength(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	require.NoError(t, c.Close())
 	assert.Equal(t, 1, panics(), log.String())
+}
+
+// impossible is a length that no reply has.
+var impossible = strconv.FormatInt(math.MaxInt64, 10)
+
+// The same of what sentinels say, in answer to whatever they are asked.
+func TestRows_SentinelOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	for _, question := range []string{"get-master-addr-by-name", "sentinels", "replicas", "subscribe"} {
+		for _, reply := range []string{"*" + impossible + "\r\n", "$" + impossible + "\r\n", ">" + impossible + "\r\n"} {
+			t.Run(question+reply[:1], func(t *testing.T) {
+				t.Parallel()
+				server, sentinel := redialtest.NewFakeServer(t), redialtest.NewFakeServer(t)
+				host, port, err := net.SplitHostPort(server.Addr())
+				require.NoError(t, err)
+				var asked atomic.Int32
+				sentinel.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+					name := strings.ToLower(args[0])
+					if name == "sentinel" {
+						name = strings.ToLower(args[1])
+					}
+					switch name {
+					case question:
+						asked.Add(1)
+						return redialtest.Reply(reply)
+					case "get-master-addr-by-name":
+						return redialtest.Reply(fmt.Sprintf("*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(host), host, len(port), port))
+					case "sentinels", "replicas":
+						return redialtest.Reply("*0\r\n")
+					}
+					return redialtest.Handle
+				})
+				var log syncBuffer
+				c := redial.NewFailoverClient(&redis.FailoverOptions{
+					MasterName: "m", SentinelAddrs: []string{sentinel.Addr()}, ReplicaOnly: question == "replicas", ReadTimeout: time.Second,
+				}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))), redial.WithHeartbeat(50*time.Millisecond, 50*time.Millisecond))
+				require.Eventually(t, func() bool { return asked.Load() > 0 }, 5*time.Second, time.Millisecond)
+				time.Sleep(300 * time.Millisecond)
+				began := time.Now()
+				require.NoError(t, c.Close())
+				assert.Less(t, time.Since(began), 150*time.Millisecond)
+				assert.LessOrEqual(t, strings.Count(log.String(), "redial: panic"), 1, log.String())
+				if reply[0] == '*' { // of others go-redis makes an error
+					assert.Contains(t, log.String(), "redial: panic")
+				}
+			})
+		}
+	}
+}
+
+// The same of what a server says of its clients, which it is asked when a command waits.
+func TestRows_ClientsOfImpossibleLength(t *testing.T) {
+	t.Parallel()
+	for _, question := range []string{"client info", "client list", "info server"} {
+		t.Run(question, func(t *testing.T) {
+			t.Parallel()
+			f := redialtest.NewFakeServer(t)
+			var first atomic.Int64 // the connection that is asked first: the command's own
+			var asked atomic.Int32
+			f.OnCommand(func(c *redialtest.FakeConn, args []string) redialtest.Action {
+				name := strings.ToLower(strings.Join(args[:min(2, len(args))], " "))
+				if name == "client info" {
+					first.CompareAndSwap(0, int64(c.ID()))
+				}
+				switch {
+				case name == question && int64(c.ID()) != first.Load():
+					asked.Add(1)
+					return redialtest.Reply("$" + impossible + "\r\n")
+				case name == "client info":
+					text := fmt.Sprintf("id=%d addr=192.0.2.1:5 laddr=192.0.2.1:6379 flags=N\n", c.ID())
+					return redialtest.Reply(fmt.Sprintf("$%d\r\n%s\r\n", len(text), text))
+				case name == "info server":
+					return redialtest.Reply("$0\r\n\r\n")
+				}
+				return redialtest.Handle
+			})
+			var log syncBuffer
+			c := redial.NewClient(&redis.Options{Addr: f.Addr()}, redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+			require.NoError(t, c.Ping(t.Context()).Err())
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			assert.ErrorIs(t, c.BLPop(ctx, 0, "list").Err(), context.DeadlineExceeded)
+			assert.Equal(t, redial.StateConnected, c.State())
+			assert.ErrorIs(t, c.Get(t.Context(), "k").Err(), redis.Nil)
+			require.NoError(t, c.Close())
+			assert.NotZero(t, asked.Load())
+			assert.Equal(t, 1, strings.Count(log.String(), "redial: panic"), log.String())
+		})
+	}
 }
 
 type syncBuffer struct {

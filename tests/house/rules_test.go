@@ -151,7 +151,7 @@ var goroutines = map[string]string{
 	"internal/sentinel/directory.go:Directory.inquire": "Directory.Close",
 	"internal/sentinel/client.go:client.dial":          "client.dial",
 	"internal/sentinel/client.go:client.onConnect":     "client.onConnect",
-	"internal/sentinel/client.go:leave":                "leave",
+	"internal/sentinel/client.go:Directory.leave":      "Directory.leave",
 	"internal/sentinel/listen.go:Directory.hear":       "Directory.hear",
 	"internal/wire/cancel.go:Conn.await":               "Conn.await",
 	"internal/wire/cancel.go:Conn.watch":               "Conn.read",
