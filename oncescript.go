@@ -496,11 +496,11 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 		}
 		was := cmd.Err()
 		err := w.read(cmd, was)
-		if err == was {
+		if isSame(err, was) {
 			continue
 		}
 		cmd.SetErr(err)
-		if f.err == was || redis.IsExecAbortError(f.err) {
+		if isSame(f.err, was) || redis.IsExecAbortError(f.err) {
 			f.err, f.seen, f.why = err, err, err
 		}
 	}
