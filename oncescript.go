@@ -168,7 +168,7 @@ func newOnceWay(cfg *config, protocol int, of topology) onceWay {
 type topology uint8
 
 const (
-	lone    topology = iota
+	lone    topology = iota // or what becomes known by CROSSSLOT
 	cluster          // the keys of a slot move from node to node, and records with them
 	shards           // of a ring, which know nothing of each other
 )
