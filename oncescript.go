@@ -169,8 +169,8 @@ type topology uint8
 
 const (
 	lone    topology = iota // or what becomes known by CROSSSLOT
-	cluster          // the keys of a slot move from node to node, and records with them
-	shards           // of a ring, which know nothing of each other
+	cluster                 // the keys of a slot move from node to node, and records with them
+	shards                  // of a ring, which know nothing of each other
 )
 
 // record returns the name of the record of an id. In a cluster it shares the slot of key,
