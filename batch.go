@@ -401,8 +401,13 @@ func (s *spread) judge(c *call, err error) ruling {
 func (s *spread) sort(c *call) (o outcome, why error) {
 	cmds, ran := s.rest, s.ran
 	s.rest, s.ran = nil, nil
-	finals := make(map[*failure]error)
+	type end struct {
+		of  *failure
+		ran bool // may have, in an earlier attempt
+	}
+	finals := make(map[end]error)
 	for i, cmd := range cmds {
+		before := ran != nil && ran[i]
 		e := cmd.Err()
 		if e == nil || isReply(e) && !c.astray(e) {
 			continue
@@ -439,9 +444,10 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		}
 		switch {
 		case known == unknown, known == partly, known == notSentForGood, n.final:
-			if finals[n] == nil {
-				kind := ErrUnavailable
-				if known == unknown || known == partly {
+			final := end{n, before}
+			if finals[final] == nil {
+				kind, sent := ErrUnavailable, known == unknown || known == partly
+				if sent || before {
 					kind = ErrOutcomeUnknown
 				}
 				at, shown := reveal(n)
@@ -449,16 +455,16 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 				switch c.because(CauseUnsafe); {
 				case known == notSentForGood:
 					c.why = CausePoolExhausted
-				case kind == ErrUnavailable:
+				case !sent:
 					c.because(CauseSharedConnection)
 				}
-				finals[n] = c.fail(kind, c.withCtx(shown))
+				finals[final] = c.fail(kind, c.withCtx(shown))
 			}
-			cmd.SetErr(finals[n])
+			cmd.SetErr(finals[final])
 			continue
 		}
 		s.rest = append(s.rest, cmd)
-		s.ran = append(s.ran, known == repeatable || ran != nil && ran[i])
+		s.ran = append(s.ran, before || known == repeatable)
 		if why == nil || known == repeatable {
 			o, why = known, n
 		}
