@@ -10,6 +10,7 @@ package redial
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -126,13 +127,31 @@ func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
 	if len(f.rest) == 0 {
 		return nil
 	}
+	left := make([]int, len(f.rest)) // of them, those that were not found yet
+	for i := range left {
+		left[i] = i
+	}
 	rest := make([]redis.Cmder, 0, len(f.rest))
-	for _, cmd := range cmds {
-		if i := slices.Index(f.rest, cmd); i >= 0 && isSame(cmd.Err(), f.errs[i]) {
-			rest = append(rest, cmd)
+	for _, cmd := range slices.Backward(cmds) { // which they are the last of
+		for k, i := range slices.Backward(left) {
+			if isLike(cmd, f.rest[i]) && isSame(cmd.Err(), f.errs[i]) {
+				rest = append(rest, cmd)
+				left = slices.Delete(left, k, k+1)
+				break
+			}
 		}
 	}
+	slices.Reverse(rest)
 	return rest
+}
+
+// isOne reports whether two commands are known to be the same one.
+func isOne(a, b redis.Cmder) bool { return isSame(a, b) }
+
+// isLike reports whether two commands are the same one as far as can be told: those of a
+// type of the caller's that cannot be compared are told apart by their places.
+func isLike(a, b redis.Cmder) bool {
+	return isSame(a, b) || reflect.TypeOf(a) == reflect.TypeOf(b) && !reflect.ValueOf(a).Comparable()
 }
 
 // lost returns the commands of a batch that have no answer, or may have none where it

@@ -121,7 +121,7 @@ func (b *batch) judge(c *call, err error) ruling {
 		}
 		r.outcome, b.rest, b.undelivered, r.why = c.tail(b.rest, lost, f.why, f)
 	}
-	if r.why != f.why {
+	if !isSame(r.why, f.why) {
 		r.said = r.why
 	}
 	b.part(c, &r)
@@ -313,7 +313,7 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 		return o, rest, nil, err // the outer hook knows what to do
 	}
 	if o == partly {
-		if n := len(rest) - len(f.undelivered); n >= 0 && slices.Equal(rest[n:], f.undelivered) {
+		if n := len(rest) - len(f.undelivered); n >= 0 && slices.EqualFunc(rest[n:], f.undelivered, isOne) {
 			undelivered = rest[n:]
 		}
 		if len(undelivered) == len(rest) {
@@ -358,8 +358,8 @@ type spread struct {
 	next       redis.ProcessPipelineHook
 	way        way
 	found      finding
-	cmds, rest []redis.Cmder        // all, and those that are left, without MULTI and EXEC
-	ran        map[redis.Cmder]bool // may have run in an earlier attempt
+	cmds, rest []redis.Cmder // all, and those that are left, without MULTI and EXEC
+	ran        []bool        // which of the rest may have run in an earlier attempt; nil: none
 }
 
 func (s *spread) try(c *call) (err error) {
@@ -399,10 +399,15 @@ func (s *spread) judge(c *call, err error) ruling {
 // sort finds out what is left after an attempt, and returns what is known of that in
 // general. The others get their final errors.
 func (s *spread) sort(c *call) (o outcome, why error) {
-	cmds := s.rest
-	s.rest = nil
-	finals := make(map[*failure]error)
-	for _, cmd := range cmds {
+	cmds, ran := s.rest, s.ran
+	s.rest, s.ran = nil, nil
+	type end struct {
+		of  *failure
+		ran bool // may have, in an earlier attempt
+	}
+	finals := make(map[end]error)
+	for i, cmd := range cmds {
+		before := ran != nil && ran[i]
 		e := cmd.Err()
 		if e == nil || isReply(e) && !c.astray(e) {
 			continue
@@ -439,9 +444,10 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		}
 		switch {
 		case known == unknown, known == partly, known == notSentForGood, n.final:
-			if finals[n] == nil {
-				kind := ErrUnavailable
-				if known == unknown || known == partly {
+			final := end{n, before}
+			if finals[final] == nil {
+				kind, sent := ErrUnavailable, known == unknown || known == partly
+				if sent || before {
 					kind = ErrOutcomeUnknown
 				}
 				at, shown := reveal(n)
@@ -449,20 +455,16 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 				switch c.because(CauseUnsafe); {
 				case known == notSentForGood:
 					c.why = CausePoolExhausted
-				case kind == ErrUnavailable:
+				case !sent:
 					c.because(CauseSharedConnection)
 				}
-				finals[n] = c.fail(kind, c.withCtx(shown))
+				finals[final] = c.fail(kind, c.withCtx(shown))
 			}
-			cmd.SetErr(finals[n])
+			cmd.SetErr(finals[final])
 			continue
-		case known == repeatable:
-			if s.ran == nil {
-				s.ran = make(map[redis.Cmder]bool)
-			}
-			s.ran[cmd] = true
 		}
 		s.rest = append(s.rest, cmd)
+		s.ran = append(s.ran, before || known == repeatable)
 		if why == nil || known == repeatable {
 			o, why = known, n
 		}
@@ -472,15 +474,16 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 
 // end puts the final error on what is not sent again after all.
 func (s *spread) end(c *call, final error) error {
-	for _, cmd := range s.rest {
+	for i, cmd := range s.rest {
+		ran := s.ran != nil && s.ran[i]
 		n := failureOf(cmd.Err())
-		if n != nil && (n.outcome == refused || n.outcome == denied) && !s.ran[cmd] {
+		if n != nil && (n.outcome == refused || n.outcome == denied) && !ran {
 			cmd.SetErr(n.was)
 			continue
 		}
 		e := asError(final)
 		switch {
-		case e == nil && s.ran[cmd]:
+		case e == nil && ran:
 			e = c.newError(ErrOutcomeUnknown, final)
 		case e == nil:
 			cmd.SetErr(final)
@@ -490,7 +493,7 @@ func (s *spread) end(c *call, final error) error {
 		if one.kind = ErrUnavailable; e.kind == ErrClosed {
 			one.kind = ErrClosed
 		}
-		if s.ran[cmd] {
+		if ran {
 			one.kind = ErrOutcomeUnknown
 		}
 		if n != nil && n.at != nil {

@@ -361,7 +361,7 @@ func (c *call) settle(r ruling) error {
 	same := o == notSent && sameFailure(err, c.last)
 	c.last, c.after = err, o
 	at, shown := reveal(err)
-	if c.node, _ = at.(*link); err != r.said {
+	if c.node, _ = at.(*link); !isSame(err, r.said) {
 		shown = r.said
 	}
 	err = shown

@@ -140,7 +140,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (*ClusterClient, error) {
 		if err != nil {
 			return nil, err
 		}
-		n.tells = true
+		n.tells, n.named = true, opt.ClusterSlots != nil
 		n.reader = own.ReadOnly || own.RouteByLatency || own.RouteRandomly
 		rdb := redis.NewClusterClient(&own)
 		outer.on(rdb)

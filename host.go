@@ -317,6 +317,9 @@ func ownOptions(opt *redis.Options, dial dialFunc) *redis.Options {
 // is to tell where it moves; the answer here is that the name will lead there.
 func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	conf := opt.MaintNotificationsConfig
+	if conf != nil && conf.Mode == maintnotifications.ModeDisabled {
+		return conf
+	}
 	host, _, err := net.SplitHostPort(opt.Addr)
 	if err != nil {
 		host = opt.Addr
@@ -335,12 +338,12 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	return &own
 }
 
-// ledOptions returns what opt says of the client itself, but for the Dialer.
+// ledOptions returns what opt says of the client itself, but for the Dialer, as go-redis has it.
 func ledOptions(opt *redis.FailoverOptions) *redis.Options {
 	o := &redis.Options{}
 	copyFields(o, opt)
-	o.Addr = opt.MasterName
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // as go-redis has it
+	o.Addr, o.FailingTimeoutSeconds = "FailoverClient", 0
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return o
 }
 

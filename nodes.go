@@ -26,6 +26,7 @@ type nodes struct {
 	ring   bool                            // its nodes know nothing of each other
 	pinged bool                            // go-redis PINGs them one after the other, through their hooks
 	tells  bool                            // whenever the topology is told, learn is called
+	named  bool                            // by the caller, or by sentinels, not by a cluster: they need not be one
 	reader bool                            // go-redis may read from any node of a shard
 	afar   bool                            // go-redis may read from replicas
 	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes

@@ -29,7 +29,7 @@ func onceHas(cmd redis.Cmder, id string, slots bool) error {
 	if _, raw := cmd.(*redis.RawCmd); raw {
 		return refuse(cmd, "its reply is not decoded")
 	}
-	if !reflect.TypeOf(cmd).Comparable() {
+	if !reflect.ValueOf(cmd).Comparable() {
 		return refuse(cmd, "it cannot be told from others")
 	}
 	at, _, why := command.Keys(cmd)
@@ -219,7 +219,7 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 			err = nil
 		default:
 			was := err
-			if err = w.read(cmd, err); err != was {
+			if err = w.read(cmd, err); !isSame(err, was) {
 				cmd.SetErr(err)
 			}
 			return err

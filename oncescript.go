@@ -168,9 +168,9 @@ func newOnceWay(cfg *config, protocol int, of topology) onceWay {
 type topology uint8
 
 const (
-	lone    topology = iota
-	cluster          // the keys of a slot move from node to node, and records with them
-	shards           // of a ring, which know nothing of each other
+	lone    topology = iota // or what becomes known by CROSSSLOT
+	cluster                 // the keys of a slot move from node to node, and records with them
+	shards                  // of a ring, which know nothing of each other
 )
 
 // record returns the name of the record of an id. In a cluster it shares the slot of key,
@@ -496,11 +496,11 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 		}
 		was := cmd.Err()
 		err := w.read(cmd, was)
-		if err == was {
+		if isSame(err, was) {
 			continue
 		}
 		cmd.SetErr(err)
-		if f.err == was || redis.IsExecAbortError(f.err) {
+		if isSame(f.err, was) || redis.IsExecAbortError(f.err) {
 			f.err, f.seen, f.why = err, err, err
 		}
 	}

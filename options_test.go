@@ -139,10 +139,10 @@ func TestContextOptions(t *testing.T) {
 }
 
 // Every option of a failover client is either one of the client's, which gets it, or
-// concerns the sentinels and routing.
+// concerns the sentinels, routing and nodes.
 func TestFailoverOptions_AllReachTheClient(t *testing.T) {
 	elsewhere := []string{"MasterName", "SentinelAddrs", "SentinelUsername", "SentinelPassword", "RouteByLatency",
-		"RouteByLatencyTolerance", "RouteRandomly", "ReplicaOnly", "UseDisconnectedReplicas", "Dialer"}
+		"RouteByLatencyTolerance", "RouteRandomly", "ReplicaOnly", "UseDisconnectedReplicas", "FailingTimeoutSeconds", "Dialer"}
 	opt := &redis.FailoverOptions{}
 	v := reflect.ValueOf(opt).Elem()
 	for i := range v.NumField() {
@@ -167,7 +167,7 @@ func TestFailoverOptions_AllReachTheClient(t *testing.T) {
 			assert.True(t, f.Equal(v.Field(i)), name)
 		}
 	}
-	assert.Equal(t, "x", ledOptions(opt).Addr)
+	assert.Equal(t, "FailoverClient", ledOptions(opt).Addr, "as go-redis has it")
 }
 
 // A client for the master and its replicas gets the options that go-redis would give it.

@@ -176,7 +176,7 @@ type onceID struct {
 
 // has reports whether a command has an id.
 func (o *onces) has(cmd redis.Cmder) bool {
-	if o == nil || !reflect.TypeOf(cmd).Comparable() {
+	if o == nil || !reflect.ValueOf(cmd).Comparable() {
 		return false
 	}
 	_, ok := o.ids[cmd]

@@ -150,10 +150,13 @@ func toMaster(cmd redis.Cmder) redis.Cmder {
 func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
 func (n *nodes) several() bool                            { return true }
 
-// topology says what the nodes are to each other.
+// topology says what the nodes are to each other, as far as that is known.
 func (n *nodes) topology() topology {
-	if n.ring {
+	switch {
+	case n.ring:
 		return shards
+	case n.named:
+		return lone
 	}
 	return cluster
 }

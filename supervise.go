@@ -148,7 +148,7 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error
 		}
 		outer.on(rdb)
 		n.front.despair(hasNoNodes(opt))
-		n.tells = opt.ClusterSlots == nil
+		n.tells, n.named = opt.ClusterSlots == nil, opt.ClusterSlots != nil
 		n.reader = opt.ReadOnly
 		rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
 		n.goBy(rdb, func(ctx context.Context, f func(context.Context, *redis.Client) error) error {

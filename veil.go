@@ -68,9 +68,9 @@ func unveiled(err error) error {
 	return ce.Err
 }
 
-// isSame reports whether two errors are the same one. Errors of the caller's own may be of
-// types that cannot be compared.
-func isSame(a, b error) bool {
+// isSame reports whether two errors, or two commands, are known to be the same one. Those of
+// the caller's own may be of types that cannot be compared.
+func isSame(a, b any) bool {
 	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
@@ -159,7 +159,7 @@ func (f *finding) lift(cmd redis.Cmder, err error) error {
 	for _, v := range slices.Backward(f.veils) {
 		switch {
 		case !isSame(v.seen, err):
-		case v.cmd == cmd:
+		case isSame(v.cmd, cmd):
 			return v.was
 		case isSame(was, err):
 			was = v.was

@@ -1022,6 +1022,67 @@ func TestConform_OptionsReadBack(t *testing.T) {
 		defer c.Close()
 		same(t, b.Options(), c.Options(), false)
 	})
+	led := func() *redis.FailoverOptions {
+		return &redis.FailoverOptions{
+			MasterName: "primary", SentinelAddrs: []string{"127.0.0.1:1"}, PoolSize: 3, ReadTimeout: -1, Username: "u", Password: "p", DB: 2,
+			ClientName: "n", IdentitySuffix: "s", PoolFIFO: true, ConnMaxIdleTime: time.Hour, FailingTimeoutSeconds: 3, ReplicaOnly: true,
+			Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, errOther },
+		}
+	}
+	t.Run("failover", func(t *testing.T) {
+		b := redis.NewFailoverClient(led())
+		defer b.Close()
+		c := redial.NewFailoverClient(led())
+		defer c.Close()
+		same(t, b.Options(), c.Options(), false)
+		assert.Equal(t, b.String(), c.String())
+	})
+	t.Run("failover cluster", func(t *testing.T) {
+		b := redis.NewFailoverClusterClient(led())
+		defer b.Close()
+		c := redial.NewFailoverClusterClient(led())
+		defer c.Close()
+		same(t, b.Options(), c.Options(), false)
+	})
+	for name, change := range map[string]func(*redis.UniversalOptions){
+		"one address":              func(o *redis.UniversalOptions) {},
+		"several":                  func(o *redis.UniversalOptions) { o.Addrs = append(o.Addrs, "127.0.0.1:2") },
+		"a cluster by one":         func(o *redis.UniversalOptions) { o.IsClusterMode = true },
+		"sentinels":                func(o *redis.UniversalOptions) { o.MasterName = "primary" },
+		"sentinels, by latency":    func(o *redis.UniversalOptions) { o.MasterName, o.RouteByLatency = "primary", true },
+		"sentinels, read only":     func(o *redis.UniversalOptions) { o.MasterName, o.ReadOnly = "primary", true },
+		"sentinels, cluster":       func(o *redis.UniversalOptions) { o.MasterName, o.IsClusterMode = "primary", true },
+		"one address, by latency":  func(o *redis.UniversalOptions) { o.RouteByLatency = true },
+		"several, randomly":        func(o *redis.UniversalOptions) { o.Addrs, o.RouteRandomly = append(o.Addrs, "127.0.0.1:2"), true },
+		"the same address, thrice": func(o *redis.UniversalOptions) { o.Addrs = append(o.Addrs, o.Addrs[0], o.Addrs[0]) },
+	} {
+		t.Run("universal, "+name, func(t *testing.T) {
+			opt := func() *redis.UniversalOptions {
+				o := &redis.UniversalOptions{
+					Addrs: []string{"127.0.0.1:1"}, ClientName: "n", DB: 1, Username: "u", Password: "p", Protocol: 2, PoolSize: 3, MinRetryBackoff: -1,
+					ReadTimeout: -2, PoolFIFO: true, ConnMaxLifetime: time.Hour, IdentitySuffix: "s", DisableIdentity: true, MaxRedirects: 4,
+					Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, errOther },
+				}
+				change(o)
+				return o
+			}
+			b := redis.NewUniversalClient(opt())
+			defer b.Close()
+			c := redial.NewUniversalClient(opt())
+			defer c.Close()
+			switch c := c.(type) {
+			case *redial.Client:
+				require.IsType(t, b, c.Client)
+				same(t, b.(*redis.Client).Options(), c.Options(), false)
+				assert.Equal(t, b.(*redis.Client).String(), c.String())
+			case *redial.ClusterClient:
+				require.IsType(t, b, c.ClusterClient)
+				same(t, b.(*redis.ClusterClient).Options(), c.Options(), false)
+			default:
+				t.Errorf("a %T", c)
+			}
+		})
+	}
 }
 
 // The caller's options are the caller's.

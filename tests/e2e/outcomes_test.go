@@ -292,3 +292,166 @@ func TestOutcome_GarbledReply(t *testing.T) {
 	assert.ErrorContains(t, err, "can't marshal")
 	assert.False(t, errors.As(err, &own), "%v", err)
 }
+
+// tagged is a command of the caller's own type, of which two cannot be compared.
+type tagged struct {
+	redis.Cmder
+	tags []string
+}
+
+// labeled looks as if they could.
+type labeled struct {
+	redis.Cmder
+	label any
+}
+
+// Which commands were answered is known although they cannot be told from each other, and
+// nothing panics, least of all on a goroutine of go-redis's.
+func TestOutcome_CommandsThatCannotBeCompared(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	proxies := cluster.AddProxies()
+	server := redialtest.StartServer(t)
+	proxy := redialtest.NewProxy(t, server.Addr())
+	client, hooked := testkit.Connect(t, &redis.Options{Addr: proxy.Addr()}), testkit.Connect(t, &redis.Options{Addr: proxy.Addr()})
+	hooked.AddHook(testkit.Passing{})
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": proxy.Addr()}})
+	t.Cleanup(func() { _ = ring.Close() })
+	hookedCluster := testkit.NewCluster(t, cluster)
+	hookedCluster.AddHook(testkit.Passing{})
+	for name, c := range map[string]redis.UniversalClient{
+		"client": client, "client with a hook": hooked, "ring": ring,
+		"cluster": testkit.NewCluster(t, cluster), "cluster with a hook": hookedCluster,
+	} {
+		for kind, of := range map[string]func(redis.Cmder) redis.Cmder{
+			"tagged":  func(cmd redis.Cmder) redis.Cmder { return tagged{cmd, []string{"a tag"}} },
+			"labeled": func(cmd redis.Cmder) redis.Cmder { return labeled{cmd, []string{"a label"}} },
+		} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				ctx := t.Context()
+				cut := func(n int) {
+					for _, p := range append(proxies, proxy) {
+						p.Match("incr")
+						p.CutAfterRequest(n)
+					}
+				}
+				defer cut(0)
+				incr := func(key string) redis.Cmder { return of(redis.NewIntCmd(ctx, "incr", key)) }
+				get := func(key string) redis.Cmder { return of(redis.NewStringCmd(ctx, "get", key)) }
+				cut(1)
+				assert.ErrorIs(t, c.Process(ctx, incr("n")), redial.ErrOutcomeUnknown)
+				for _, exec := range []func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){c.Pipelined, c.TxPipelined} {
+					require.NoError(t, c.Del(ctx, "n").Err())
+					cut(1)
+					cmds, err := exec(ctx, func(p redis.Pipeliner) error {
+						return errors.Join(p.Process(ctx, incr("n")), p.Process(ctx, incr("n")), p.Process(ctx, get("n")))
+					})
+					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+					for _, cmd := range cmds {
+						assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown)
+					}
+					cut(0)
+					assert.Equal(t, "2", c.Get(ctx, "n").Val())
+				}
+				for _, p := range append(proxies, proxy) {
+					p.Match("get")
+					p.CutAfterRequest(1)
+				}
+				cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+					return errors.Join(p.Process(ctx, get("n")), p.Process(ctx, get("n")))
+				})
+				assert.NoError(t, err, "reads are sent again")
+				for _, cmd := range cmds {
+					assert.NoError(t, cmd.Err())
+				}
+				err = c.Process(redial.Once(ctx, "an id"), incr("n"))
+				assert.ErrorIs(t, err, redial.ErrOnceUnsupported)
+				_, err = c.Pipelined(redial.Once(ctx, "an id"), func(p redis.Pipeliner) error { return p.Process(ctx, incr("n")) })
+				assert.ErrorIs(t, err, redial.ErrOnceUnsupported)
+				assert.Equal(t, "2", c.Get(ctx, "n").Val())
+			})
+		}
+	}
+}
+
+// What was answered before a connection broke keeps its answer, told from the rest by its place.
+func TestOutcome_CommandsThatCannotBeCompared_SomeAnswered(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	c.AddHook(testkit.Passing{})
+	ctx := t.Context()
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "incr" && args[1] == "b" {
+			return redialtest.ExecuteThenClose
+		}
+		return redialtest.Handle
+	})
+	cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, key := range []string{"a", "b", "c"} {
+			_ = p.Process(ctx, tagged{redis.NewIntCmd(ctx, "incr", key), nil})
+		}
+		return nil
+	})
+	assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+	assert.NoError(t, cmds[0].Err())
+	assert.ErrorIs(t, cmds[1].Err(), redial.ErrOutcomeUnknown)
+	assert.ErrorIs(t, cmds[2].Err(), redial.ErrOutcomeUnknown)
+}
+
+// What may have run once is not said not to have because of how a later attempt ends.
+func TestOutcome_SeveralNodes_RepeatFindsNoConnection_IsUnknown(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	cluster.AddProxies()
+	node := cluster.NodeFor("{n}")
+	s := redialtest.StartServer(t)
+	proxy := redialtest.NewProxy(t, s.Addr())
+	const patience = time.Second
+	inUse := func(c redis.UniversalClient) int {
+		stats := c.PoolStats()
+		return int(stats.TotalConns) - int(stats.IdleConns)
+	}
+	for name, x := range map[string]struct {
+		c  redial.UniversalClient
+		p  *redialtest.Proxy
+		at *redialtest.Server
+	}{
+		"cluster": {redial.NewClusterClient(&redis.ClusterOptions{
+			Addrs: cluster.Addrs(), PoolSize: 1, PipelinePoolSize: -1, PoolTimeout: patience,
+		}), cluster.ProxyOf(node), node},
+		"ring": {redial.NewRing(&redis.RingOptions{
+			Addrs: map[string]string{"a": proxy.Addr()}, PoolSize: 1, PipelinePoolSize: -1, PoolTimeout: patience,
+		}), proxy, s},
+	} {
+		t.Cleanup(func() { _ = x.c.Close() })
+		testkit.WaitReady(t, x.c)
+		for kind, ctxOf := range map[string]func(id string) context.Context{
+			"idempotent": func(string) context.Context { return redial.Idempotent(t.Context()) },
+			"once":       func(id string) context.Context { return redial.Once(t.Context(), id) },
+		} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				require.NoError(t, x.c.Del(t.Context(), "{n}", "{n}list").Err())
+				require.Equal(t, "OK", x.at.Do("CLIENT", "PAUSE", 300, "WRITE"))
+				x.p.Match("incr")
+				x.p.CutAfterRequest(1)
+				errs := make(chan error, 1)
+				go func() {
+					_, err := x.c.Pipelined(ctxOf(name), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
+					errs <- err
+				}()
+				require.Eventually(t, func() bool { return inUse(x.c) == 1 }, 5*time.Second, time.Millisecond)
+				taken := make(chan error, 1)
+				go func() { // waits for the one connection, and keeps it
+					taken <- x.c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
+				}()
+				err := <-errs
+				assert.ErrorIs(t, err, redis.ErrPoolTimeout)
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				assert.False(t, redial.SafeToRetry(err))
+				assert.Equal(t, "1", x.at.Do("GET", "{n}"))
+				x.at.Do("RPUSH", "{n}list", "x")
+				assert.NoError(t, <-taken)
+			})
+		}
+	}
+}

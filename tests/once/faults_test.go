@@ -466,6 +466,57 @@ func TestOnce_SeveralNodes(t *testing.T) {
 	}
 }
 
+// Clients of every kind that lead to a server have the same records there, whether it is part of a
+// cluster or not.
+func TestOnce_KindsOfClientsShareRecords(t *testing.T) {
+	t.Parallel()
+	d := redialtest.StartFailover(t, 1, 1)
+	led := &redis.FailoverOptions{MasterName: d.Name, SentinelAddrs: d.SentinelAddrs()}
+	one := d.Servers[0].Addr()
+	cluster := redialtest.StartCluster(t, 2, 0)
+	node := cluster.NodeFor("{t}").Addr()
+	supervised := func(c *redis.ClusterClient) redis.UniversalClient {
+		sup, err := redial.Supervise(c)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close(); _ = sup.Close() })
+		return c
+	}
+	allOn := func(addr string) *redis.ClusterOptions {
+		return &redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+			return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: addr}}}}, nil
+		}}
+	}
+	for where, clients := range map[string][]redis.UniversalClient{
+		"a primary": {
+			redial.NewFailoverClient(led), redial.NewFailoverClusterClient(led), redial.NewClient(&redis.Options{Addr: one}),
+			redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": one}}), redial.NewClusterClient(allOn(one)),
+			supervised(redis.NewClusterClient(allOn(one))),
+		},
+		"a node": {
+			redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()}), redial.NewClient(&redis.Options{Addr: node}),
+			redial.NewClusterClient(allOn(node)), supervised(redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})),
+		},
+	} {
+		for _, c := range clients {
+			t.Cleanup(func() { _ = c.Close() })
+		}
+		for i := range clients {
+			for name, work := range onceWorks {
+				if name == "XADD" || name == "SPOP" {
+					continue // what they return is another thing
+				}
+				id := fmt.Sprint(name, i)
+				key := "{t}" + id
+				for k := range clients {
+					reply, err := work.do(redial.Once(t.Context(), id), clients[(i+k)%len(clients)], key)
+					require.NoError(t, err, "%s by the client %d of %s, after %d others", name, (i+k)%len(clients), where, k)
+					assert.Equal(t, "1", reply, "%s by the client %d of %s, after %d others", name, (i+k)%len(clients), where, k)
+				}
+			}
+		}
+	}
+}
+
 // A client of one server finds out that this is part of a cluster, and its records are those of a client of the cluster.
 func TestOnce_OneServerOfACluster(t *testing.T) {
 	t.Parallel()

@@ -528,3 +528,51 @@ func TestOnce_OddKeysAndIDs(t *testing.T) {
 		}
 	}
 }
+
+// words are an error of the caller's own type, of which two cannot be compared.
+type words []string
+
+func (w words) Error() string { return w[0] }
+
+// wordy is a hook that returns them in place of INCR.
+type wordy struct{ testkit.Passing }
+
+func (wordy) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() != "incr" {
+			return next(ctx, cmd)
+		}
+		return words{"no"}
+	}
+}
+
+func (wordy) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(_ context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			cmd.SetErr(words{"no"})
+		}
+		return words{"no"}
+	}
+}
+
+// A hook may return errors that cannot be compared, with an id and without.
+func TestOnce_ErrorsThatCannotBeCompared(t *testing.T) {
+	s := redialtest.StartServer(t)
+	for _, behind := range []bool{false, true} {
+		c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+		if behind {
+			c.Client.AddHook(wordy{})
+		} else {
+			c.AddHook(wordy{})
+		}
+		for _, ctx := range []context.Context{t.Context(), redial.Once(t.Context(), "id")} {
+			assert.Equal(t, words{"no"}, c.Incr(ctx, "n").Err())
+			for _, exec := range []func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){c.Pipelined, c.TxPipelined} {
+				cmds, err := exec(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				assert.Equal(t, words{"no"}, err)
+				assert.Equal(t, words{"no"}, cmds[0].Err())
+			}
+		}
+	}
+	assert.Nil(t, s.Do("GET", "n"))
+}
