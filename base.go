@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -283,6 +285,35 @@ func (b *base) tick() time.Duration {
 		return min(b.beat(), max(check/2, time.Millisecond))
 	}
 	return b.beat()
+}
+
+// schedule returns a function that says how long to wait before each attempt.
+func (b *base) schedule() func() time.Duration {
+	var policy backoff.BackOff
+	return func() (d time.Duration) {
+		d = backoffCap
+		_ = b.abroad(func() {
+			if policy == nil {
+				policy = b.cfg.newBackOff()
+				policy.Reset()
+			}
+			d = nextDelay(policy)
+		})
+		return d
+	}
+}
+
+// nextDelay asks the policy for a delay and mends what it must not be: a policy
+// that stops starts over, and no delay is shorter than minDelay.
+func nextDelay(policy backoff.BackOff) time.Duration {
+	d := policy.NextBackOff()
+	if d == backoff.Stop {
+		policy.Reset()
+		if d = policy.NextBackOff(); d == backoff.Stop {
+			d = backoffCap
+		}
+	}
+	return max(d, minDelay)
 }
 
 // early takes a random part off d, so that clients that started together do not

@@ -217,7 +217,7 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 		beginAt = began.Add(g.cfg.timeout)
 	}
 	patience := time.Time{} // for established connections that were asked
-	policy := g.cfg.schedule(g.base)
+	policy := g.schedule()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

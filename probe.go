@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -554,35 +553,6 @@ func (p *pinger) close() {
 	p.shut = true
 	p.mu.Unlock()
 	p.drop()
-}
-
-// schedule returns a function that says how long to wait before each attempt.
-func (c *config) schedule(b *base) func() time.Duration {
-	var policy backoff.BackOff
-	return func() (d time.Duration) {
-		d = backoffCap
-		_ = b.abroad(func() {
-			if policy == nil {
-				policy = c.newBackOff()
-				policy.Reset()
-			}
-			d = nextDelay(policy)
-		})
-		return d
-	}
-}
-
-// nextDelay asks the policy for a delay and mends what it must not be: a policy
-// that stops starts over, and no delay is shorter than minDelay.
-func nextDelay(policy backoff.BackOff) time.Duration {
-	d := policy.NextBackOff()
-	if d == backoff.Stop {
-		policy.Reset()
-		if d = policy.NextBackOff(); d == backoff.Stop {
-			d = backoffCap
-		}
-	}
-	return max(d, minDelay)
 }
 
 // probeConn notes what arrives for a probe.
