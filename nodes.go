@@ -301,7 +301,7 @@ func (m *member) changed(to State) {
 // allDown has the client as a whole go by it that no node is Connected. What became of
 // commands since the first of them was suspected, if they went together, belongs to the
 // outage of the whole.
-func (n *nodes) allDown(cause error) bool {
+func (n *nodes) allDown(cause error) {
 	first := n.tally()
 	for _, l := range n.all() {
 		if at, ok := l.suspectedAt(time.Now().Add(-n.cfg.detection())); ok && at.unknown <= first.unknown {
@@ -309,7 +309,7 @@ func (n *nodes) allDown(cause error) bool {
 		}
 	}
 	n.front.suspect(first)
-	return n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
+	n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 }
 
 func (m *member) lookElsewhere() {
