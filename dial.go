@@ -308,11 +308,8 @@ func (l *link) dialApart(ctx context.Context, network, addr string, base dialFun
 	}
 }
 
-// dialNetwork dials and counts. Closing the link ends it.
+// dialNetwork dials and counts. ctx ends when the link is closed.
 func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
 	l.n.Dials.Add(1)
 	began := time.Now()
 	nc, err := base(ctx, network, addr)

@@ -139,7 +139,6 @@ const moveIt = "a setting that belongs into options.go"
 var goroutines = map[string]string{
 	"probe.go:pinger.ask":                              "pinger.ask",
 	"probe.go:pinger.begin":                            "pinger.finish",
-	"dial.go:link.dialNetwork":                         "link.dialNetwork",
 	"dial.go:link.connect":                             "link.connect",
 	"observe.go:events.signal":                         "events.join",
 	"gate.go:gate.wait":                                "gate.wait",
