@@ -216,7 +216,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false, true), o, pingerOf(opt, quick)))
 		k.whole = g.link
 		k.add(g)
-		rdb := redis.NewClient(g.lend(g.accountable(ownOptions(opt, g.dial))))
+		rdb := redis.NewClient(g.poolOptions(opt))
 		outer, err := k.cfg.surround(rdb)
 		if err != nil {
 			k.shut(notBuilt)

@@ -86,25 +86,14 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return l.dialBy(ctx, network, addr, l.dialer)
 }
 
-// accountable has a provider of credentials that fails count as what it is, a connection
-// that could not be made: nothing was sent on it, and the caller's commands wait for the
-// next one as they do when a dial fails. own are the options of a pool.
-func (l *link) accountable(own *redis.Options) *redis.Options {
-	if f := own.CredentialsProviderContext; f != nil {
-		own.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
-			username, password, err := f(ctx)
-			return username, password, l.unprovided(ctx, err)
-		}
-	}
-	if p := own.StreamingCredentialsProvider; p != nil {
-		own.StreamingCredentialsProvider = &accountableProvider{p, l}
-	}
-	return own
-}
-
-// lend has the caller not asked again for the credentials of a connection that was set up
-// when it was handed over: the pool sets it up once more. own are the options of the pool.
-func (l *link) lend(own *redis.Options) *redis.Options {
+// poolOptions returns a copy of opt for the pools of the link.
+//
+// A provider of credentials that fails counts as what it is, a connection that could not be
+// made: nothing was sent on it, and the caller's commands wait for the next one as they do
+// when a dial fails. And it is not asked again for those of a connection that was set up when
+// it was handed over: the pool sets it up once more.
+func (l *link) poolOptions(opt *redis.Options) *redis.Options {
+	own := ownOptions(opt, l.dial)
 	lent := func() *credentials {
 		if c := l.lent.Swap(nil); c != nil && time.Since(c.at) < l.cfg.interval+l.cfg.timeout {
 			return c
@@ -116,7 +105,8 @@ func (l *link) lend(own *redis.Options) *redis.Options {
 			if c := lent(); c != nil {
 				return c.username, c.password, nil
 			}
-			return f(ctx)
+			username, password, err := f(ctx)
+			return username, password, l.unprovided(ctx, err)
 		}
 	}
 	if f := own.CredentialsProvider; f != nil {
@@ -126,6 +116,9 @@ func (l *link) lend(own *redis.Options) *redis.Options {
 			}
 			return f()
 		}
+	}
+	if p := own.StreamingCredentialsProvider; p != nil {
+		own.StreamingCredentialsProvider = &accountableProvider{p, l}
 	}
 	return own
 }

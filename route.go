@@ -175,7 +175,7 @@ func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.
 		newClient = redis.NewClient
 	}
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
-	rdb := newClient(m.link.lend(m.link.accountable(ownOptions(opt, m.link.dial))))
+	rdb := newClient(m.link.poolOptions(opt))
 	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
