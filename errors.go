@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -193,15 +192,11 @@ func SafeToRetry(err error) bool {
 // mayHaveRun reports whether err holds the error of a command that may have run and
 // changed something. Several may have been joined into one error.
 func mayHaveRun(err error) bool {
-	switch e := err.(type) {
-	case *Error:
-		return !e.reads && e.kind == ErrOutcomeUnknown
-	case *wire.Error:
-		return isAfterWrite(e)
-	case interface{ Unwrap() error }:
-		return mayHaveRun(e.Unwrap())
-	case interface{ Unwrap() []error }:
-		return slices.ContainsFunc(e.Unwrap(), mayHaveRun)
+	for mark := range marks(err) {
+		e, ok := mark.(*Error)
+		if ok && !e.reads && e.kind == ErrOutcomeUnknown || !ok && isAfterWrite(mark) {
+			return true
+		}
 	}
 	return false
 }
