@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,9 +26,9 @@ func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
 	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, detection)
 }
 
-// tuned bounds the time that dial may take, and tunes its sockets.
+// tuned bounds the time that dial may take, unless timeout is negative, and tunes its sockets.
 func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
-	timeout = dialTime(timeout)
+	timeout = cmp.Or(timeout, defaultDialTimeout)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if timeout > 0 {
 			var cancel context.CancelFunc
@@ -40,15 +41,6 @@ func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 		}
 		return nc, err
 	}
-}
-
-// dialTime is how long a dial may take by the DialTimeout of the options, not positive:
-// as long as it likes.
-func dialTime(timeout time.Duration) time.Duration {
-	if timeout == 0 {
-		return defaultDialTimeout
-	}
-	return timeout
 }
 
 // plainDialer returns the caller's dialer or, without one, that of package net.
@@ -71,7 +63,7 @@ func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 	return endpoint{
 		dialer:   baseDialer(opt, cfg.detection()),
 		foreign:  opt.Dialer != nil,
-		dialTime: dialTime(opt.DialTimeout),
+		dialTime: cmp.Or(opt.DialTimeout, defaultDialTimeout),
 		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
 		deadline: opt.DialTimeout >= 0,
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||

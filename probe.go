@@ -110,20 +110,9 @@ func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
 		}
 	}
 	p := &pinger{link: l, opt: &o, quick: quick, changed: make(chan struct{})}
-	p.dials = allowed(opt.DialTimeout, defaultDialTimeout)
-	p.sets = max(p.dials, allowed(opt.ReadTimeout, defaultReadTimeout))
+	p.dials = allowed(opt.DialTimeout, defaultDialTimeout, mostSetUp)
+	p.sets = max(p.dials, allowed(opt.ReadTimeout, defaultReadTimeout, mostSetUp))
 	return p
-}
-
-// allowed returns the time that an option of go-redis's gives.
-func allowed(d, otherwise time.Duration) time.Duration {
-	switch {
-	case d == 0:
-		return otherwise
-	case d < 0:
-		return mostSetUp
-	}
-	return d
 }
 
 // again PINGs on the connection on which the server answered last. It reports whether
