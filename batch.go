@@ -530,8 +530,8 @@ func (p *parts) note(err error) {
 	}
 }
 
-// verdict returns the error of the whole command, for which go-redis returned err.
-func (p *parts) verdict(t *terms, err error) error {
+// together returns the error of the whole command, for which go-redis returned err.
+func (p *parts) together(t *terms, err error) error {
 	p.mu.Lock()
 	ran, failed, replies := p.ran, p.failed, p.replies
 	p.mu.Unlock()

@@ -102,7 +102,7 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 	if err == nil { // go-redis tells of some failures on the command only
 		err = cmd.Err()
 	}
-	err = p.verdict(&terms{cfg: n.cfg, ctx: ctx, redirects: n.redirects(), reads: command.ReadOnly(cmd)}, err)
+	err = p.together(&terms{cfg: n.cfg, ctx: ctx, redirects: n.redirects(), reads: command.ReadOnly(cmd)}, err)
 	cmd.SetErr(err)
 	return err
 }
