@@ -141,7 +141,7 @@ var goroutines = map[string]string{
 	"probe.go:pinger.begin":                            "pinger.finish",
 	"dial.go:link.connect":                             "link.connect",
 	"observe.go:events.signal":                         "events.join",
-	"gate.go:gate.wait":                                "gate.wait",
+	"gate.go:gate.hold":                                "gate.hold",
 	"state.go:newOutage":                               "outage.end",
 	"base.go:base.spawn":                               "keeper.join",
 	"keeper.go:keeper.close":                           "keeper.close",
