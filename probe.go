@@ -303,14 +303,9 @@ func (p *pinger) finish(a *probe, err error) {
 		p.mu.Unlock()
 		return
 	}
-	i := slices.Index(p.running, a)
-	r := result{err: err, fresh: i >= 0}
-	r.verdict = judge(err, heard)
-	if said := a.words.Load(); said != nil && err != nil && !isReply(err) {
-		r.err = saidInstead(*said)
-		r.verdict = judgeWords(r.err)
-	}
-	if i >= 0 {
+	r := a.came(err, heard)
+	if i := slices.Index(p.running, a); i >= 0 {
+		r.fresh = true
 		p.running = slices.Delete(p.running, i, i+1)
 	}
 	a.timer.Stop()
@@ -356,6 +351,15 @@ func (p *pinger) finish(a *probe, err error) {
 	if answered && r.fresh {
 		p.overtakes(a)
 	}
+}
+
+// came returns what an error says that a probe has come to; heard is whether a byte came back.
+func (a *probe) came(err error, heard bool) result {
+	if said := a.words.Load(); said != nil && err != nil && !isReply(err) {
+		words := saidInstead(*said)
+		return result{verdict: judgeWords(words), err: words}
+	}
+	return result{verdict: judge(err, heard), err: err}
 }
 
 // overtakes has what began before an attempt that was answered given up, if it takes as
