@@ -407,32 +407,13 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		if e == nil || isReply(e) && !c.astray(e) {
 			continue
 		}
-		n := failureOf(e)
-		if n != nil && n.panicked != nil {
-			panic(n.panicked.value)
-		}
+		n := c.failed(cmd, e)
 		if n == nil {
-			switch {
-			case isReply(e):
-				n = &failure{outcome: refused, err: e, was: e}
-				cmd.SetErr(n)
-			case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
-				n = &failure{outcome: notSent, err: e}
-			case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
-				// It ended a pause of go-redis's between two rounds, and is on all
-				// commands, those that were answered before included.
-				n = &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
-			case isOurs(e): // through a hook that went on with a context of its own, say
-				if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
-					n.outcome = notSent
-				}
-			default:
-				continue // foreign
-			}
+			continue // foreign
 		}
 		known := n.outcome
 		if known == garbled {
-			if known = c.revise(garbled, cmd); known == foreign {
+			if known = c.revise(known, cmd); known == foreign {
 				cmd.SetErr(n.err)
 				continue
 			}
@@ -440,19 +421,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		switch {
 		case known == unknown, known == partly, known == notSentForGood, n.final:
 			if finals[n] == nil {
-				kind := ErrUnavailable
-				if known == unknown || known == partly {
-					kind = ErrOutcomeUnknown
-				}
-				at, shown := reveal(n)
-				c.node, _ = at.(*link)
-				switch c.because(CauseUnsafe); {
-				case known == notSentForGood:
-					c.why = CausePoolExhausted
-				case kind == ErrUnavailable:
-					c.because(CauseSharedConnection)
-				}
-				finals[n] = c.fail(kind, c.withCtx(shown))
+				finals[n] = c.finalOf(n, known)
 			}
 			cmd.SetErr(finals[n])
 			continue
@@ -468,6 +437,51 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		}
 	}
 	return o, why
+}
+
+// failed returns what a command of such a batch has failed with, e being what go-redis has set
+// on it, or nil when that is foreign.
+func (c *call) failed(cmd redis.Cmder, e error) *failure {
+	switch n := failureOf(e); {
+	case n != nil && n.panicked != nil:
+		panic(n.panicked.value)
+	case n != nil:
+		return n
+	case isReply(e):
+		n = &failure{outcome: refused, err: e, was: e}
+		cmd.SetErr(n)
+		return n
+	case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
+		return &failure{outcome: notSent, err: e}
+	case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
+		// It ended a pause of go-redis's between two rounds, and is on all commands, those
+		// that were answered before included.
+		return &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
+	case isOurs(e): // through a hook that went on with a context of its own, say
+		if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
+			n.outcome = notSent
+		}
+		return n
+	}
+	return nil
+}
+
+// finalOf returns the error of commands that are not sent again because of n, of which that
+// is known.
+func (c *call) finalOf(n *failure, known outcome) error {
+	kind := ErrUnavailable
+	if known == unknown || known == partly {
+		kind = ErrOutcomeUnknown
+	}
+	at, shown := reveal(n)
+	c.node, _ = at.(*link)
+	switch c.because(CauseUnsafe); {
+	case known == notSentForGood:
+		c.why = CausePoolExhausted
+	case kind == ErrUnavailable:
+		c.because(CauseSharedConnection)
+	}
+	return c.fail(kind, c.withCtx(shown))
 }
 
 // end puts the final error on what is not sent again after all.
