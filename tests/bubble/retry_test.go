@@ -20,7 +20,7 @@ import (
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/testkit/memnet"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -392,7 +392,7 @@ func TestWatch_IsTriedAgainBeforeItsFunctionRan(t *testing.T) {
 		c := redial.NewClient(opt)
 		defer c.Close()
 		memnet.Ready(t, c)
-		platform.FillPool(t, c, 5)
+		pools.Fill(t, c, 5)
 		n.Drop()
 		time.Sleep(3 * time.Second)
 		runs := 0
