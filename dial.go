@@ -152,7 +152,9 @@ func (l *link) spare() *wire.Conn {
 // dialBy does so with base, through which the connections go that are made for a client
 // of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
-	c, err := l.connect(ctx, network, addr, base)
+	c, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) {
+		return l.dialNetwork(ctx, network, addr, base)
+	})
 	if err == nil {
 		return c.Pooled(), nil
 	}
@@ -167,7 +169,8 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 	return wire.NewStandin(err, l.Seal), nil
 }
 
-func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*wire.Conn, error) {
+// connect has a connection made by dial, unless there is one to spare.
+func (l *link) connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) (*wire.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })() // the wait for a lane, too
@@ -183,7 +186,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 			break
 		}
 		var err error
-		if c, overtaken, err = l.dialInLane(ctx, network, addr, base); err != nil && !overtaken {
+		if c, overtaken, err = l.dialInLane(ctx, dial); err != nil && !overtaken {
 			return nil, err
 		}
 	}
@@ -199,7 +202,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 
 // dialInLane waits for a lane and dials. It reports whether it failed because others have
 // overtaken it, and had better be done again.
-func (l *link) dialInLane(ctx context.Context, network, addr string, base dialFunc) (c *wire.Conn, overtaken bool, err error) {
+func (l *link) dialInLane(ctx context.Context, dial func(context.Context) (net.Conn, error)) (c *wire.Conn, overtaken bool, err error) {
 	if err := l.Lanes.Enter(ctx); err != nil {
 		return nil, false, err
 	}
@@ -207,7 +210,7 @@ func (l *link) dialInLane(ctx context.Context, network, addr string, base dialFu
 	gen := l.Generation()
 	dialing, leave := l.Lanes.Dialing(ctx)
 	defer leave()
-	nc, err := l.dialApart(dialing, network, addr, base)
+	nc, err := l.dialApart(dialing, dial)
 	switch {
 	case err == nil:
 		return l.New(nc, gen), false, nil
@@ -232,9 +235,9 @@ func (l *link) awaitVerdict(ctx context.Context) {
 // dialApart dials for go-redis. A dialer of the caller's may pay no heed to ctx, so it runs
 // on a goroutine of its own: whoever wants the connection goes on without it when the time
 // for that is over, and what comes later is closed. What the dialer panics with is theirs.
-func (l *link) dialApart(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
+func (l *link) dialApart(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	if !l.foreign {
-		return l.dialNetwork(ctx, network, addr, base)
+		return dial(ctx)
 	}
 	if l.dialTime > 0 {
 		var cancel context.CancelFunc
@@ -248,7 +251,7 @@ func (l *link) dialApart(ctx context.Context, network, addr string, base dialFun
 	}
 	done, gone := make(chan dialed), make(chan struct{})
 	defer close(gone)
-	dial := func() {
+	run := func() {
 		d := dialed{err: errors.New("the dialer has ended its goroutine")}
 		defer func() {
 			d.panicked = recover()
@@ -264,9 +267,9 @@ func (l *link) dialApart(ctx context.Context, network, addr string, base dialFun
 				_ = sys.Innermost(d.nc).Close()
 			}
 		}()
-		d.nc, d.err = l.dialNetwork(ctx, network, addr, base)
+		d.nc, d.err = dial(ctx)
 	}
-	if !l.spawn(func() { _ = l.abroad(dial) }) {
+	if !l.spawn(func() { _ = l.abroad(run) }) {
 		return nil, redis.ErrClosed
 	}
 	arrived := func(d dialed) (net.Conn, error) {
