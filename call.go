@@ -271,33 +271,21 @@ func (c *call) outlived() error {
 	return c.fail(ErrUnavailable, c.withCtx(c.last))
 }
 
-// countRetry counts an attempt by what is known of the one before.
+// countRetry counts an attempt by what is known of the one before, and has observers told.
 func (c *call) countRetry() {
-	switch n := &c.link.n; c.after {
-	case repeatable:
-		n.retriesRepeated.Add(1)
-	case refused, denied:
-		n.retriesRefused.Add(1)
-	default:
-		n.retriesUnsent.Add(1)
-	}
-	c.tellRetry()
-}
-
-// tellRetry tells observers of it.
-func (c *call) tellRetry() {
-	r := Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
+	n, r := &c.link.n.retriesUnsent, Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
 	switch c.after {
 	case repeatable:
-		r.After = AfterRepeated
+		n, r.After = &c.link.n.retriesRepeated, AfterRepeated
 	case refused, denied:
-		r.After = AfterRefused
+		n, r.After = &c.link.n.retriesRefused, AfterRefused
 	}
+	n.Add(1)
 	if c.node != nil {
 		r.Node = c.node.node
 	}
 	_, r.Err = reveal(c.last)
-	c.link.observers.retry(c.ctx, r)
+	tell(c.link.observers, func(o RetryObserver) { o.ObserveRetry(c.ctx, r) })
 }
 
 // admit waits at the gate and returns nil when an attempt may be made.
@@ -573,7 +561,7 @@ func (c *call) fail(kind, err error) error {
 		c.link.n.unknown.Add(1)
 	}
 	if !c.bypassesGate() {
-		c.link.observers.failure(c.ctx, e)
+		tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
 	}
 	return e
 }

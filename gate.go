@@ -125,7 +125,7 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 	}
 	w.Node, w.For, w.Cause, w.Err = g.node, time.Since(start), why, err
 	w.Total += w.For
-	g.observers.wait(ctx, *w)
+	tell(g.observers, func(o WaitObserver) { o.ObserveWait(ctx, *w) })
 	return why, err
 }
 
