@@ -50,8 +50,8 @@ type base struct {
 
 	release []func()           // called when supervision ends; read-only once it has begun
 	end     context.CancelFunc // ends life
+	refused sync.Once          // closes refusing
 	ends    sync.Mutex
-	refused bool // guarded by ends; refusing is closed
 	ended   bool // guarded by ends; nothing is spawned any more
 	workers crew // goroutines that come and go
 }
@@ -242,14 +242,7 @@ func (w *crew) join() {
 }
 
 // refuse says that the client as a whole admits no command any more.
-func (b *base) refuse() {
-	b.ends.Lock()
-	defer b.ends.Unlock()
-	if !b.refused {
-		b.refused = true
-		close(b.refusing)
-	}
-}
+func (b *base) refuse() { b.refused.Do(func() { close(b.refusing) }) }
 
 // closing reports whether that was said.
 func (b *base) closing() bool { return isClosed(b.refusing) }
