@@ -10,6 +10,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// Clients of a cluster, and of a master with replicas that sentinels lead, which to go-redis
+// is a cluster of one shard. They are made of nodes, and of client.go they use what clients of
+// every kind have.
+
 // ClusterClient is a *redis.ClusterClient under supervision. Everything that takes a
 // *redis.ClusterClient can be given ClusterClient.ClusterClient, everything that takes
 // a redis.UniversalClient or redis.Cmdable the ClusterClient itself; both are

@@ -15,6 +15,9 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// The errors that callers get, and what may be asked of them. They use what is known of a
+// failure, and nothing of links and calls.
+
 var (
 	// ErrUnavailable marks commands of which nothing ran: they were refused
 	// without I/O, or not one byte of them reached the server, or the server

@@ -8,6 +8,10 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// How one link is looked after: what is asked, and when, while it is Connected, what is tried
+// while it is not, and what is done about the answers. It acts by the table in verdict.go, and
+// uses links and what is below them; how the server is asked it leaves to a prober.
+
 // guard looks after a link: it reaches the server and, while the link is Connected, finds
 // out whether it lives.
 type guard struct {

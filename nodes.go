@@ -18,6 +18,10 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// The nodes of one client: their links, what topologies say of them, and what stands for the
+// client as a whole, which is Connected while one of them is. It uses links, keepers and what
+// is below them; what commands want of a node is in route.go.
+
 // nodes are the nodes of one client, and what keeps its picture of them right.
 type nodes struct {
 	*keeper

@@ -17,6 +17,9 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// What can be set, by which option and within which bounds, and the numbers that cannot.
+// Packages below are handed theirs from here.
+
 // Defaults of the options. A zero-option client uses exactly these.
 const (
 	// DefaultHeartbeatInterval is the longest time between two proofs of life.

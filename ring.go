@@ -16,6 +16,9 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
+// Clients of a ring, whose shards know nothing of each other. They are made of nodes, and of
+// client.go they use what clients of every kind have.
+
 // Ring is a *redis.Ring under supervision. Everything that takes a *redis.Ring can be
 // given Ring.Ring, everything that takes a redis.UniversalClient or redis.Cmdable the
 // Ring itself; both are protected.

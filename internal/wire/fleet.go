@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// All connections to one server: which there are, which may be used, what was heard on any of
+// them, and what is done with all at once.
+
 // Settings are what connections go by that is not the same for all.
 type Settings struct {
 	Timeout time.Duration // how long a heartbeat may take
