@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -228,11 +229,7 @@ func (f *Fleet) NextGeneration() []*Conn {
 	defer f.mu.Unlock()
 	f.gen.Add(1)
 	f.n.Generations.Add(1)
-	old := make([]*Conn, 0, len(f.conns))
-	for c := range f.conns {
-		old = append(old, c)
-	}
-	return old
+	return slices.Collect(maps.Keys(f.conns))
 }
 
 // Add registers a connection, unless its generation is over.
@@ -264,10 +261,7 @@ func (f *Fleet) Len() int {
 // Each calls visit for every registered connection, without the lock.
 func (f *Fleet) Each(visit func(*Conn)) {
 	f.mu.Lock()
-	all := make([]*Conn, 0, len(f.conns))
-	for c := range f.conns {
-		all = append(all, c)
-	}
+	all := slices.AppendSeq(make([]*Conn, 0, len(f.conns)), maps.Keys(f.conns))
 	f.mu.Unlock()
 	for _, c := range all {
 		visit(c)
