@@ -71,7 +71,7 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 		return nil, errors.New("redial: cluster options are nil")
 	}
 	n := newNodes(cfg, clusterAddr(opt))
-	n.front.despair(hasNoNodes(opt))
+	n.gate.despair(hasNoNodes(opt))
 	return buildCluster(opt, n)
 }
 
@@ -96,7 +96,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	}
 	n := newNodes(cfg, opt.MasterName)
 	n.release = append(n.release, d.Close)
-	n.front.despair(d.None())
+	n.gate.despair(d.None())
 	o := shardOptions(opt)
 	o.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) { return d.Slots(ctx, lastSlot) }
 	c, err := buildCluster(o, n)

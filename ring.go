@@ -89,7 +89,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 			return nil, err
 		}
 		n.ring = true
-		n.front.despair(len(opt.Addrs) == 0)
+		n.gate.despair(len(opt.Addrs) == 0)
 		n.load = n.anyAnswers
 		rdb := redis.NewRing(&own)
 		outer.on(rdb)
@@ -152,7 +152,7 @@ func (n *nodes) anyAnswers(context.Context) error {
 	}
 	for _, l := range n.all() {
 		l.tend()
-		if n.front.awaited() {
+		if n.gate.awaited() {
 			l.want()
 		}
 	}

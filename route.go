@@ -365,7 +365,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
 		l.tend()
-		if h.of.front.awaited() {
+		if h.of.gate.awaited() {
 			l.want()
 		}
 		err = l.lastCause()
