@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -48,8 +50,8 @@ type base struct {
 
 	release []func()           // called when supervision ends; read-only once it has begun
 	end     context.CancelFunc // ends life
+	refused sync.Once          // closes refusing
 	ends    sync.Mutex
-	refused bool // guarded by ends; refusing is closed
 	ended   bool // guarded by ends; nothing is spawned any more
 	workers crew // goroutines that come and go
 }
@@ -245,14 +247,7 @@ func (w *crew) join() {
 }
 
 // refuse says that the client as a whole admits no command any more.
-func (b *base) refuse() {
-	b.ends.Lock()
-	defer b.ends.Unlock()
-	if !b.refused {
-		b.refused = true
-		close(b.refusing)
-	}
-}
+func (b *base) refuse() { b.refused.Do(func() { close(b.refusing) }) }
 
 // closing reports whether that was said.
 func (b *base) closing() bool { return isClosed(b.refusing) }
@@ -288,6 +283,60 @@ func (b *base) tick() time.Duration {
 		return min(b.beat(), max(check/2, time.Millisecond))
 	}
 	return b.beat()
+}
+
+// schedule returns a function that says how long to wait before each attempt. The policy is
+// the caller's and may hang, so it is asked where that holds up nobody; the delay is the
+// longest one until it has answered.
+func (b *base) schedule() func() time.Duration {
+	var policy backoff.BackOff // used by whoever asks it, one at a time
+	var said chan time.Duration
+	ask := func(answer chan<- time.Duration) {
+		d := backoffCap
+		defer func() { answer <- d }()
+		_ = b.abroad(func() {
+			if policy == nil {
+				policy = b.cfg.newBackOff()
+				policy.Reset()
+			}
+			d = nextDelay(policy)
+		})
+	}
+	return func() time.Duration {
+		var late <-chan time.Time
+		if said == nil {
+			answer := make(chan time.Duration, 1)
+			if !b.spawn(func() { ask(answer) }) {
+				return backoffCap
+			}
+			said = answer
+			timer := time.NewTimer(foreignPatience)
+			defer timer.Stop()
+			late = timer.C
+		} else if len(said) == 0 {
+			return backoffCap
+		}
+		select {
+		case d := <-said:
+			said = nil
+			return d
+		case <-late:
+			return backoffCap
+		}
+	}
+}
+
+// nextDelay asks the policy for a delay and mends what it must not be: a policy
+// that stops starts over, and no delay is shorter than minDelay.
+func nextDelay(policy backoff.BackOff) time.Duration {
+	d := policy.NextBackOff()
+	if d == backoff.Stop {
+		policy.Reset()
+		if d = policy.NextBackOff(); d == backoff.Stop {
+			d = backoffCap
+		}
+	}
+	return max(d, minDelay)
 }
 
 // early takes a random part off d, so that clients that started together do not

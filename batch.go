@@ -412,32 +412,13 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		if e == nil || isReply(e) && !c.astray(e) {
 			continue
 		}
-		n := failureOf(e)
-		if n != nil && n.panicked != nil {
-			panic(n.panicked.value)
-		}
+		n := c.failed(cmd, e)
 		if n == nil {
-			switch {
-			case isReply(e):
-				n = &failure{outcome: refused, err: e, was: e}
-				cmd.SetErr(n)
-			case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
-				n = &failure{outcome: notSent, err: e}
-			case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
-				// It ended a pause of go-redis's between two rounds, and is on all
-				// commands, those that were answered before included.
-				n = &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
-			case isOurs(e): // through a hook that went on with a context of its own, say
-				if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
-					n.outcome = notSent
-				}
-			default:
-				continue // foreign
-			}
+			continue // foreign
 		}
 		known := n.outcome
 		if known == garbled {
-			if known = c.revise(garbled, cmd); known == foreign {
+			if known = c.revise(known, cmd); known == foreign {
 				cmd.SetErr(n.err)
 				continue
 			}
@@ -446,19 +427,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		case known == unknown, known == partly, known == notSentForGood, n.final:
 			final := end{n, before}
 			if finals[final] == nil {
-				kind, sent := ErrUnavailable, known == unknown || known == partly
-				if sent || before {
-					kind = ErrOutcomeUnknown
-				}
-				at, shown := reveal(n)
-				c.node, _ = at.(*link)
-				switch c.because(CauseUnsafe); {
-				case known == notSentForGood:
-					c.why = CausePoolExhausted
-				case !sent:
-					c.because(CauseSharedConnection)
-				}
-				finals[final] = c.fail(kind, c.withCtx(shown))
+				finals[final] = c.finalOf(n, known, before)
 			}
 			cmd.SetErr(finals[final])
 			continue
@@ -470,6 +439,51 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		}
 	}
 	return o, why
+}
+
+// failed returns what a command of such a batch has failed with, e being what go-redis has set
+// on it, or nil when that is foreign.
+func (c *call) failed(cmd redis.Cmder, e error) *failure {
+	switch n := failureOf(e); {
+	case n != nil && n.panicked != nil:
+		panic(n.panicked.value)
+	case n != nil:
+		return n
+	case isReply(e):
+		n = &failure{outcome: refused, err: e, was: e}
+		cmd.SetErr(n)
+		return n
+	case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
+		return &failure{outcome: notSent, err: e}
+	case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
+		// It ended a pause of go-redis's between two rounds, and is on all commands, those
+		// that were answered before included.
+		return &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
+	case isOurs(e): // through a hook that went on with a context of its own, say
+		if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
+			n.outcome = notSent
+		}
+		return n
+	}
+	return nil
+}
+
+// finalOf returns the error of commands that are not sent again because of n, of which that
+// is known; ran says that they may have run before.
+func (c *call) finalOf(n *failure, known outcome, ran bool) error {
+	kind, sent := ErrUnavailable, known == unknown || known == partly
+	if sent || ran {
+		kind = ErrOutcomeUnknown
+	}
+	at, shown := reveal(n)
+	c.node, _ = at.(*link)
+	switch c.because(CauseUnsafe); {
+	case known == notSentForGood:
+		c.why = CausePoolExhausted
+	case !sent:
+		c.because(CauseSharedConnection)
+	}
+	return c.fail(kind, c.withCtx(shown))
 }
 
 // end puts the final error on what is not sent again after all.
@@ -533,8 +547,8 @@ func (p *parts) note(err error) {
 	}
 }
 
-// verdict returns the error of the whole command, for which go-redis returned err.
-func (p *parts) verdict(t *terms, err error) error {
+// together returns the error of the whole command, for which go-redis returned err.
+func (p *parts) together(t *terms, err error) error {
 	p.mu.Lock()
 	ran, failed, replies := p.ran, p.failed, p.replies
 	p.mu.Unlock()

@@ -271,33 +271,21 @@ func (c *call) outlived() error {
 	return c.fail(ErrUnavailable, c.withCtx(c.last))
 }
 
-// countRetry counts an attempt by what is known of the one before.
+// countRetry counts an attempt by what is known of the one before, and has observers told.
 func (c *call) countRetry() {
-	switch n := &c.link.n; c.after {
-	case repeatable:
-		n.retriesRepeated.Add(1)
-	case refused, denied:
-		n.retriesRefused.Add(1)
-	default:
-		n.retriesUnsent.Add(1)
-	}
-	c.tellRetry()
-}
-
-// tellRetry tells observers of it.
-func (c *call) tellRetry() {
-	r := Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
+	n, r := &c.link.n.retriesUnsent, Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
 	switch c.after {
 	case repeatable:
-		r.After = AfterRepeated
+		n, r.After = &c.link.n.retriesRepeated, AfterRepeated
 	case refused, denied:
-		r.After = AfterRefused
+		n, r.After = &c.link.n.retriesRefused, AfterRefused
 	}
+	n.Add(1)
 	if c.node != nil {
 		r.Node = c.node.node
 	}
 	_, r.Err = reveal(c.last)
-	c.link.observers.retry(c.ctx, r)
+	tell(c.link.observers, func(o RetryObserver) { o.ObserveRetry(c.ctx, r) })
 }
 
 // admit waits at the gate and returns nil when an attempt may be made.
@@ -357,17 +345,12 @@ func (c *call) wait(g *gate, turn <-chan struct{}) error {
 // settle acts on what became of an attempt. It returns nil when another may be made,
 // after a pause where one is due, and else the final error.
 func (c *call) settle(r ruling) error {
-	o, err := r.outcome, r.why
-	same := o == notSent && sameFailure(err, c.last)
-	c.last, c.after = err, o
-	at, shown := reveal(err)
-	if c.node, _ = at.(*link); !isSame(err, r.said) {
-		shown = r.said
-	}
-	err = shown
-	l := c.link
-	if c.node != nil {
-		l = c.node.peer()
+	o := r.outcome
+	same := o == notSent && sameFailure(r.why, c.last) // a full-duplex command cannot be sent again
+	c.last, c.after = r.why, o
+	at, err := reveal(r.why)
+	if c.node, _ = at.(*link); !isSame(r.why, r.said) {
+		err = r.said
 	}
 	if c.link.hopeless() {
 		if words := c.ownWords(o, err); words != nil {
@@ -375,42 +358,9 @@ func (c *call) settle(r ruling) error {
 		}
 		c.link.despair(false) // something has changed: wait and see
 	}
-	switch o {
-	case answered, foreign:
-		l.react(err) // a refusal that must not be retried is news all the same
-		return err
-	case unknown, partly:
-		c.because(CauseUnsafe)
-		return c.fail(ErrOutcomeUnknown, c.withCtx(err))
-	case notSentForGood:
-		switch {
-		case errors.Is(err, redis.ErrPoolTimeout) && l.troubled():
-			// the pool is held up by the server, not by its callers
-		case !errors.Is(err, redis.ErrClosed):
-			c.why = CausePoolExhausted
-			if isHeld(err) {
-				c.why = CauseHeldConnectionBroken
-			}
-			return c.fail(ErrUnavailable, c.withCtx(err))
-		case !c.router.several() || c.link.closing():
-			return err
-		default:
-			c.router.refresh() // the node is not part of the client any more
-		}
-	case denied:
-		if c.renewed || !l.renews || c.bypassesGate() {
-			return err
-		}
-		c.renewed = true
-		l.rotate(err) // new connections ask the provider for new credentials
-		return nil
-	case refused:
-		l.react(err)
-	case repeatable:
-		c.mayHaveRun, c.repeats = true, true
-		if !isOfDial(err) { // else it is parts for other nodes that have run
-			c.runs++
-		}
+	final, settled := c.obey(o, err)
+	if settled {
+		return final
 	}
 	if c.began.IsZero() {
 		c.began = time.Now()
@@ -418,23 +368,11 @@ func (c *call) settle(r ruling) error {
 			c.began = n.since
 		}
 	}
-	switch {
-	case same: // a full-duplex command cannot be sent again
-		c.why = CauseSharedConnection
-	case o == repeatable && c.runs >= maxRuns && oncesOf(c.ctx) == nil:
-		c.why = CauseRunsSpent
-	case c.bypassesGate():
-		c.why = CauseHandshake
-	case ended(c.ctx) != nil:
-		c.why = CauseContextEnded
-	default:
-		if c.node == nil && o != refused { // else react has asked, if there is reason to
-			c.router.refresh()
-		}
-		c.why = c.pause(o)
+	if c.why = CauseSharedConnection; !same {
+		c.why = c.whyNot(o)
 	}
 	if c.why == CauseGraceOver || c.why == CauseBudgetSpent {
-		l.balk(c.why, c.fitToLog(err))
+		c.peer().balk(c.why, c.fitToLog(err))
 	}
 	switch {
 	case c.why == CauseNone:
@@ -444,6 +382,76 @@ func (c *call) settle(r ruling) error {
 		return err // the server's own words
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// peer returns where the last attempt failed, or the client as a whole.
+func (c *call) peer() peer {
+	if c.node != nil {
+		return c.node.peer()
+	}
+	return c.link
+}
+
+// obey does what an outcome asks for beyond waiting, err being what hooks of the caller have
+// made of it. It reports whether that settles the attempt, and the final error then, nil
+// where another is to be made at once.
+func (c *call) obey(o outcome, err error) (final error, settled bool) {
+	l := c.peer()
+	switch o {
+	case answered, foreign:
+		l.react(err) // a refusal that must not be retried is news all the same
+		return err, true
+	case unknown, partly:
+		c.because(CauseUnsafe)
+		return c.fail(ErrOutcomeUnknown, c.withCtx(err)), true
+	case notSentForGood:
+		switch {
+		case errors.Is(err, redis.ErrPoolTimeout) && l.troubled():
+			// the pool is held up by the server, not by its callers
+		case !errors.Is(err, redis.ErrClosed):
+			c.why = CausePoolExhausted
+			if isHeld(err) {
+				c.why = CauseHeldConnectionBroken
+			}
+			return c.fail(ErrUnavailable, c.withCtx(err)), true
+		case !c.router.several() || c.link.closing():
+			return err, true
+		default:
+			c.router.refresh() // the node is not part of the client any more
+		}
+	case denied:
+		if c.renewed || !l.renews || c.bypassesGate() {
+			return err, true
+		}
+		c.renewed = true
+		l.rotate(err) // new connections ask the provider for new credentials
+		return nil, true
+	case refused:
+		l.react(err)
+	case repeatable:
+		c.mayHaveRun, c.repeats = true, true
+		if !isOfDial(err) { // else it is parts for other nodes that have run
+			c.runs++
+		}
+	}
+	return nil, false
+}
+
+// whyNot returns why there is no other attempt after one with that outcome, and pauses where
+// there is one.
+func (c *call) whyNot(o outcome) (why Cause) {
+	switch {
+	case o == repeatable && c.runs >= maxRuns && oncesOf(c.ctx) == nil:
+		return CauseRunsSpent
+	case c.bypassesGate():
+		return CauseHandshake
+	case ended(c.ctx) != nil:
+		return CauseContextEnded
+	}
+	if c.node == nil && o != refused { // else react has asked, if there is reason to
+		c.router.refresh()
+	}
+	return c.pause(o)
 }
 
 // fitToLog returns err unless it is a reply of which only the caller knows what it says.
@@ -553,7 +561,7 @@ func (c *call) fail(kind, err error) error {
 		c.link.n.unknown.Add(1)
 	}
 	if !c.bypassesGate() {
-		c.link.observers.failure(c.ctx, e)
+		tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
 	}
 	return e
 }
@@ -565,10 +573,7 @@ func (c *call) newError(kind, err error) *Error {
 	if e := asError(err); e != nil && e.handshake {
 		err = fmt.Errorf("%s: %w", e.Cmd, e.Err) // its outcome is not this one's
 	}
-	l := c.link
-	if c.node != nil {
-		l = c.node.peer()
-	}
+	l := c.peer()
 	state, since := l.current()
 	return &Error{
 		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/testkit/memnet"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -31,7 +31,7 @@ type memNet = memnet.Net
 
 var (
 	bubble     = memnet.Bubble
-	fill       = platform.FillPool
+	fill       = pools.Fill
 	inject     = memnet.Inject
 	hangUp     = memnet.HangUp
 	reply      = memnet.Reply

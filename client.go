@@ -24,10 +24,10 @@
 //
 //	Connecting -> Connected <-> Reconnecting -> Closed
 //
-// While it is Connected a command costs two extra atomic operations and no
-// allocation. While it is not, commands wait at a gate until the link is back,
-// their context ends or the grace of the outage has passed; then they fail at
-// once. See [WithGrace], [WithMaxWaiting], [FailFast] and [WaitFor].
+// While it is Connected a command costs some atomic operations, one look at the clock
+// and, if its context can be canceled, one allocation. While it is not, commands wait at
+// a gate until the link is back, their context ends or the grace of the outage has
+// passed; then they fail at once. See [WithGrace], [WithMaxWaiting], [FailFast] and [WaitFor].
 //
 // A client of several nodes has a link to each. It is Connected while one of them is;
 // commands for a node that is down wait for it, or for the one that takes its place.
@@ -217,7 +217,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false, true), o, pingerOf(opt, quick)))
 		k.whole = g.link
 		k.add(g)
-		rdb := redis.NewClient(g.lend(g.accountable(ownOptions(opt, g.dial))))
+		rdb := redis.NewClient(g.poolOptions(opt))
 		outer, err := k.cfg.surround(rdb)
 		if err != nil {
 			k.shut(notBuilt)

@@ -23,6 +23,7 @@ import (
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -309,7 +310,7 @@ func TestClient_IdleConnectionsDropped(t *testing.T) {
 	t.Parallel()
 	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), PoolSize: 50})
-		platform.FillPool(t, c, 20)
+		pools.Fill(t, c, 20)
 		require.GreaterOrEqual(t, p.DropIdle(), 20)
 		time.Sleep(3 * time.Second)
 		var slowest atomic.Int64
@@ -455,7 +456,7 @@ func TestClient_TLS(t *testing.T) {
 		assert.NoError(t, c.Set(t.Context(), testkit.Counter, 0, 0).Err())
 	}
 	for range rounds {
-		platform.FillPool(t, c, 20)
+		pools.Fill(t, c, 20)
 		s.Do("CLIENT", "KILL", "TYPE", "normal") // closes the idle connections
 		time.Sleep(50 * time.Millisecond)        // for the news to arrive
 		var wg sync.WaitGroup
@@ -574,7 +575,7 @@ var (
 )
 
 func TestClient_MinIdleConns_AreWarm(t *testing.T) {
-	platform.NeedPoolsThatLook(t) // or what was given up stays idle in the pool, and takes the place of others
+	pools.NeedLook(t) // or what was given up stays idle in the pool, and takes the place of others
 	t.Parallel()
 	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, MinIdleConns: 5})
@@ -709,7 +710,7 @@ func testAllocations(t *testing.T, c, bare *redis.Client, hooked bool) {
 			if platform.RaceDetector {
 				without++ // it has pools lose things at random
 			}
-			if !platform.PoolsLook && (ctx == cancelable || hooked) {
+			if !pools.Look && (ctx == cancelable || hooked) {
 				without++ // elsewhere the look of bare's pool costs what these do here
 			}
 			assert.LessOrEqual(t, with, without, name)

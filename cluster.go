@@ -10,6 +10,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// Clients of a cluster, and of a master with replicas that sentinels lead, which to go-redis
+// is a cluster of one shard. They are made of nodes, and of client.go they use what clients of
+// every kind have.
+
 // ClusterClient is a *redis.ClusterClient under supervision. Everything that takes a
 // *redis.ClusterClient can be given ClusterClient.ClusterClient, everything that takes
 // a redis.UniversalClient or redis.Cmdable the ClusterClient itself; both are
@@ -67,7 +71,7 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 		return nil, errors.New("redial: cluster options are nil")
 	}
 	n := newNodes(cfg, clusterAddr(opt))
-	n.front.despair(hasNoNodes(opt))
+	n.gate.despair(hasNoNodes(opt))
 	return buildCluster(opt, n)
 }
 
@@ -93,7 +97,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	n := newNodes(cfg, opt.MasterName)
 	n.release = append(n.release, d.Close)
 	d.TellPanics(n.panicked)
-	n.front.despair(d.None())
+	n.gate.despair(d.None())
 	o := shardOptions(opt)
 	o.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) { return d.Slots(ctx, lastSlot) }
 	c, err := buildCluster(o, n)

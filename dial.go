@@ -1,6 +1,7 @@
 package redial
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,9 +26,9 @@ func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
 	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, detection)
 }
 
-// tuned bounds the time that dial may take, and tunes its sockets.
+// tuned bounds the time that dial may take, unless timeout is negative, and tunes its sockets.
 func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
-	timeout = dialTime(timeout)
+	timeout = cmp.Or(timeout, defaultDialTimeout)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if timeout > 0 {
 			var cancel context.CancelFunc
@@ -40,15 +41,6 @@ func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 		}
 		return nc, err
 	}
-}
-
-// dialTime is how long a dial may take by the DialTimeout of the options, not positive:
-// as long as it likes.
-func dialTime(timeout time.Duration) time.Duration {
-	if timeout == 0 {
-		return defaultDialTimeout
-	}
-	return timeout
 }
 
 // plainDialer returns the caller's dialer or, without one, that of package net.
@@ -71,7 +63,7 @@ func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 	return endpoint{
 		dialer:   baseDialer(opt, cfg.detection()),
 		foreign:  opt.Dialer != nil,
-		dialTime: dialTime(opt.DialTimeout),
+		dialTime: cmp.Or(opt.DialTimeout, defaultDialTimeout),
 		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,
 		deadline: opt.DialTimeout >= 0,
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
@@ -86,25 +78,14 @@ func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return l.dialBy(ctx, network, addr, l.dialer)
 }
 
-// accountable has a provider of credentials that fails count as what it is, a connection
-// that could not be made: nothing was sent on it, and the caller's commands wait for the
-// next one as they do when a dial fails. own are the options of a pool.
-func (l *link) accountable(own *redis.Options) *redis.Options {
-	if f := own.CredentialsProviderContext; f != nil {
-		own.CredentialsProviderContext = func(ctx context.Context) (string, string, error) {
-			username, password, err := f(ctx)
-			return username, password, l.unprovided(ctx, err)
-		}
-	}
-	if p := own.StreamingCredentialsProvider; p != nil {
-		own.StreamingCredentialsProvider = &accountableProvider{p, l}
-	}
-	return own
-}
-
-// lend has the caller not asked again for the credentials of a connection that was set up
-// when it was handed over: the pool sets it up once more. own are the options of the pool.
-func (l *link) lend(own *redis.Options) *redis.Options {
+// poolOptions returns a copy of opt for the pools of the link.
+//
+// A provider of credentials that fails counts as what it is, a connection that could not be
+// made: nothing was sent on it, and the caller's commands wait for the next one as they do
+// when a dial fails. And it is not asked again for those of a connection that was set up when
+// it was handed over: the pool sets it up once more.
+func (l *link) poolOptions(opt *redis.Options) *redis.Options {
+	own := ownOptions(opt, l.dial)
 	lent := func() *credentials {
 		if c := l.lent.Swap(nil); c != nil && time.Since(c.at) < l.cfg.interval+l.cfg.timeout {
 			return c
@@ -116,7 +97,8 @@ func (l *link) lend(own *redis.Options) *redis.Options {
 			if c := lent(); c != nil {
 				return c.username, c.password, nil
 			}
-			return f(ctx)
+			username, password, err := f(ctx)
+			return username, password, l.unprovided(ctx, err)
 		}
 	}
 	if f := own.CredentialsProvider; f != nil {
@@ -126,6 +108,9 @@ func (l *link) lend(own *redis.Options) *redis.Options {
 			}
 			return f()
 		}
+	}
+	if p := own.StreamingCredentialsProvider; p != nil {
+		own.StreamingCredentialsProvider = &accountableProvider{p, l}
 	}
 	return own
 }
@@ -167,7 +152,9 @@ func (l *link) spare() *wire.Conn {
 // dialBy does so with base, through which the connections go that are made for a client
 // of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
-	c, err := l.connect(ctx, network, addr, base)
+	c, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) {
+		return l.dialNetwork(ctx, network, addr, base)
+	})
 	if err == nil {
 		return c.Pooled(), nil
 	}
@@ -182,7 +169,8 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 	return wire.NewStandin(err, l.Seal), nil
 }
 
-func (l *link) connect(ctx context.Context, network, addr string, base dialFunc) (*wire.Conn, error) {
+// connect has a connection made by dial, unless there is one to spare.
+func (l *link) connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) (*wire.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })() // the wait for a lane, too
@@ -198,7 +186,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 			break
 		}
 		var err error
-		if c, overtaken, err = l.dialInLane(ctx, network, addr, base); err != nil && !overtaken {
+		if c, overtaken, err = l.dialInLane(ctx, dial); err != nil && !overtaken {
 			return nil, err
 		}
 	}
@@ -214,7 +202,7 @@ func (l *link) connect(ctx context.Context, network, addr string, base dialFunc)
 
 // dialInLane waits for a lane and dials. It reports whether it failed because others have
 // overtaken it, and had better be done again.
-func (l *link) dialInLane(ctx context.Context, network, addr string, base dialFunc) (c *wire.Conn, overtaken bool, err error) {
+func (l *link) dialInLane(ctx context.Context, dial func(context.Context) (net.Conn, error)) (c *wire.Conn, overtaken bool, err error) {
 	if err := l.Lanes.Enter(ctx); err != nil {
 		return nil, false, err
 	}
@@ -222,7 +210,7 @@ func (l *link) dialInLane(ctx context.Context, network, addr string, base dialFu
 	gen := l.Generation()
 	dialing, leave := l.Lanes.Dialing(ctx)
 	defer leave()
-	nc, err := l.dialApart(dialing, network, addr, base)
+	nc, err := l.dialApart(dialing, dial)
 	switch {
 	case err == nil:
 		return l.New(nc, gen), false, nil
@@ -247,9 +235,9 @@ func (l *link) awaitVerdict(ctx context.Context) {
 // dialApart dials for go-redis. A dialer of the caller's may pay no heed to ctx, so it runs
 // on a goroutine of its own: whoever wants the connection goes on without it when the time
 // for that is over, and what comes later is closed. What the dialer panics with is theirs.
-func (l *link) dialApart(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
+func (l *link) dialApart(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	if !l.foreign {
-		return l.dialNetwork(ctx, network, addr, base)
+		return dial(ctx)
 	}
 	if l.dialTime > 0 {
 		var cancel context.CancelFunc
@@ -263,7 +251,7 @@ func (l *link) dialApart(ctx context.Context, network, addr string, base dialFun
 	}
 	done, gone := make(chan dialed), make(chan struct{})
 	defer close(gone)
-	dial := func() {
+	run := func() {
 		d := dialed{err: errors.New("the dialer has ended its goroutine")}
 		defer func() {
 			d.panicked = recover()
@@ -279,9 +267,9 @@ func (l *link) dialApart(ctx context.Context, network, addr string, base dialFun
 				_ = sys.Innermost(d.nc).Close()
 			}
 		}()
-		d.nc, d.err = l.dialNetwork(ctx, network, addr, base)
+		d.nc, d.err = dial(ctx)
 	}
-	if !l.spawn(func() { _ = l.abroad(dial) }) {
+	if !l.spawn(func() { _ = l.abroad(run) }) {
 		return nil, redis.ErrClosed
 	}
 	arrived := func(d dialed) (net.Conn, error) {
@@ -308,11 +296,8 @@ func (l *link) dialApart(ctx context.Context, network, addr string, base dialFun
 	}
 }
 
-// dialNetwork dials and counts. Closing the link ends it.
+// dialNetwork dials and counts. ctx ends when the link is closed.
 func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })()
 	l.n.Dials.Add(1)
 	began := time.Now()
 	nc, err := base(ctx, network, addr)

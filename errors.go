@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,6 +14,9 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/wire"
 )
+
+// The errors that callers get, and what may be asked of them. They use what is known of a
+// failure, and nothing of links and calls.
 
 var (
 	// ErrUnavailable marks commands of which nothing ran: they were refused
@@ -193,15 +195,11 @@ func SafeToRetry(err error) bool {
 // mayHaveRun reports whether err holds the error of a command that may have run and
 // changed something. Several may have been joined into one error.
 func mayHaveRun(err error) bool {
-	switch e := err.(type) {
-	case *Error:
-		return !e.reads && e.kind == ErrOutcomeUnknown
-	case *wire.Error:
-		return isAfterWrite(e)
-	case interface{ Unwrap() error }:
-		return mayHaveRun(e.Unwrap())
-	case interface{ Unwrap() []error }:
-		return slices.ContainsFunc(e.Unwrap(), mayHaveRun)
+	for mark := range marks(err) {
+		e, ok := mark.(*Error)
+		if ok && !e.reads && e.kind == ErrOutcomeUnknown || !ok && isAfterWrite(mark) {
+			return true
+		}
 	}
 	return false
 }

@@ -473,7 +473,7 @@ func TestParts_Refused(t *testing.T) {
 		for _, e := range of {
 			p.note(e)
 		}
-		return p.verdict(&terms{cfg: n.cfg, redirects: n.redirects(), reads: reads}, err)
+		return p.together(&terms{cfg: n.cfg, redirects: n.redirects(), reads: reads}, err)
 	}
 	assert.True(t, SafeToRetry(verdict(false, oom, oom, oom)), "none ran")
 	assert.Equal(t, oom, verdict(true, oom, nil, oom), "it only reads")
@@ -618,5 +618,5 @@ func TestParts_NodeIsRemoved(t *testing.T) {
 	p := &parts{}
 	p.note(nil)
 	p.note(redis.ErrClosed)
-	assert.Equal(t, unknown, outcomeOf(p.verdict(&terms{}, redis.ErrClosed)))
+	assert.Equal(t, unknown, outcomeOf(p.together(&terms{}, redis.ErrClosed)))
 }

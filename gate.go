@@ -90,8 +90,7 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 		why = CauseWaitersFull
 	}
 	if why != CauseNone {
-		err := g.causeLocked()
-		told := (why == CauseGraceOver || why == CauseWaitersFull) && g.balkLocked(why, err)
+		err, told := g.turnAwayLocked(o, why)
 		g.mu.Unlock()
 		if told {
 			g.events.signal()
@@ -108,29 +107,10 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 	if first {
 		nudge(g.wake)
 	}
-
-	hopeless := o.hopeless
-	if p.own > 0 {
-		own := make(chan struct{})
-		timer := time.AfterFunc(left, func() { close(own) })
-		defer timer.Stop()
-		hopeless = own
-	}
-	select {
-	case <-o.ended:
-	case <-turn:
-	case <-futile:
-	case <-g.refusing:
-	case <-hopeless:
-		why = p.exhausted()
-	case <-ctx.Done():
-		why, err = CauseContextEnded, ctx.Err()
-	}
-
+	why, err = g.hold(ctx, o, p, left, turn, futile)
 	g.mu.Lock()
 	g.waiting--
-	cause := g.causeLocked()
-	told := why == CauseGraceOver && g.outage == o && g.balkLocked(why, cause)
+	cause, told := g.turnAwayLocked(o, why)
 	g.mu.Unlock()
 	if told {
 		g.events.signal()
@@ -145,8 +125,37 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 	}
 	w.Node, w.For, w.Cause, w.Err = g.node, time.Since(start), why, err
 	w.Total += w.For
-	g.observers.wait(ctx, *w)
+	tell(g.observers, func(o WaitObserver) { o.ObserveWait(ctx, *w) })
 	return why, err
+}
+
+// hold blocks a command of patience p, of which there is left so much, in an outage.
+func (g *gate) hold(ctx context.Context, o *outage, p patience, left time.Duration, turn, futile <-chan struct{}) (why Cause, err error) {
+	hopeless := o.hopeless
+	if p.own > 0 {
+		own := make(chan struct{})
+		timer := time.AfterFunc(left, func() { close(own) })
+		defer timer.Stop()
+		hopeless = own
+	}
+	select {
+	case <-o.ended:
+	case <-turn:
+	case <-futile:
+	case <-g.refusing:
+	case <-hopeless:
+		return p.exhausted(), nil
+	case <-ctx.Done():
+		return CauseContextEnded, ctx.Err()
+	}
+	return CauseNone, nil
+}
+
+// turnAwayLocked returns the last transport error, for a command that does not go on because
+// of why, and whether that is told, so that signal must follow. The caller holds mu.
+func (g *gate) turnAwayLocked(o *outage, why Cause) (cause error, told bool) {
+	cause = g.causeLocked()
+	return cause, (why == CauseGraceOver || why == CauseWaitersFull) && g.outage == o && g.balkLocked(why, cause)
 }
 
 // graceLeft is how much of the grace of the outage is left, for commands that have no

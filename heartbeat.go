@@ -8,6 +8,10 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// How one link is looked after: what is asked, and when, while it is Connected, what is tried
+// while it is not, and what is done about the answers. It acts by the table in verdict.go, and
+// uses links and what is below them; how the server is asked it leaves to a prober.
+
 // guard looks after a link: it reaches the server and, while the link is Connected, finds
 // out whether it lives.
 type guard struct {
@@ -203,84 +207,20 @@ func (g *guard) lookForTraffic(now time.Time) time.Time {
 func (g *guard) verify(suspected bool) (why Cause, cause error) {
 	g.clock.Advance()
 	defer g.clock.Advance() // it may have taken a while
-	g.TakeHeard()
-	g.prober.take()
-	g.n.beats.Add(1)
-	q := inquest{misses: g.cfg.misses}
-	began := time.Now()
-	beginAt := began // another attempt
-	asksIdle := false
-	switch {
-	case g.prober.again() && suspected: // it may be what is broken
-		beginAt = began.Add(g.ProofTimeout())
-	case g.prober.asking():
-		beginAt = began.Add(g.cfg.timeout)
-	case !suspected && g.AskIdle(1, g.spawn) > 0:
-		asksIdle = true
-		beginAt = began.Add(g.cfg.timeout)
-	}
-	patience := time.Time{} // for established connections that were asked
-	policy := g.cfg.schedule(g.base)
+	q := g.open(suspected)
+	policy := g.schedule()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		probes := g.prober.news()
-		for _, r := range g.prober.take() {
-			if r.verdict == alive {
-				return CauseNone, nil
-			}
-			if why, cause = q.hears(r); why != CauseNone {
-				break
-			}
-			if r.verdict == dead && (!r.fresh || q.fails() == nil) { // only a new connection can tell
-				beginAt = time.Now()
-			}
-		}
-		now := time.Now()
-		if asksIdle && !g.Asking() {
-			asksIdle, beginAt = false, now
-		}
-		if why != CauseNone && wordsOf(cause) == "" {
+		if over, why, cause := g.weigh(q); over {
 			return why, cause
 		}
-		if (q.fails() != nil || why != CauseNone) && !q.asked {
-			q.asked = true
-			patience = now.Add(g.cfg.timeout)
-			g.AskIdle(mostAsked, g.spawn)
-			beginAt = now.Add(maxWait)
-		}
-		q.answers = q.asked && now.Before(patience) && g.MayAnswer()
-		for q.missed < q.misses && now.Sub(began) >= time.Duration(q.missed+1)*g.cfg.timeout {
-			q.missed++
-			g.n.missed.Add(1)
-		}
-		if g.Heard() && (why == CauseNone || g.Len() > 0) {
-			return CauseNone, nil // a byte on any connection overrules
-		}
-		if g.now() != StateConnected {
-			return CauseNone, nil // it was asked for another server meanwhile
-		}
-		switch {
-		case why != CauseNone && !q.answers:
-			return why, cause
-		case why != CauseNone:
-		case q.concludes() == CauseConnectionLost:
-			return CauseConnectionLost, q.fails()
-		case q.concludes() == CauseHeartbeatMissed:
-			return CauseHeartbeatMissed, &slowError{fmt.Sprintf("%d heartbeats in a row without an answer: no byte", q.missed), now.Sub(began)}
-		}
-		if !now.Before(beginAt) {
+		if now := time.Now(); !now.Before(q.beginAt) {
 			g.prober.begin()
-			beginAt = now.Add(g.prober.pace(policy()))
+			q.beginAt = now.Add(g.prober.pace(policy()))
 		}
-		next := beginAt
-		if miss := began.Add(time.Duration(q.missed+1) * g.cfg.timeout); miss.Before(next) {
-			next = miss
-		}
-		if q.answers && patience.Before(next) {
-			next = patience
-		}
-		timer.Reset(time.Until(next))
+		timer.Reset(time.Until(q.next(g.cfg.timeout)))
 		select {
 		case <-probes:
 		case <-g.Stirred():
@@ -289,4 +229,71 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 			return CauseNone, nil
 		}
 	}
+}
+
+// open asks who is there, and says when a new connection is to be tried.
+func (g *guard) open(suspected bool) *inquest {
+	g.TakeHeard()
+	g.prober.take()
+	g.n.beats.Add(1)
+	now := time.Now()
+	q := &inquest{misses: g.cfg.misses, began: now, beginAt: now}
+	switch {
+	case g.prober.again() && suspected: // it may be what is broken
+		q.beginAt = now.Add(g.ProofTimeout())
+	case g.prober.asking():
+		q.beginAt = now.Add(g.cfg.timeout)
+	case !suspected && g.AskIdle(1, g.spawn) > 0:
+		q.asksIdle = true
+		q.beginAt = now.Add(g.cfg.timeout)
+	}
+	return q
+}
+
+// weigh takes up what there is to know by now, and reports whether that is enough. A cause
+// means that the server must be given up.
+func (g *guard) weigh(q *inquest) (over bool, why Cause, cause error) {
+	for _, r := range g.prober.take() {
+		if r.verdict == alive {
+			return true, CauseNone, nil
+		}
+		if q.why, q.cause = q.hears(r); q.why != CauseNone {
+			break
+		}
+		if r.verdict == dead && (!r.fresh || q.fails() == nil) { // only a new connection can tell
+			q.beginAt = time.Now()
+		}
+	}
+	now := time.Now()
+	if q.asksIdle && !g.Asking() {
+		q.asksIdle, q.beginAt = false, now
+	}
+	if q.why != CauseNone && wordsOf(q.cause) == "" {
+		return true, q.why, q.cause
+	}
+	if (q.fails() != nil || q.why != CauseNone) && !q.asked {
+		q.asked, q.until = true, now.Add(g.cfg.timeout)
+		g.AskIdle(mostAsked, g.spawn)
+		q.beginAt = now.Add(maxWait)
+	}
+	q.answers = q.asked && now.Before(q.until) && g.MayAnswer()
+	for q.missed < q.misses && !now.Before(q.miss(g.cfg.timeout)) {
+		q.missed++
+		g.n.missed.Add(1)
+	}
+	switch {
+	case g.Heard() && (q.why == CauseNone || g.Len() > 0):
+		return true, CauseNone, nil // a byte on any connection overrules
+	case g.now() != StateConnected:
+		return true, CauseNone, nil // it was asked for another server meanwhile
+	case q.why != CauseNone:
+		return !q.answers, q.why, q.cause
+	}
+	switch why = q.concludes(); why {
+	case CauseConnectionLost:
+		cause = q.fails()
+	case CauseHeartbeatMissed:
+		cause = &slowError{fmt.Sprintf("%d heartbeats in a row without an answer: no byte", q.missed), now.Sub(q.began)}
+	}
+	return why != CauseNone, why, cause
 }

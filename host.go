@@ -60,11 +60,8 @@ func originOf(next any) origin {
 	if from, ok := origins.Load(pc); ok {
 		return from.(origin)
 	}
-	name, from := "", foreignHook
-	if f := runtime.FuncForPC(pc); f != nil {
-		name = f.Name()
-	}
-	if name, ok := strings.CutPrefix(name, goRedis); ok {
+	from := foreignHook
+	if name, ok := strings.CutPrefix(nameOf(next), goRedis); ok {
 		from = sharedCall
 		if known, ok := functions[name]; ok {
 			from = known

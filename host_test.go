@@ -23,7 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/command"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -372,7 +372,7 @@ func (r rawSpy) Write(func(uintptr) bool) error { return errors.ErrUnsupported }
 
 // A pool shows by SetDeadline, and by a look at the socket, that it hands a connection out.
 func TestHost_PoolHandsOut(t *testing.T) {
-	platform.NeedPoolsThatLook(t)
+	pools.NeedLook(t)
 	ctx := t.Context()
 	s := spied(redialtest.NewFakeServer(t))
 	rdb := bare(t, s.server, s.dialer)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -352,7 +353,7 @@ func TestInquiry_NotAllowed_NothingIsConcluded(t *testing.T) {
 // The id is that of the handshake, in either version of the protocol, and there is none
 // where the server tells none. What a connection asks its server nobody sees.
 func TestInquiry_Introduction(t *testing.T) {
-	platform.NeedPoolsThatLook(t) // or only the first command on a connection can be introduced
+	pools.NeedLook(t) // or only the first command on a connection can be introduced
 	for _, protocol := range []int{2, 3} {
 		s := redialtest.StartServer(t)
 		c := NewClient(&redis.Options{Addr: s.Addr(), Protocol: protocol, PoolSize: 1})
@@ -478,7 +479,7 @@ func TestUnblock_LosesNothing(t *testing.T) {
 // A command that waited in vain ends with the error of its context, in time, and its
 // connection goes back to the pool.
 func TestUnblock_EndsInTime(t *testing.T) {
-	platform.NeedPoolsThatLook(t) // or only the first command on a connection can be told to end
+	pools.NeedLook(t) // or only the first command on a connection can be told to end
 	for _, start := range []func(testing.TB, ...string) *redialtest.Server{redialtest.StartServer, redialtest.StartTLSServer} {
 		s := start(t)
 		unblockedInTime(t, &redis.Options{Addr: s.Addr(), PoolSize: 1, TLSConfig: s.TLSConfig()})

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -208,7 +208,7 @@ func TestIdleCheck_BusyConnection_CostsNothing(t *testing.T) {
 
 // What is dead is gone before a caller meets it, and what is alive stays warm.
 func TestSweep_FindsDeadConnections(t *testing.T) {
-	platform.NeedPoolsThatLook(t) // or a Conn may get a dead one
+	pools.NeedLook(t) // or a Conn may get a dead one
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		c := NewClient(opt)
 		defer c.Close()

@@ -18,10 +18,14 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// The nodes of one client: their links, what topologies say of them, and what stands for the
+// client as a whole, which is Connected while one of them is. It uses links, keepers and what
+// is below them; what commands want of a node is in route.go.
+
 // nodes are the nodes of one client, and what keeps its picture of them right.
 type nodes struct {
 	*keeper
-	front  front                           // stands for the client as a whole
+	loop   *loop                           // has the client as a whole reached
 	load   func(ctx context.Context) error // asks for the topology afresh
 	ring   bool                            // its nodes know nothing of each other
 	pinged bool                            // go-redis PINGs them one after the other, through their hooks
@@ -66,15 +70,9 @@ func newNodes(cfg *config, addr string) *nodes {
 	}
 	n.n.Generations.Add(1)
 	n.whole = n
-	n.front = front{n.gate, newLoop(n.gate, scout{n})}
-	n.front.followers = append(n.front.followers, n)
+	n.loop = newLoop(n.gate, scout{n})
+	n.gate.followers = append(n.gate.followers, n)
 	return n
-}
-
-// front stands for a client of several nodes as a whole.
-type front struct {
-	*gate
-	loop *loop
 }
 
 // followLocked goes by the state of the client as a whole.
@@ -293,25 +291,25 @@ func (m *member) changed(to State) {
 	up, cause := n.anyUp()
 	switch {
 	case up && to == StateConnected:
-		nudge(n.front.loop.again)
+		nudge(n.loop.again)
 	case !up:
 		n.allDown(cause)
-		n.front.tend()
+		n.gate.tend()
 	}
 }
 
 // allDown has the client as a whole go by it that no node is Connected. What became of
 // commands since the first of them was suspected, if they went together, belongs to the
 // outage of the whole.
-func (n *nodes) allDown(cause error) bool {
+func (n *nodes) allDown(cause error) {
 	first := n.tally()
 	for _, l := range n.all() {
 		if at, ok := l.suspectedAt(time.Now().Add(-n.cfg.detection())); ok && at.unknown <= first.unknown {
 			first = at
 		}
 	}
-	n.front.suspect(first)
-	return n.front.transition(StateReconnecting, CauseNoNode, "", cause, 0)
+	n.gate.suspect(first)
+	n.gate.transition(StateReconnecting, CauseNoNode, "", cause, 0)
 }
 
 func (m *member) lookElsewhere() {
@@ -349,7 +347,7 @@ type scout struct{ *nodes }
 
 func (s scout) attempt(bool) (verdict, error) {
 	err := s.reload()
-	s.front.despair(s.pointless(err))
+	s.gate.despair(s.pointless(err))
 	if err != nil {
 		return dead, err
 	}
@@ -363,7 +361,7 @@ func (s scout) attempt(bool) (verdict, error) {
 func (scout) dueLocked() bool                  { return false } // the nodes say when none is up any more
 func (scout) check() bool                      { return false }
 func (scout) reached() string                  { return "" }
-func (s scout) unreached(_ verdict, err error) { s.front.noteCause(err) }
+func (s scout) unreached(_ verdict, err error) { s.gate.noteCause(err) }
 
 // pointless reports whether err, why the topology is not known, is a mistake that waiting
 // cannot cure. Of a cluster that there has been once it is none.
@@ -430,7 +428,7 @@ func (n *nodes) reload() error {
 // refresh has the topology asked for, soon and by one goroutine. While no node
 // answers that is under way anyhow.
 func (n *nodes) refresh() {
-	if n.front.now() != StateConnected {
+	if n.gate.now() != StateConnected {
 		return // that is under way
 	}
 	n.mu.Lock()
@@ -453,11 +451,11 @@ func (n *nodes) keepLoading() {
 		n.asked = false
 		wait := reloadSpacing - time.Since(n.loadedAt)
 		n.mu.Unlock()
-		if wait > 0 && !n.front.pause(early(wait)) {
+		if wait > 0 && !n.gate.pause(early(wait)) {
 			continue
 		}
 		if err := n.reload(); err != nil {
-			n.front.noteCause(err)
+			n.gate.noteCause(err)
 			continue
 		}
 		n.leadStrays()
@@ -529,9 +527,8 @@ func (n *nodes) leadStrays() {
 // rerouted returns a channel that is closed when commands that wait for a node may
 // find another.
 func (n *nodes) rerouted() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.news
+	_, news := n.told()
+	return news
 }
 
 // told returns the topology that nodes have told last, and the channel of rerouted.
@@ -555,7 +552,7 @@ func (n *nodes) proceedLocked() {
 
 // stats returns a snapshot of the client: of the whole, and of each node.
 func (n *nodes) stats() Stats {
-	s := n.front.stats()
+	s := n.gate.stats()
 	for _, l := range n.all() {
 		s.add(l.stats(), l.addr)
 	}
@@ -565,9 +562,9 @@ func (n *nodes) stats() Stats {
 
 // reconnect retires the connections to all nodes and has them dialed afresh.
 func (n *nodes) reconnect(reason string) {
-	n.front.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0)
+	n.gate.transition(StateReconnecting, CauseReconnectCalled, reason, nil, 0)
 	for _, l := range n.all() {
 		l.reconnect(reason)
 	}
-	n.front.tend()
+	n.gate.tend()
 }

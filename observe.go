@@ -154,22 +154,6 @@ func tell[O any](told *observers, f func(O)) {
 	}
 }
 
-func (told *observers) state(e Event) {
-	tell(told, func(o StateObserver) { o.ObserveState(e) })
-}
-
-func (told *observers) wait(ctx context.Context, w Wait) {
-	tell(told, func(o WaitObserver) { o.ObserveWait(ctx, w) })
-}
-
-func (told *observers) retry(ctx context.Context, r Retry) {
-	tell(told, func(o RetryObserver) { o.ObserveRetry(ctx, r) })
-}
-
-func (told *observers) failure(ctx context.Context, e *Error) {
-	tell(told, func(o FailureObserver) { o.ObserveFailure(ctx, e) })
-}
-
 // steady is the handler of a logger of the caller. A panic in it ends here, as an error
 // of it does: there is nobody else to be told.
 type steady struct{ slog.Handler }
@@ -311,7 +295,7 @@ func (e *events) deliver(ev Event) {
 	if ev.refusing || ev.reminder {
 		return
 	}
-	e.told.state(ev)
+	tell(e.told, func(o StateObserver) { o.ObserveState(ev) })
 	if e.notify != nil {
 		e.notify(ev)
 	}

@@ -285,9 +285,6 @@ func (w *onceWay) placeAll(ctx context.Context, cmds []redis.Cmder) (rest, first
 // oncesFor returns the ids of the call if a command that is about to be sent has one, nil
 // if it has none, or why it must not be sent.
 func (w *onceWay) oncesFor(ctx context.Context, cmd redis.Cmder) (*onces, error) {
-	if !onceUsed.Load() {
-		return nil, nil
-	}
 	v := ctx.Value(onceKey{})
 	if v == nil {
 		return nil, nil

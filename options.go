@@ -17,6 +17,9 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// What can be set, by which option and within which bounds, and the numbers that cannot.
+// Packages below are handed theirs from here.
+
 // Defaults of the options. A zero-option client uses exactly these.
 const (
 	// DefaultHeartbeatInterval is the longest time between two proofs of life.
@@ -297,20 +300,26 @@ func liveness(detection time.Duration) sys.Liveness {
 // sentinelLimits returns the numbers by which sentinels are asked and listened to. Setting
 // up a connection to one may take as long as dialing a server may.
 func (c *config) sentinelLimits(dialTimeout time.Duration) sentinel.Limits {
-	switch {
-	case dialTimeout == 0:
-		dialTimeout = defaultDialTimeout
-	case dialTimeout < 0:
-		dialTimeout = maxWait
-	}
 	return sentinel.Limits{
-		Timeout: c.timeout, DialTimeout: dialTimeout, Interval: max(c.interval, c.timeout),
+		Timeout: c.timeout, DialTimeout: allowed(dialTimeout, defaultDialTimeout, maxWait), Interval: max(c.interval, c.timeout),
 		Patience: sentinelPatience, Again: sentinelAgain, Share: wire.EagerDivisor, Doubt: sentinelDoubt,
 		Pause: sentinelPause, FirstPause: sentinelFirstPause, Jitter: heartbeatJitter,
 		Survey: sentinelSurvey, Former: formerMaster,
 		AtOnce: sentinelsAtOnce, Strangers: sentinelStrangers, Buffer: sentinelBuffer,
 		Liveness: liveness(c.timeout),
 	}
+}
+
+// allowed returns the time that an option of go-redis's gives, of which 0 is its default and
+// less means endless.
+func allowed(d, otherwise, endless time.Duration) time.Duration {
+	switch {
+	case d == 0:
+		return otherwise
+	case d < 0:
+		return endless
+	}
+	return d
 }
 
 // Option changes one setting of a client. Options are built by the With

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -111,20 +110,9 @@ func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
 		}
 	}
 	p := &pinger{link: l, opt: &o, quick: quick, changed: make(chan struct{})}
-	p.dials = allowed(opt.DialTimeout, defaultDialTimeout)
-	p.sets = max(p.dials, allowed(opt.ReadTimeout, defaultReadTimeout))
+	p.dials = allowed(opt.DialTimeout, defaultDialTimeout, mostSetUp)
+	p.sets = max(p.dials, allowed(opt.ReadTimeout, defaultReadTimeout, mostSetUp))
 	return p
-}
-
-// allowed returns the time that an option of go-redis's gives.
-func allowed(d, otherwise time.Duration) time.Duration {
-	switch {
-	case d == 0:
-		return otherwise
-	case d < 0:
-		return mostSetUp
-	}
-	return d
 }
 
 // again PINGs on the connection on which the server answered last. It reports whether
@@ -315,14 +303,9 @@ func (p *pinger) finish(a *probe, err error) {
 		p.mu.Unlock()
 		return
 	}
-	i := slices.Index(p.running, a)
-	r := result{err: err, fresh: i >= 0}
-	r.verdict = judge(err, heard)
-	if said := a.words.Load(); said != nil && err != nil && !isReply(err) {
-		r.err = saidInstead(*said)
-		r.verdict = judgeWords(r.err)
-	}
-	if i >= 0 {
+	r := a.came(err, heard)
+	if i := slices.Index(p.running, a); i >= 0 {
+		r.fresh = true
 		p.running = slices.Delete(p.running, i, i+1)
 	}
 	a.timer.Stop()
@@ -368,6 +351,15 @@ func (p *pinger) finish(a *probe, err error) {
 	if answered && r.fresh {
 		p.overtakes(a)
 	}
+}
+
+// came returns what an error says that a probe has come to; heard is whether a byte came back.
+func (a *probe) came(err error, heard bool) result {
+	if said := a.words.Load(); said != nil && err != nil && !isReply(err) {
+		words := saidInstead(*said)
+		return result{verdict: judgeWords(words), err: words}
+	}
+	return result{verdict: judge(err, heard), err: err}
 }
 
 // overtakes has what began before an attempt that was answered given up, if it takes as
@@ -557,60 +549,6 @@ func (p *pinger) close() {
 	p.shut = true
 	p.mu.Unlock()
 	p.drop()
-}
-
-// schedule returns a function that says how long to wait before each attempt. The policy is
-// the caller's and may hang, so it is asked where that holds up nobody; the delay is the
-// longest one until it has answered.
-func (c *config) schedule(b *base) func() time.Duration {
-	var policy backoff.BackOff // used by whoever asks it, one at a time
-	var said chan time.Duration
-	ask := func(answer chan<- time.Duration) {
-		d := backoffCap
-		defer func() { answer <- d }()
-		_ = b.abroad(func() {
-			if policy == nil {
-				policy = c.newBackOff()
-				policy.Reset()
-			}
-			d = nextDelay(policy)
-		})
-	}
-	return func() time.Duration {
-		var late <-chan time.Time
-		if said == nil {
-			answer := make(chan time.Duration, 1)
-			if !b.spawn(func() { ask(answer) }) {
-				return backoffCap
-			}
-			said = answer
-			timer := time.NewTimer(foreignPatience)
-			defer timer.Stop()
-			late = timer.C
-		} else if len(said) == 0 {
-			return backoffCap
-		}
-		select {
-		case d := <-said:
-			said = nil
-			return d
-		case <-late:
-			return backoffCap
-		}
-	}
-}
-
-// nextDelay asks the policy for a delay and mends what it must not be: a policy
-// that stops starts over, and no delay is shorter than minDelay.
-func nextDelay(policy backoff.BackOff) time.Duration {
-	d := policy.NextBackOff()
-	if d == backoff.Stop {
-		policy.Reset()
-		if d = policy.NextBackOff(); d == backoff.Stop {
-			d = backoffCap
-		}
-	}
-	return max(d, minDelay)
 }
 
 // probeConn notes what arrives for a probe.

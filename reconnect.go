@@ -106,7 +106,7 @@ func (l *loop) work() {
 // they are eager; when nobody does they follow the backoff policy.
 func (l *loop) reach(patient bool) {
 	began := time.Now()
-	next := l.cfg.schedule(l.base)
+	next := l.schedule()
 	for attempt := 1; l.ctx.Err() == nil; attempt++ {
 		if (patient || attempt > 1) && l.sleep(next(), began, attempt-1) {
 			return

@@ -11,6 +11,9 @@ import (
 	"github.com/redial-go/redial/internal/wire"
 )
 
+// What the replies mean that a server gives instead of running a command. It reads errors, and
+// knows nothing of attempts and calls.
+
 // refusal is what is known of a reply that a server gives instead of running a command.
 // Whoever wants to know what a reply means reads its row and nothing else.
 type refusal struct {

@@ -12,6 +12,10 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
+// What decides by itself whether a command is sent again, and how long it may wait: what its
+// context says, the policy, the budget of a client, and the ids of work that runs once. It
+// knows commands and options, and nothing of failures.
+
 type ctxKey int
 
 const (

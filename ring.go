@@ -16,6 +16,9 @@ import (
 	"github.com/redial-go/redial/internal/command"
 )
 
+// Clients of a ring, whose shards know nothing of each other. They are made of nodes, and of
+// client.go they use what clients of every kind have.
+
 // Ring is a *redis.Ring under supervision. Everything that takes a *redis.Ring can be
 // given Ring.Ring, everything that takes a redis.UniversalClient or redis.Cmdable the
 // Ring itself; both are protected.
@@ -86,7 +89,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 			return nil, err
 		}
 		n.ring = true
-		n.front.despair(len(opt.Addrs) == 0)
+		n.gate.despair(len(opt.Addrs) == 0)
 		n.load = n.anyAnswers
 		rdb := redis.NewRing(&own)
 		outer.on(rdb)
@@ -149,7 +152,7 @@ func (n *nodes) anyAnswers(context.Context) error {
 	}
 	for _, l := range n.all() {
 		l.tend()
-		if n.front.awaited() {
+		if n.gate.awaited() {
 			l.want()
 		}
 	}

@@ -1,8 +1,9 @@
 package redial
 
 // What the hook of a node does for a client of several. It makes one attempt at the link
-// of the node, as call.go has it made for a client of one server, and never waits: the
-// outer hook does, and has go-redis find a node again. What reaches a node without the
+// of the node, as call.go has it made for a client of one server. But for the first attempt
+// of all to reach the node, see meet, it does not wait: the outer hook does, and has go-redis
+// find a node again. What reaches a node without the
 // mark of the outer hook, as from ForEachMaster or MasterForKey, is carried on here.
 //
 // The two talk through go-redis, which must neither understand a failure nor act on it:
@@ -102,7 +103,7 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 	if err == nil { // go-redis tells of some failures on the command only
 		err = cmd.Err()
 	}
-	err = p.verdict(&terms{cfg: n.cfg, ctx: ctx, redirects: n.redirects(), reads: command.ReadOnly(cmd)}, err)
+	err = p.together(&terms{cfg: n.cfg, ctx: ctx, redirects: n.redirects(), reads: command.ReadOnly(cmd)}, err)
 	cmd.SetErr(err)
 	return err
 }
@@ -178,7 +179,7 @@ func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.
 		newClient = redis.NewClient
 	}
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
-	rdb := newClient(m.link.lend(m.link.accountable(ownOptions(opt, m.link.dial))))
+	rdb := newClient(m.link.poolOptions(opt))
 	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
@@ -367,7 +368,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
 		l.tend()
-		if h.of.front.awaited() {
+		if h.of.gate.awaited() {
 			l.want()
 		}
 		err = l.lastCause()

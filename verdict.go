@@ -3,6 +3,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -94,13 +95,36 @@ func spares(why Cause) bool { return why == CauseHeartbeatMissed || why == Cause
 // inquest is what is found out about a server that is Connected and has fallen silent or
 // been found wanting.
 type inquest struct {
-	misses  int   // after how many times the heartbeat's timeout of silence it counts as unresponsive
-	missed  int   // how many there were
-	refused error // a dial failed
-	broke   error // a new connection broke
-	breaks  int   // how many did
-	asked   bool  // established connections were asked
-	answers bool  // and are still being waited for
+	misses   int       // after how many times the heartbeat's timeout of silence it counts as unresponsive
+	missed   int       // how many there were
+	began    time.Time // when it did
+	beginAt  time.Time // when another attempt is to be made
+	asksIdle bool      // the heartbeat is on an idle connection
+	refused  error     // a dial failed
+	broke    error     // a new connection broke
+	breaks   int       // how many did
+	asked    bool      // established connections were asked
+	until    time.Time // for how long they may be waited for
+	answers  bool      // and they are
+	why      Cause     // what the last probe says, if that says it all
+	cause    error     // the same
+}
+
+// miss is when the next heartbeat counts as missed.
+func (q *inquest) miss(timeout time.Duration) time.Time {
+	return q.began.Add(time.Duration(q.missed+1) * timeout)
+}
+
+// next is when there is something to do, whatever is heard until then.
+func (q *inquest) next(timeout time.Duration) time.Time {
+	next := q.beginAt
+	if miss := q.miss(timeout); miss.Before(next) {
+		next = miss
+	}
+	if q.answers && q.until.Before(next) {
+		next = q.until
+	}
+	return next
 }
 
 // hears notes what became of a probe, and returns the error and the cause when that says

@@ -95,23 +95,22 @@ var classes = byName(map[Class]string{
 		setex setrange`,
 	Changes: `
 		append ardel ardelrange arinsert armset arring arseek arset bf.add bf.insert
-		bf.loadchunk bf.madd bf.reserve cf.add cf.addnx cf.del cf.insert
-		cf.insertnx cf.loadchunk cf.reserve cms.incrby cms.initbydim
-		cms.initbyprob cms.merge decr decrby del delex eval evalsha fcall
-		flushall flushdb ft.aliasadd ft.aliasdel ft.aliasupdate ft.alter ft.create
-		ft.cursor ft.dictadd ft.dictdel ft.dropindex ft.synupdate geoadd georadius
-		georadiusbymember getdel getset hdel hgetdel himport hincrby hincrbyfloat
-		hpersist hset hsetnx incr incrby incrbyfloat increx json.arrappend
-		json.arrinsert json.arrpop json.arrtrim json.clear json.debug json.del
-		json.forget json.numincrby json.strappend json.toggle linsert lmove lmovem
-		lmpop lpop lpush lpushx lrem ltrim move msetnx persist pfadd publish
-		rename renamenx rpop rpoplpush rpush rpushx sadd setbit setnx smove spop
-		spublish srem tdigest.add tdigest.create tdigest.merge tdigest.reset
-		topk.add topk.incrby topk.reserve ts.add ts.alter ts.create ts.createrule
-		ts.decrby ts.del ts.deleterule ts.incrby ts.madd ts.read unlink vadd vrem
-		vsetattr xack xackdel xautoclaim xcfgset xclaim xdel xdelex xnack
-		xtrim zadd zincrby zmpop zpopmax zpopmin zrem zremrangebylex
-		zremrangebyrank zremrangebyscore`,
+		bf.loadchunk bf.madd bf.reserve cf.add cf.addnx cf.del cf.insert cf.insertnx
+		cf.loadchunk cf.reserve cms.incrby cms.initbydim cms.initbyprob cms.merge decr
+		decrby del delex eval evalsha expireat fcall flushall flushdb ft.aliasadd
+		ft.aliasdel ft.aliasupdate ft.alter ft.create ft.cursor ft.dictadd ft.dictdel
+		ft.dropindex ft.synupdate geoadd georadius georadiusbymember getdel getset
+		hdel hexpireat hgetdel himport hincrby hincrbyfloat hpersist hpexpireat hset
+		hsetnx incr incrby incrbyfloat increx json.arrappend json.arrinsert
+		json.arrpop json.arrtrim json.clear json.debug json.del json.forget
+		json.numincrby json.strappend json.toggle linsert lmove lmovem lmpop lpop
+		lpush lpushx lrem ltrim move msetnx persist pexpireat pfadd publish rename
+		renamenx rpop rpoplpush rpush rpushx sadd setbit setnx smove spop spublish
+		srem tdigest.add tdigest.create tdigest.merge tdigest.reset topk.add
+		topk.incrby topk.reserve ts.add ts.alter ts.create ts.createrule ts.decrby
+		ts.del ts.deleterule ts.incrby ts.madd ts.read unlink vadd vrem vsetattr xack
+		xackdel xautoclaim xcfgset xclaim xdel xdelex xnack xtrim zadd zincrby zmpop
+		zpopmax zpopmin zrem zremrangebylex zremrangebyrank zremrangebyscore`,
 	Takes: `
 		blmove blmovem blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin
 		xreadgroup`,
@@ -134,11 +133,9 @@ var classesByArgs = map[string]func(args []any) Class{
 	"hsetex": unless(2, "fnx"),
 	// JSON.SET key path value [NX | XX]
 	"json.set": unless(4, "nx"),
-	// EXPIRE key n [NX | XX | GT | LT]; a time that has passed deletes the key, and
-	// whether an absolute one will have, nobody knows.
+	// EXPIRE key n [NX | XX | GT | LT]; a time that has passed deletes the key. Whether an
+	// absolute one will have, as of EXPIREAT, nobody knows.
 	"expire": lasting, "pexpire": lasting, "hexpire": lasting, "hpexpire": lasting,
-	"expireat": always(Changes), "pexpireat": always(Changes),
-	"hexpireat": always(Changes), "hpexpireat": always(Changes),
 	// GETEX key [EX n | PX n | EXAT n | PXAT n | PERSIST]
 	"getex": unless(2, "exat", "pxat"),
 	// HGETEX key [EX n ... | PERSIST] FIELDS n field ...
@@ -206,10 +203,6 @@ func unless(from int, words ...string) func([]any) Class {
 		return Repeats
 	}
 }
-
-// always returns the class function of a command that is listed here for what its
-// arguments mean, not for what they change.
-func always(c Class) func([]any) Class { return func([]any) Class { return c } }
 
 // lasting is the class function of EXPIRE and its like.
 func lasting(args []any) Class {

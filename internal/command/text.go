@@ -9,6 +9,8 @@ import (
 	"time"
 )
 
+// What an argument is on the wire.
+
 // Text returns an argument as go-redis writes it, or the error with which go-redis
 // refuses to. It may run code of the caller.
 func Text(arg any) (string, error) {

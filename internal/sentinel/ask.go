@@ -12,6 +12,9 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
+// How one question is put: to whom, one after the other and several at a time, and whose answer
+// counts.
+
 // round is one question, put to one sentinel and, when that fails or is slow to answer, to
 // others as well, a few at a time. Those that say nothing are dialed anew now and then, so
 // that there is always a young attempt under way when packets come through again.

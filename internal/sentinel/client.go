@@ -16,6 +16,8 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
+// A connection to one sentinel, what is asked on it, and code of the caller that may hang.
+
 // client is a connection to one sentinel, or several.
 type client struct {
 	*redis.SentinelClient

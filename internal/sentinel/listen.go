@@ -12,6 +12,8 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
+// What is heard without a question: that the master is another.
+
 // Listen hears from the sentinels, from one at a time, until Close, and has moved called
 // when it hears that the master is another than before: not when that is the answer to
 // somebody who asks where to dial, and knows then. moved must not block. Listen must be

@@ -9,6 +9,8 @@ import (
 	"strings"
 )
 
+// Which sentinels there are, and in which order they are asked.
+
 // peer is a sentinel that is known. Its fields are guarded by mu of the directory but for
 // the first, which are only read.
 type peer struct {

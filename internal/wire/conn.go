@@ -14,6 +14,9 @@ import (
 	"github.com/redial-go/redial/internal/sys"
 )
 
+// One connection, as go-redis uses it: what is read and written, and what becomes of a failure.
+// Deadlines, cancellation, proofs and what is said besides have files of their own.
+
 // Conn is the connection that go-redis's pools hold. It labels errors with the
 // phase they happened in, refuses to carry a byte once its generation is
 // retired, and proves itself with a PING when it has been idle.

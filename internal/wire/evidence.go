@@ -79,24 +79,24 @@ func trailOf(kernel syscall.RawConn) trail {
 // by Inspect alone.
 type record struct {
 	at, next   time.Time // of the last look, and when it wanted another
-	late, long tally
+	late, long score
 }
 
-// tally is how many segments came in on connections that were well, and how many had to be
+// score is how many segments came in on connections that were well, and how many had to be
 // sent again. It is halved now and then.
-type tally struct {
+type score struct {
 	halved            time.Time
 	losses, exchanges uint32
 }
 
-func (t *tally) forget(now time.Time, every time.Duration) {
+func (t *score) forget(now time.Time, every time.Duration) {
 	if now.Sub(t.halved) >= every {
 		t.losses, t.exchanges = t.losses/2, t.exchanges/2
 		t.halved = now
 	}
 }
 
-func (t *tally) sound() bool { return uint64(t.losses)*lossRatio <= uint64(t.exchanges) }
+func (t *score) sound() bool { return uint64(t.losses)*lossRatio <= uint64(t.exchanges) }
 
 // begin begins a look.
 func (r *record) begin(now time.Time) {
@@ -107,7 +107,7 @@ func (r *record) begin(now time.Time) {
 
 // add takes up what has happened to a connection since it was last looked at.
 func (r *record) add(t *trail, d sys.Delivery) {
-	for _, n := range []*tally{&r.late, &r.long} {
+	for _, n := range []*score{&r.late, &r.long} {
 		n.losses += d.Losses - t.losses
 		n.exchanges += d.Exchanges - t.exchanges
 	}

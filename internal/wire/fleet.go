@@ -3,12 +3,16 @@ package wire
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
+
+// All connections to one server: which there are, which may be used, what was heard on any of
+// them, and what is done with all at once.
 
 // Settings are what connections go by that is not the same for all.
 type Settings struct {
@@ -226,11 +230,7 @@ func (f *Fleet) NextGeneration() []*Conn {
 	defer f.mu.Unlock()
 	f.gen.Add(1)
 	f.n.Generations.Add(1)
-	old := make([]*Conn, 0, len(f.conns))
-	for c := range f.conns {
-		old = append(old, c)
-	}
-	return old
+	return slices.Collect(maps.Keys(f.conns))
 }
 
 // Add registers a connection, unless its generation is over.
@@ -262,10 +262,7 @@ func (f *Fleet) Len() int {
 // Each calls visit for every registered connection, without the lock.
 func (f *Fleet) Each(visit func(*Conn)) {
 	f.mu.Lock()
-	all := make([]*Conn, 0, len(f.conns))
-	for c := range f.conns {
-		all = append(all, c)
-	}
+	all := slices.AppendSeq(make([]*Conn, 0, len(f.conns)), maps.Keys(f.conns))
 	f.mu.Unlock()
 	for _, c := range all {
 		visit(c)

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// How many dials run at once, and how often while commands wait. It uses nothing else of the
+// package but its numbers.
+
 // Lanes bounds how many dials run at once after the link came up. The limit
 // starts low and grows by one with every success, so it doubles with every
 // round: a pool warms up fast, yet a server that has just come back is not

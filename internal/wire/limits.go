@@ -3,6 +3,7 @@ package wire
 import "time"
 
 // The numbers of connections. Those that a caller may set come with Settings.
+
 const (
 	// While callers wait, the delay is the outage's age divided by EagerDivisor,
 	// at least EagerDelay: recovery adds about 1 % to an outage. See docs/backoff.md.

@@ -6,6 +6,8 @@ import (
 	"time"
 )
 
+// What go-redis gets in place of a connection that could not be made.
+
 // Standin takes the place of a connection that could not be made. Were the
 // dialer to fail instead, the pool would retry on its own schedule and then
 // answer with stale errors; so it succeeds, and every operation fails as not

@@ -79,9 +79,7 @@ func TestEvents_CallbackMayCloseTheClient(t *testing.T) {
 func TestEvents_Durations(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		var got []redial.Event
-		c := redial.NewClient(opt, redial.WithOnStateChange(func(e redial.Event) { got = append(got, e) }))
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt, redial.WithOnStateChange(func(e redial.Event) { got = append(got, e) }))
 		time.Sleep(10 * time.Second)
 		n.Kill()
 		require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))

@@ -651,9 +651,7 @@ func TestOuter_HookPanicsLater(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		memnet.Inject(n)
 		h := &fuse{}
-		c := redial.NewClient(opt, redial.WithInstrument(func(rdb redis.UniversalClient) error { rdb.AddHook(h); return nil }))
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt, redial.WithInstrument(func(rdb redis.UniversalClient) error { rdb.AddHook(h); return nil }))
 		h.burst = true
 		assert.PanicsWithValue(t, errTest, func() { c.WithTimeout(time.Second) })
 		h.burst = false
@@ -679,9 +677,7 @@ func TestOuter_AtTheSameTime(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		memnet.Inject(n)
 		seen := &instrument{}
-		c := redial.NewClient(opt, redial.WithInstrument(seen.install), redial.WithOuterHook(passing{}))
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt, redial.WithInstrument(seen.install), redial.WithOuterHook(passing{}))
 		ctx := t.Context()
 		const each, rounds = 4, 25
 		var wg sync.WaitGroup

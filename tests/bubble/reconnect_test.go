@@ -23,9 +23,7 @@ func TestReconnect_WithoutDemand_FollowsBackoff(t *testing.T) {
 				backoff.WithMultiplier(2), backoff.WithMaxInterval(time.Second),
 				backoff.WithRandomizationFactor(0), backoff.WithMaxElapsedTime(0))
 		}
-		c := redial.NewClient(opt, redial.WithBackoff(policy))
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt, redial.WithBackoff(policy))
 		n.Kill()
 		require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
 		first := n.Dials() - 1 // the dial of the verification
@@ -42,9 +40,7 @@ func TestReconnect_WithoutDemand_FollowsBackoff(t *testing.T) {
 // Somebody who waits makes attempts eager, even when a long sleep has begun.
 func TestReconnect_Demand_CutsSleepShort(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt, redial.WithBackoff(func() backoff.BackOff { return backoff.NewConstantBackOff(time.Hour) }))
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt, redial.WithBackoff(func() backoff.BackOff { return backoff.NewConstantBackOff(time.Hour) }))
 		n.Kill()
 		require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
 		time.Sleep(time.Second)
@@ -59,9 +55,7 @@ func TestReconnect_Demand_CutsSleepShort(t *testing.T) {
 // the server is back, so are the commands, all of them.
 func TestReconnect_Outage_FewDialsNoErrors(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		n.Kill()
 		require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
 		before := n.Dials()
@@ -84,9 +78,7 @@ func TestReconnect_Outage_FewDialsNoErrors(t *testing.T) {
 // With load but without waiters, long after the grace, attempts are few.
 func TestReconnect_SecondMinute_AtMostFiveDialsASecond(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		n.Kill()
 		require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
 		load := func(d time.Duration) {
@@ -105,9 +97,7 @@ func TestReconnect_SecondMinute_AtMostFiveDialsASecond(t *testing.T) {
 func TestReconnect_ByHand_RetiresEveryConnection(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		var events []redial.Event
-		c := redial.NewClient(opt, redial.WithOnStateChange(func(e redial.Event) { events = append(events, e) }))
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt, redial.WithOnStateChange(func(e redial.Event) { events = append(events, e) }))
 		held := c.Conn()
 		defer held.Close()
 		require.NoError(t, held.Ping(t.Context()).Err())
@@ -132,9 +122,7 @@ func TestReconnect_ByHand_RetiresEveryConnection(t *testing.T) {
 // What is in flight when the connections are retired by hand may finish.
 func TestReconnect_ByHand_LetsCommandsFinish(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			got, err := c.BLPop(t.Context(), time.Minute, "queue").Result()
@@ -153,9 +141,7 @@ func TestReconnect_ByHand_LetsCommandsFinish(t *testing.T) {
 // opened from then on stays open.
 func TestReconnect_ByHand_HasHappenedWhenItReturns(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		for range 100 {
 			before := c.Stats().Generation
 			c.Reconnect("test")
@@ -176,9 +162,7 @@ func TestReconnect_ByHand_HasHappenedWhenItReturns(t *testing.T) {
 // Ten outages in a row, under load: the client comes back from each.
 func TestReconnect_TenTimes(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		sum := 0
 		for i := range 10 {
 			n.Kill()

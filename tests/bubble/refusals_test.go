@@ -99,10 +99,7 @@ func TestRefusals_SingleServer(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-				f := memnet.Inject(n)
-				c := redial.NewClient(opt)
-				defer c.Close()
-				memnet.Ready(t, c)
+				c, f := faulty(t, n, opt)
 				ctx := t.Context()
 				_, err := n.Redis.Push("q", "x", "y")
 				require.NoError(t, err)
@@ -142,10 +139,7 @@ func TestWithRefusals_Pipeline(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-				f := memnet.Inject(n)
-				c := redial.NewClient(opt, redial.WithRefusals(func(err error) bool { return err.Error() == "try later" }))
-				defer c.Close()
-				memnet.Ready(t, c)
+				c, f := faulty(t, n, opt, redial.WithRefusals(func(err error) bool { return err.Error() == "try later" }))
 				ctx := t.Context()
 				f.Times("set", 1, memnet.Reply("try later"))
 				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {

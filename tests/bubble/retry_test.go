@@ -20,7 +20,7 @@ import (
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/testkit/memnet"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -62,10 +62,7 @@ func TestRetry_ReplyLost(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-				f := memnet.Inject(n)
-				c := redial.NewClient(opt, tc.with...)
-				defer c.Close()
-				memnet.Ready(t, c)
+				c, f := faulty(t, n, opt, tc.with...)
 				f.Times(tc.cmd, 1, memnet.HangUp)
 				err := tc.do(tc.ctx, c)
 				assert.ErrorIs(t, err, tc.want)
@@ -86,10 +83,7 @@ func TestRetry_ReplyLost(t *testing.T) {
 // sent again.
 func TestPipeline_AnsweredCommandsAreNotSentAgain(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		f := memnet.Inject(n)
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c, f := faulty(t, n, opt)
 		ctx := t.Context()
 		f.Times("get", 1, memnet.HangUp)
 		var incr *redis.IntCmd
@@ -140,10 +134,7 @@ func TestPipeline_RefusedInTheMiddle(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-				f := memnet.Inject(n)
-				c := redial.NewClient(opt)
-				defer c.Close()
-				memnet.Ready(t, c)
+				c, f := faulty(t, n, opt)
 				ctx := t.Context()
 				require.NoError(t, c.Append(ctx, "k", "old").Err())
 				f.Times("set", 1, memnet.Reply(readonly))
@@ -188,13 +179,10 @@ func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 	} {
 		t.Run(msg, func(t *testing.T) {
 			if strings.Contains(msg, "READONLY") {
-				platform.NeedPoolsThatLook(t) // or an attempt on a connection that was given up may have the last word
+				pools.NeedLook(t) // or an attempt on a connection that was given up may have the last word
 			}
 			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-				f := memnet.Inject(n)
-				c := redial.NewClient(opt)
-				defer c.Close()
-				memnet.Ready(t, c)
+				c, f := faulty(t, n, opt)
 				f.Times("incr", 5, memnet.Reply(msg))
 				require.NoError(t, c.Incr(t.Context(), "n").Err())
 				assert.Equal(t, 6, f.Count("incr"))
@@ -221,10 +209,7 @@ func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 func TestTransaction_AbortedByRefusal(t *testing.T) {
 	for _, watch := range []bool{false, true} {
 		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-			f := memnet.Inject(n)
-			c := redial.NewClient(opt)
-			defer c.Close()
-			memnet.Ready(t, c)
+			c, f := faulty(t, n, opt)
 			ctx := t.Context()
 			f.Times("exec", 1, func(p *server.Peer) {
 				p.WriteError("EXECABORT Transaction discarded because of previous errors.")
@@ -251,10 +236,7 @@ func TestTransaction_AbortedByRefusal(t *testing.T) {
 // While the server loads its dataset, commands wait; nobody dials.
 func TestRetry_Loading_ShutsTheGate(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		f := memnet.Inject(n)
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c, f := faulty(t, n, opt)
 		require.NoError(t, c.Ping(t.Context()).Err())
 		loading := memnet.Reply("LOADING Redis is loading the dataset in memory")
 		f.Times("ping", 1<<30, loading)
@@ -277,9 +259,7 @@ func TestRetry_Loading_ShutsTheGate(t *testing.T) {
 // Server replies, Nil above all, come back as they are.
 func TestReplies_AreNeverWrapped(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		ctx := t.Context()
 		assert.True(t, c.Get(ctx, "nope").Err() == redis.Nil)
 		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "nope"); return nil })
@@ -311,9 +291,7 @@ func TestCredentials_AreRenewedOnce(t *testing.T) {
 			asked.Add(1)
 			return "", password.Load().(string)
 		}
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		began := time.Now()
 		before := asked.Load()
 		err := c.Incr(t.Context(), "n").Err()
@@ -333,9 +311,7 @@ func TestCredentials_AreRenewedOnce(t *testing.T) {
 func TestDeadline_IsKept(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		opt.ContextTimeoutEnabled = false
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		require.NoError(t, c.Ping(t.Context()).Err())
 		n.Silence(true)
 		for _, run := range []func(context.Context) error{
@@ -366,10 +342,7 @@ func TestDeadline_IsKept(t *testing.T) {
 // A connection that a caller holds stays broken, says so at once and truly.
 func TestHeldConnection_Broken_FailsAtOnce(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		f := memnet.Inject(n)
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c, f := faulty(t, n, opt)
 		cn := c.Conn()
 		defer cn.Close()
 		require.NoError(t, cn.Ping(t.Context()).Err())
@@ -388,11 +361,8 @@ func TestHeldConnection_Broken_FailsAtOnce(t *testing.T) {
 // run yet. Afterwards it is not run again, whatever happens.
 func TestWatch_IsTriedAgainBeforeItsFunctionRan(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-		f := memnet.Inject(n)
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
-		platform.FillPool(t, c, 5)
+		c, f := faulty(t, n, opt)
+		pools.Fill(t, c, 5)
 		n.Drop()
 		time.Sleep(3 * time.Second)
 		runs := 0
@@ -438,9 +408,7 @@ func TestOnConnect_RunsInsideAnotherCommandsDial(t *testing.T) {
 			calls++
 			return cn.Set(ctx, "greeting", "hello", 0).Err()
 		}
-		c := redial.NewClient(opt)
-		defer c.Close()
-		memnet.Ready(t, c)
+		c := ready(t, opt)
 		assert.Zero(t, calls, "the heartbeat's connection is not the caller's")
 		f.Times("set", 2, memnet.HangUp)
 		require.NoError(t, c.Incr(t.Context(), "n").Err(), "the failed greetings cost connections, not the command")

@@ -11,7 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -226,7 +226,7 @@ func TestConform_E6_DowngradeSparesConnectionsInUse(t *testing.T) {
 // Once they were refused, connections that take the place of others are not asked, whoever
 // makes them.
 func TestConform_E6_DowngradeOutlivesConnections(t *testing.T) {
-	platform.NeedPoolsThatLook(t) // or given up connections stay in the pool, and no other is made in advance
+	pools.NeedLook(t) // or given up connections stay in the pool, and no other is made in advance
 	m := &maintenance{answer: func(int) redialtest.Action { return no }}
 	paired(t, []kind{aClient, aCluster}, withMaintenance(maintnotifications.ModeAuto, 3, m), func(w *world) {
 		w.ready()

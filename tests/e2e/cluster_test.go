@@ -19,7 +19,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -678,7 +678,7 @@ func TestCluster_HealthyPath_Allocations(t *testing.T) {
 			most := map[string]float64{"GET": 1, "pipeline of 30": 20}[name] // 5 for each node and for the whole
 			if name == "GET" && kind == "background" {
 				most = 0
-			} else if name == "GET" && !platform.PoolsLook {
+			} else if name == "GET" && !pools.Look {
 				most++ // elsewhere the look of bare's pool is one
 			}
 			assert.LessOrEqual(t, with, without+most, name)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -170,7 +170,7 @@ func TestDeadline_ServerFrozen(t *testing.T) {
 	const deadline, late = 2 * time.Second, 20 * time.Millisecond
 	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
-		platform.FillPool(t, c, 10)
+		pools.Fill(t, c, 10)
 		var calls, failed, beyond atomic.Int64
 		var worst atomic.Int64
 		stop := make(chan struct{})

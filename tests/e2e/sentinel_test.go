@@ -16,7 +16,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
-	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -155,7 +155,7 @@ func TestFailover_NothingRunsOnBothMasters(t *testing.T) {
 	f := redialtest.StartFailover(t, 1, 3)
 	c := newFailover(t, f, redial.WithGrace(30*time.Second))
 	ctx := t.Context()
-	platform.FillPool(t, c, 10)
+	pools.Fill(t, c, 10)
 	old := f.Servers[0]
 	old.Freeze()
 	var pushed, unknown atomic.Int64

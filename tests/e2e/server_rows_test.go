@@ -25,6 +25,7 @@ import (
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/internal/testkit/platform"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -480,7 +481,7 @@ func TestRows_ServerIsFull_LaterOn(t *testing.T) {
 		var log syncBuffer
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: callers}, redial.WithGrace(time.Second),
 			redial.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
-		platform.FillPool(t, c, kept)
+		pools.Fill(t, c, kept)
 		require.NoError(t, admin.ConfigSet(t.Context(), "maxclients", "1").Err())
 
 		before := c.Stats()
@@ -559,7 +560,7 @@ func TestRows_ServerIsFull_LaterOn(t *testing.T) {
 
 // A server ends every connection and has room for one: it serves all callers in turn.
 func TestRows_ServerIsFull_ButForOne(t *testing.T) {
-	platform.NeedPoolsThatLook(t) // or nobody knows that the one connection lies idle, and only new ones are asked
+	pools.NeedLook(t) // or nobody knows that the one connection lies idle, and only new ones are asked
 	t.Parallel()
 	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		const callers, watch = 25, 3 * time.Second
@@ -567,7 +568,7 @@ func TestRows_ServerIsFull_ButForOne(t *testing.T) {
 		defer admin.Close()
 		require.NoError(t, admin.Ping(t.Context()).Err())
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr})
-		platform.FillPool(t, c, callers/5)
+		pools.Fill(t, c, callers/5)
 		require.NoError(t, admin.ConfigSet(t.Context(), "maxclients", "2").Err())
 		require.NoError(t, admin.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err())
 
@@ -966,7 +967,7 @@ func TestRows_FrozenAndThawed(t *testing.T) {
 	t.Parallel()
 	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
 		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, ReadTimeout: 10 * time.Second})
-		platform.FillPool(t, c, 10)
+		pools.Fill(t, c, 10)
 		b.Real.Freeze()
 		var wg sync.WaitGroup
 		for range 10 {

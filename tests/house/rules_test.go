@@ -139,10 +139,9 @@ const moveIt = "a setting that belongs into options.go"
 var goroutines = map[string]string{
 	"probe.go:pinger.ask":                              "pinger.ask",
 	"probe.go:pinger.begin":                            "pinger.finish",
-	"dial.go:link.dialNetwork":                         "link.dialNetwork",
 	"dial.go:link.connect":                             "link.connect",
 	"observe.go:events.signal":                         "events.join",
-	"gate.go:gate.wait":                                "gate.wait",
+	"gate.go:gate.hold":                                "gate.hold",
 	"state.go:newOutage":                               "outage.end",
 	"base.go:base.spawn":                               "keeper.join",
 	"keeper.go:keeper.close":                           "keeper.close",
@@ -504,6 +503,60 @@ func TestRules_ArrowsPointDown(t *testing.T) {
 		t.Errorf("%d arrows do not point down, which is better than before: set arrowsUp, in rules_test.go, to %[1]d", len(bad))
 	default:
 		t.Log(strings.Join(bad, "\n"))
+	}
+}
+
+// A file begins with a comment that says what it is for: that of its package, or one of its
+// own that belongs to no declaration. Those of internal/sys are what their names say.
+func TestRules_FilesSayWhatTheyAreFor(t *testing.T) {
+	h := aHouse(t)
+	for _, file := range slices.Sorted(maps.Keys(h.files)) {
+		if path.Dir(file) != "internal/sys" && !saysWhatItIsFor(h.files[file]) {
+			t.Errorf("%s does not begin with a comment that says what it is for", file)
+		}
+	}
+}
+
+func saysWhatItIsFor(f *ast.File) bool {
+	if f.Doc != nil {
+		return true
+	}
+	first := f.End()
+	for _, decl := range f.Decls {
+		doc, imports := (*ast.CommentGroup)(nil), false
+		switch d := decl.(type) {
+		case *ast.FuncDecl:
+			doc = d.Doc
+		case *ast.GenDecl:
+			doc, imports = d.Doc, d.Tok == token.IMPORT
+		}
+		if imports {
+			continue
+		}
+		if first = decl.Pos(); doc != nil {
+			first = doc.Pos()
+		}
+		break
+	}
+	return slices.ContainsFunc(f.Comments, func(c *ast.CommentGroup) bool {
+		return c.Pos() > f.Package && c.End() < first
+	})
+}
+
+// Comments of declarations and of the build are none of a file.
+func TestRules_FilesSayWhatTheyAreFor_IsSeen(t *testing.T) {
+	for source, want := range map[string]bool{
+		"package p\n\n// What is here.\n\n// x is x.\nvar x int\n":            true,
+		"package p\n\nimport \"io\"\n\n// What is here.\n\nvar x io.Reader\n": true,
+		"package p\n\n// What is here.\n\nimport \"io\"\n\nvar x io.Reader\n": true,
+		"// Package p is here.\npackage p\n":                                  true,
+		"package p\n\n// x is x.\nvar x int\n\n// It is late.\n":              false,
+		"//go:build linux\n\npackage p\n\nfunc x() {\n\t// within\n}\n":       false,
+		"package p\n\nimport \"io\"\n\n// x is x.\nfunc x(io.Reader) {}\n":    false,
+	} {
+		f, err := parser.ParseFile(token.NewFileSet(), "", source, parser.ParseComments)
+		require.NoError(t, err)
+		assert.Equal(t, want, saysWhatItIsFor(f), source)
 	}
 }
 

@@ -269,7 +269,7 @@ func Bubble(t *testing.T, f func(t *testing.T, n *Net, opt *redis.Options)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := New()
-		defer n.Close()
+		t.Cleanup(n.Close)
 		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500})
 	})
 }
