@@ -165,7 +165,7 @@ func (g *guard) unreached(v verdict, err error) {
 func (g *guard) look(now time.Time) time.Time {
 	g.CutSilentSubscribers(time.Duration(g.cfg.misses) * g.cfg.timeout)
 	again, ask := g.Inspect(now, g.inflight.Load() > 0)
-	if ask && !g.Asking() && !g.prober.again() && !g.prober.asking() {
+	if ask && g.now() == StateConnected && !g.Asking() && !g.prober.asking() && !g.prober.again() {
 		g.AskIdle(1, g.spawn)
 	}
 	next := g.lookForTraffic(now)

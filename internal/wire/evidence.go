@@ -123,7 +123,8 @@ func (r *record) sound() bool {
 // Inspect alone.
 type vigil struct {
 	since  int64 // of the clock, when it fell silent; 0: it has not
-	beside bool  // others were answered well after that
+	asked  bool  // that others be asked
+	beside bool  // they were answered well after that
 	tries  int   // that were in vain when they first were found to be
 	more   int64 // of the clock, when there was first seen to be another since; 0: there was none
 }
@@ -215,7 +216,9 @@ func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time, ask bool) {
 			c.Cut(errUnacknowledged)
 			f.owner.Suspect(errUnacknowledged)
 		}
-		ask = ask || !c.vigil.beside && d.Silent >= answeredSince
+		if v := &c.vigil; !v.asked && !v.beside && d.Silent >= answeredSince {
+			v.asked, ask = true, true
+		}
 	}
 	return next, ask
 }
