@@ -28,6 +28,11 @@ import (
 //   - A WATCH, or what goes past the hooks of a cluster or ring, as Publish of a ring
 //     does, fails as go-redis has it.
 //   - A ring keeps its own heartbeat and the time that takes.
+//   - ClusterSlots of a cluster, which is how sentinels lead one, is called twice each time
+//     that redial wants to know the topology: go-redis does not say what it was told.
+//   - Of a client that sentinels lead to one server it is not known where that is: what is
+//     in flight on one that has fallen silent ends when go-redis hears of another master,
+//     and with ReplicaOnly by its own ReadTimeout.
 //   - Hooks that were added before run outside redial's: they see one call, and not
 //     each attempt. Heartbeats do not go through DialHooks, only through the Dialer.
 //     At a node of a cluster or ring they see each attempt, and of one that failed
@@ -157,6 +162,18 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error
 				return f(ctx, node)
 			})
 		})
+		if slots := opt.ClusterSlots; slots != nil { // go-redis has asked it, and has not said what it was told
+			load := n.load
+			n.load = func(ctx context.Context) error {
+				if err := load(ctx); err != nil {
+					return err
+				}
+				if list, why := slots(ctx); why == nil { // else go-redis goes by what it knew, too
+					n.learn(list, "")
+				}
+				return nil
+			}
+		}
 		return supervisorOver(n.keeper), nil
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,6 +209,53 @@ func TestMoved_NodeOfAnotherName_EndsWhatIsInFlight(t *testing.T) {
 	require.Eventually(t, func() bool { return stateOf(c, name) == redial.StateReconnecting }, 3*time.Second, time.Millisecond)
 	p.moved.Store(true)
 	assert.ErrorIs(t, within(t, incr, 3*time.Second), redial.ErrOutcomeUnknown)
+}
+
+// Nor does it make one who tells the topology: a function of the caller's, or, to a client of
+// go-redis's own, sentinels.
+func TestMoved_ToldByAFunction_EndsWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	for _, supervised := range []bool{false, true} {
+		t.Run(fmt.Sprint("supervised: ", supervised), func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t, nil)
+			opt := &redis.ClusterOptions{ReadTimeout: 20 * time.Second, ContextTimeoutEnabled: true, ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				first := p.nodes[0].Addr()
+				if p.moved.Load() {
+					first = p.nodes[1].Addr()
+				}
+				return []redis.ClusterSlot{
+					{Start: 0, End: 8191, Nodes: []redis.ClusterNode{{Addr: first}}},
+					{Start: 8192, End: 16383, Nodes: []redis.ClusterNode{{Addr: p.nodes[1].Addr()}}},
+				}, nil
+			}}
+			beat := redial.WithHeartbeat(100*time.Millisecond, 100*time.Millisecond)
+			var c redis.UniversalClient
+			var s *redial.Supervisor
+			if supervised {
+				bare := redis.NewClusterClient(opt)
+				var err error
+				s, err = redial.Supervise(bare, beat)
+				require.NoError(t, err)
+				c = bare
+				t.Cleanup(func() { assert.NoError(t, s.Close()) })
+			} else {
+				own := redial.NewClusterClient(opt, beat)
+				c, s = own, own.Supervisor
+			}
+			t.Cleanup(func() { assert.NoError(t, c.Close()) })
+			testkit.WaitReady(t, s)
+			ctx := t.Context()
+			require.NoError(t, c.Set(ctx, onFirst, "first", 0).Err())
+			p.hush()
+			incr := issue(func() error { return c.Incr(ctx, "{"+onFirst+"}n").Err() })
+			require.Eventually(t, func() bool {
+				return slices.ContainsFunc(s.Stats().Nodes, func(n redial.NodeStats) bool { return n.State == redial.StateReconnecting })
+			}, 3*time.Second, time.Millisecond)
+			p.moved.Store(true)
+			assert.ErrorIs(t, within(t, incr, 3*time.Second), redial.ErrOutcomeUnknown)
+		})
+	}
 }
 
 // It makes no difference whether the topology or the silence is known first.
