@@ -68,12 +68,6 @@ func unveiled(err error) error {
 	return ce.Err
 }
 
-// isSame reports whether two errors, or two commands, are known to be the same one. Those of
-// the caller's own may be of types that cannot be compared.
-func isSame(a, b any) bool {
-	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
-}
-
 // attempt is the context of an attempt that goes through hooks of the caller. It
 // brings home what the inner part finds.
 type attempt struct {
