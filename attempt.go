@@ -10,7 +10,6 @@ package redial
 
 import (
 	"context"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -143,15 +142,6 @@ func (f *finding) unanswered(cmds []redis.Cmder) []redis.Cmder {
 	}
 	slices.Reverse(rest)
 	return rest
-}
-
-// isOne reports whether two commands are known to be the same one.
-func isOne(a, b redis.Cmder) bool { return isSame(a, b) }
-
-// isLike reports whether two commands are the same one as far as can be told: those of a
-// type of the caller's that cannot be compared are told apart by their places.
-func isLike(a, b redis.Cmder) bool {
-	return isSame(a, b) || reflect.TypeOf(a) == reflect.TypeOf(b) && !reflect.ValueOf(a).Comparable()
 }
 
 // lost returns the commands of a batch that have no answer, or may have none where it

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"reflect"
 	"slices"
 	"time"
 
@@ -358,6 +359,21 @@ type unsealed struct {
 
 func (e *unsealed) Error() string { return e.text }
 func (e *unsealed) Unwrap() error { return e.inner }
+
+// isSame reports whether two errors, or two commands, are known to be the same one. Those of
+// the caller's own may be of types that cannot be compared.
+func isSame(a, b any) bool {
+	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+// isOne reports whether two commands are known to be the same one.
+func isOne(a, b redis.Cmder) bool { return isSame(a, b) }
+
+// isLike reports whether two commands are the same one as far as can be told: those of a
+// type of the caller's that cannot be compared are told apart by their places.
+func isLike(a, b redis.Cmder) bool {
+	return isSame(a, b) || reflect.TypeOf(a) == reflect.TypeOf(b) && !reflect.ValueOf(a).Comparable()
+}
 
 // sameFailure reports whether two attempts failed not alike but with the very same
 // failure, so that the second was none.

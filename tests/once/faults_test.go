@@ -27,8 +27,8 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
-// orders are counters that are incremented once each, by callers who come back until they
-// have a reply.
+// orders are counters that are incremented once each, or three by a pipeline, or thrice by a
+// transaction, by callers who come back until they have a reply.
 type orders struct {
 	prefix string
 	made   atomic.Int64
@@ -37,28 +37,44 @@ type orders struct {
 	quit   chan struct{}
 
 	mu   sync.Mutex
-	done map[string]time.Time // when the reply was there
+	done map[string]order // those whose reply was there
+}
+
+// order is one that was placed.
+type order struct {
+	at   time.Time // when the reply was there
+	runs func(ctx context.Context, c redis.UniversalClient, key string) (int64, error)
 }
 
 // startOrders has goroutines place orders with the client that dial returns, and with another
 // one after an error.
 func startOrders(t *testing.T, prefix string, goroutines int, dial func() redis.UniversalClient) *orders {
-	o := &orders{prefix: prefix, quit: make(chan struct{}), done: make(map[string]time.Time)}
+	o := &orders{prefix: prefix, quit: make(chan struct{}), done: make(map[string]order)}
 	for range goroutines {
 		o.wg.Go(func() {
 			c := dial()
 			defer func() { _ = c.Close() }()
 			for !quitting(o.quit) {
-				key := fmt.Sprint(prefix, o.made.Add(1))
+				n := o.made.Add(1)
+				shape := []string{"INCR", "pipeline", "transaction"}[n%3]
+				key := fmt.Sprint(prefix, n)
 				ctx := redial.Once(context.Background(), key)
+				work := onceWorks[shape]
+				if shape == "pipeline" {
+					work = onceThree
+				}
 				for began := time.Now(); ; o.again.Add(1) {
-					n, err := c.Incr(ctx, key).Result()
+					run, err := work.do(ctx, c, key)
 					if err == nil {
-						assert.EqualValues(t, 1, n, key)
+						assert.Equal(t, "1", run, key)
 						o.mu.Lock()
-						o.done[key] = time.Now()
+						o.done[key] = order{time.Now(), work.runs}
 						o.mu.Unlock()
 						break
+					}
+					if shape == "pipeline" && redis.IsTryAgainError(err) { // while a slot moves, when one behind it has run
+						assert.True(t, redial.SafeToRetry(err))
+						continue
 					}
 					if !errors.Is(err, redial.ErrOutcomeUnknown) && !errors.Is(err, redial.ErrUnavailable) || time.Since(began) > time.Minute {
 						t.Errorf("%s: %v", key, err)
@@ -73,6 +89,32 @@ func startOrders(t *testing.T, prefix string, goroutines int, dial func() redis.
 	}
 	t.Cleanup(o.stop)
 	return o
+}
+
+// onceThree is a pipeline for three counters, in a cluster on several nodes.
+var onceThree = onceWork{
+	func(ctx context.Context, c redis.UniversalClient, key string) (string, error) {
+		cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i := range 3 {
+				p.Incr(ctx, fmt.Sprint(key, ":", i))
+			}
+			return nil
+		})
+		for _, cmd := range cmds {
+			if err == nil && cmd.(*redis.IntCmd).Val() != 1 {
+				return cmd.String(), nil
+			}
+		}
+		return "1", err
+	},
+	func(ctx context.Context, c redis.UniversalClient, key string) (int64, error) {
+		for i := range 3 {
+			if n, err := c.Get(ctx, fmt.Sprint(key, ":", i)).Int64(); err != nil || n != 1 {
+				return n, err
+			}
+		}
+		return 1, nil
+	},
 }
 
 func quitting(ch chan struct{}) bool {
@@ -97,13 +139,13 @@ func (o *orders) check(t *testing.T, c redis.UniversalClient, from, to time.Time
 	t.Helper()
 	o.stop()
 	lost := 0
-	for key, at := range o.done {
-		n, err := c.Get(redial.WaitFor(context.Background(), time.Minute), key).Int()
+	for key, of := range o.done {
+		n, err := of.runs(redial.WaitFor(context.Background(), time.Minute), c, key)
 		switch {
-		case errors.Is(err, redis.Nil) && at.After(from) && at.Before(to):
+		case errors.Is(err, redis.Nil) && of.at.After(from) && of.at.Before(to):
 			lost++
 		case err != nil || n != 1:
-			t.Errorf("%s ran %d times: %v", key, n, err)
+			t.Errorf("%s ran %d times: %v, acknowledged at %v", key, n, err, of.at)
 		}
 	}
 	t.Logf("%d orders, %d calls again, %d lost by replication", len(o.done), o.again.Load(), lost)

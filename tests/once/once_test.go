@@ -20,12 +20,14 @@ import (
 	"github.com/redial-go/redial/redialtest"
 )
 
-// onceWorks are pieces of work, each on a key of its own, that show whether they ran once:
-// do returns the reply, and runs how often it has run, and what the reply must be.
-var onceWorks = map[string]struct {
+// onceWork is a piece of work, on a key of its own, that shows whether it ran once: do
+// returns the reply, which must be "1", and runs how often it has run.
+type onceWork struct {
 	do   func(ctx context.Context, c redis.UniversalClient, key string) (string, error)
 	runs func(ctx context.Context, c redis.UniversalClient, key string) (int64, error)
-}{
+}
+
+var onceWorks = map[string]onceWork{
 	"INCR": {
 		func(ctx context.Context, c redis.UniversalClient, key string) (string, error) {
 			n, err := c.Incr(ctx, key).Result()
