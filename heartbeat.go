@@ -164,7 +164,10 @@ func (g *guard) unreached(v verdict, err error) {
 // it wants to be called again.
 func (g *guard) look(now time.Time) time.Time {
 	g.CutSilentSubscribers(time.Duration(g.cfg.misses) * g.cfg.timeout)
-	again := g.Inspect(now, g.inflight.Load() > 0)
+	again, ask := g.Inspect(now, g.inflight.Load() > 0)
+	if ask && !g.Asking() && !g.prober.again() && !g.prober.asking() {
+		g.AskIdle(1, g.spawn)
+	}
 	next := g.lookForTraffic(now)
 	if again.Before(next) {
 		return again

@@ -109,7 +109,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 	l := &link{endpoint: e, gate: g, owner: o}
 	l.Fleet = wire.NewFleet(l.ctx, l.clock, &l.calls, &l.n.Counters, wire.Settings{
 		Timeout: l.cfg.timeout, IdleAge: l.cfg.idleCheck,
-		Beat: l.beat(), Tick: l.tick(),
+		Beat: l.beat(), Tick: l.tick(), Probed: liveness(l.cfg.detection()).Idle,
 		Cached: e.csc, Sealed: e.sealed,
 	}, l)
 	l.followers = append(l.followers, l)

@@ -513,7 +513,7 @@ func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	a.stage = over
 	nc, client, at := a.conn, a.client, a.asked
 	p.link.lent.Store(a.told)
-	p.link.Beside(nil)
+	p.link.Alone()
 	a.conn = nil
 	a.passed.Store(true)
 	p.mu.Unlock()

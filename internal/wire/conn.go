@@ -65,6 +65,7 @@ type Conn struct {
 	greets  *Greeting    // what was said on it before a pool had it; nil: nothing. Used by its writer
 	kept    kept         // bytes that came with the answer to a PING of our own
 	trail   trail        // used by Inspect alone
+	vigil   vigil        // the same
 	greeted atomic.Bool  // a first byte was read
 	listens atomic.Int32 // of a subscription: what its owner was told
 	leaving atomic.Bool  // a subscription ends, as was asked for, or because its slot was moved
@@ -115,6 +116,9 @@ func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
 	if sc, ok := c.raw.(syscall.Conn); ok {
 		c.kernel, _ = sc.SyscallConn()
 		c.peer = sys.PeerOf(c.kernel)
+		if c.kernel != nil {
+			c.trail = trailOf(c.kernel)
+		}
 	}
 	return c
 }

@@ -40,19 +40,24 @@ func (c *Conn) delivery() (sys.Delivery, bool) {
 }
 
 // Beside says on which connection, that is none of the fleet's, the owner is answered by
-// the same server; nil: on none. How it fares counts, too, when the way is judged: those of
-// the fleet may be few, and all of them stuck.
+// the same server, until Alone is called. How it fares counts, too, when the way is judged:
+// those of the fleet may be few, and all of them stuck.
 func (f *Fleet) Beside(nc net.Conn) {
-	var w *witness
-	if nc != nil {
-		if sc, ok := sys.Innermost(nc).(syscall.Conn); ok {
-			if rc, err := sc.SyscallConn(); err == nil {
-				w = &witness{kernel: rc}
-			}
-		}
+	sc, ok := sys.Innermost(nc).(syscall.Conn)
+	if !ok {
+		f.Alone()
+		return
 	}
-	f.witness.Store(w)
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		f.Alone()
+		return
+	}
+	f.witness.Store(&witness{rc, trailOf(rc)})
 }
+
+// Alone says that there is none.
+func (f *Fleet) Alone() { f.witness.Store(nil) }
 
 // witness is a connection that is looked at, and no more.
 type witness struct {
@@ -61,9 +66,13 @@ type witness struct {
 }
 
 // trail is what was last seen of a connection.
-type trail struct {
-	seen              bool
-	losses, exchanges uint32
+type trail struct{ losses, exchanges uint32 }
+
+// trailOf returns the trail of a connection that was just set up. What got lost before tells
+// nothing of the way: a server may be slow to answer then.
+func trailOf(kernel syscall.RawConn) trail {
+	d, _ := sys.DeliveryOf(kernel) // of what cannot be asked there will be nothing to add
+	return trail{losses: d.Losses}
 }
 
 // record is what is remembered of the way to a server, of late and for longer. It is used
@@ -98,15 +107,11 @@ func (r *record) begin(now time.Time) {
 
 // add takes up what has happened to a connection since it was last looked at.
 func (r *record) add(t *trail, d sys.Delivery) {
-	lost, came := d.Losses-t.losses, d.Exchanges-t.exchanges
-	if !t.seen {
-		lost = 0 // when it was set up: a server may be slow to answer that
-	}
 	for _, n := range []*score{&r.late, &r.long} {
-		n.losses += lost
-		n.exchanges += came
+		n.losses += d.Losses - t.losses
+		n.exchanges += d.Exchanges - t.exchanges
 	}
-	*t = trail{true, d.Losses, d.Exchanges}
+	*t = trail{d.Losses, d.Exchanges}
 }
 
 // sound reports whether hardly anything gets lost on the way.
@@ -114,15 +119,45 @@ func (r *record) sound() bool {
 	return r.long.exchanges >= noLosses && r.long.sound() && r.late.sound()
 }
 
+// vigil follows a connection on which something is sent again and again in vain. Used by
+// Inspect alone.
+type vigil struct {
+	since  int64 // of the clock, when it fell silent; 0: it has not
+	beside bool  // others were answered well after that
+	tries  int   // that were in vain when they first were found to be
+	more   int64 // of the clock, when there was first seen to be another since; 0: there was none
+}
+
+// sees takes up what the kernel says now: tries were in vain, for as long as it is silent
+// although something was sent, while others were last answered some time ago. It reports whether the connection is to
+// blame: one more try was in vain, for longer than an answer takes, since others were
+// answered. A moment in which nobody is answered is not enough.
+func (v *vigil) sees(now int64, tries int, silent, answered, takes time.Duration) bool {
+	if since := now - int64(silent); v.since == 0 || since > v.since+int64(closerGlance) || tries < v.tries {
+		*v = vigil{since: since}
+	}
+	switch {
+	case !v.beside:
+		v.beside = now-int64(answered) >= v.since+int64(answeredSince)
+		v.tries = tries
+	case tries > v.tries && v.more == 0:
+		v.more = now
+	case v.more != 0:
+		return tries >= manyTimes && silent >= resentFor && now-v.more >= int64(max(takes, closerGlance/2))
+	}
+	return false
+}
+
 // Inspect gives up the connections that are unacknowledged while others to the same server
-// are not. It returns when it wants to be called again, at the latest. busy says
-// that commands are under way. One goroutine alone may call it.
+// are not. It returns when it wants to be called again, at the latest, and whether it would
+// help to know that the server answers. busy says that commands are under way. One goroutine
+// alone may call it.
 //
 // Loss alone is no proof: what gets lost is sent again, and TCP carries on where one packet
 // in ten does. So nothing is concluded early on a way on which that happens.
-func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time) {
+func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time, ask bool) {
 	if now.Sub(f.record.at) < closerGlance/2 { // a heartbeat may be that fast
-		return f.record.next
+		return f.record.next, false
 	}
 	next = now.Add(f.settings.Beat)
 	if busy {
@@ -132,48 +167,57 @@ func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time) {
 	f.record.begin(now)
 	clock := f.clock.Read()
 	var stuck []*Conn
-	var silent []time.Duration
+	var tried []sys.Delivery
 	answered := time.Duration(clock - f.answeredAt.Load())
 	well := 0
 	f.Each(func(c *Conn) {
 		owes := c.owes.Load()
-		trying := owes == 0 || clock-owes < int64(resentFor)
-		if owes != 0 && clock-owes > int64(resentFor/2) {
-			next = now.Add(min(f.settings.Beat, closerGlance))
-		}
+		waits := owes != 0 && clock-owes > int64(resentFor/2)
 		quiet := clock-c.heard.Load() > int64(manyTimes*KeepAliveFloor)
-		if trying && !quiet {
+		if waits {
+			next = now.Add(min(f.settings.Beat, closerGlance))
+		} else if !quiet {
 			if well++; well > glanceAt {
 				return
 			}
 		}
 		d, ok := c.delivery()
-		switch {
-		case !ok:
+		if !ok {
 			return
-		case !trying && d.Unacked && d.Resent >= manyTimes && d.Silent >= resentFor, d.Probes >= manyTimes:
-			stuck, silent = append(stuck, c), append(silent, d.Silent)
-			return
-		case !d.Unacked && d.Probes == 0:
-			f.record.add(&c.trail, d)
 		}
 		answered = min(answered, d.Silent)
+		switch {
+		case waits && d.Unacked && d.Resent > 0:
+			d.Silent = min(d.Silent, time.Duration(clock-owes))
+			stuck, tried = append(stuck, c), append(tried, d)
+		case d.Probes > 0:
+			d.Silent = max(d.Silent-f.settings.Probed, 0) // since the first probe
+			stuck, tried = append(stuck, c), append(tried, d)
+		default:
+			c.vigil = vigil{}
+			if !d.Unacked {
+				f.record.add(&c.trail, d)
+			}
+		}
 	})
 	if w := f.witness.Load(); w != nil {
-		if d, ok := sys.DeliveryOf(w.kernel); ok && !d.Unacked && d.Probes == 0 {
-			f.record.add(&w.trail, d)
+		if d, ok := sys.DeliveryOf(w.kernel); ok {
+			answered = min(answered, d.Silent)
+			if !d.Unacked && d.Probes == 0 {
+				f.record.add(&w.trail, d)
+			}
 		}
 	}
-	if len(stuck) == 0 || !f.record.sound() {
-		return next
-	}
 	for i, c := range stuck {
-		if answered+answeredSince <= silent[i] {
+		next = now.Add(min(f.settings.Beat, closerGlance))
+		d := tried[i]
+		if c.vigil.sees(clock, d.Resent+d.Probes, d.Silent, answered, 2*f.RTT()) && f.record.sound() {
 			c.Cut(errUnacknowledged)
 			f.owner.Suspect(errUnacknowledged)
 		}
+		ask = ask || !c.vigil.beside && d.Silent >= answeredSince
 	}
-	return next
+	return next, ask
 }
 
 var errUnacknowledged = errors.New("the connection acknowledges nothing, others to the same server do")

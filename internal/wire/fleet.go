@@ -20,6 +20,7 @@ type Settings struct {
 	IdleAge time.Duration // since when a connection has to prove itself before its next use; 0: it need not
 	Beat    time.Duration // between two looks at the fleet
 	Tick    time.Duration // between two times that the clock is advanced
+	Probed  time.Duration // since when the kernel probes a connection on which nothing happens
 	Cached  bool          // a client-side cache looks into the connections
 	Sealed  bool          // go-redis would retry by itself and must not, see SealedError
 }

@@ -58,8 +58,9 @@ const (
 	// glance is how often connections are looked at while commands are under way,
 	// closerGlance while one has waited for a moment. A connection is unacknowledged when
 	// what was written on it was sent again manyTimes without an answer, for at least
-	// resentFor, or as many probes of the kernel were not answered; while another was
-	// answered later by at least answeredSince, and among a number of segments, noLosses
+	// resentFor, or as many probes of the kernel were not answered; once of these after
+	// another was answered, which was later by at least answeredSince than anything was
+	// heard of this one, or written on it; and among a number of segments, noLosses
 	// at least, no more than one in lossRatio was lost: else TCP deserves more time. Of
 	// late, which is some lossTime, there must be as few as for as long as is remembered,
 	// some lossMemory. No more than glanceAt connections that are well are looked at for

@@ -52,6 +52,8 @@ func TestNetwork_PacketsLost(t *testing.T) {
 	if os.Getenv(inNamespace) == "1" {
 		require.NoError(t, sh("ip link set lo up"))
 		t.Run("now and then", testPacketLoss)
+		t.Run("from the first on", testPacketLossOnNewConnections)
+		t.Run("all of them for a moment", testAllPacketsLostForAMoment)
 		return
 	}
 	t.Parallel()
@@ -101,6 +103,22 @@ func drop(t *testing.T, port string) (heal func()) {
 	return func() {
 		for _, rule := range rules {
 			require.NoError(t, sh("iptables -w -D "+rule+" -j DROP"))
+		}
+	}
+}
+
+// lose has one in ten of the packets of a port dropped, in both directions, until the
+// returned function is called.
+func lose(t *testing.T, port string) (heal func()) {
+	t.Helper()
+	rules := []string{"INPUT -p tcp --dport " + port, "INPUT -p tcp --sport " + port}
+	for i, rule := range rules {
+		rules[i] = rule + " -m statistic --mode random --probability 0.1 -j DROP"
+		require.NoError(t, sh("iptables -w -A "+rules[i]))
+	}
+	return func() {
+		for _, rule := range rules {
+			require.NoError(t, sh("iptables -w -D "+rule))
 		}
 	}
 }
@@ -427,14 +445,7 @@ func testPacketLoss(t *testing.T) {
 		for range messages {
 		}
 	}()
-	port := portOf(t, s.Addr())
-	rules := []string{"INPUT -p tcp --dport " + port, "INPUT -p tcp --sport " + port}
-	for _, rule := range rules {
-		require.NoError(t, sh("iptables -w -A "+rule+" -m statistic --mode random --probability 0.1 -j DROP"))
-		defer func() {
-			require.NoError(t, sh("iptables -w -D "+rule+" -m statistic --mode random --probability 0.1 -j DROP"))
-		}()
-	}
+	defer lose(t, portOf(t, s.Addr()))()
 	var failed, done atomic.Int64
 	var wg sync.WaitGroup
 	end := time.Now().Add(15 * time.Second)
@@ -456,4 +467,68 @@ func testPacketLoss(t *testing.T) {
 	assert.Positive(t, done.Load())
 	assert.Zero(t, failed.Load())
 	assert.Zero(t, c.Stats().SilentCut)
+}
+
+// The same, on connections that are as new as the loss.
+func testPacketLossOnNewConnections(t *testing.T) {
+	const rounds, callers = 2, 100
+	s := redialtest.StartServer(t)
+	opt := &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second, DialTimeout: 20 * time.Second}
+	for range rounds {
+		c := testkit.Connect(t, opt)
+		for range 20 {
+			require.NoError(t, c.Incr(t.Context(), "n").Err())
+		}
+		heal := lose(t, portOf(t, s.Addr()))
+		var wg sync.WaitGroup
+		for range callers {
+			wg.Go(func() {
+				for range 2 {
+					if err := c.Incr(t.Context(), "n").Err(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		heal()
+		assert.Zero(t, c.Stats().SilentCut)
+		require.NoError(t, c.Close())
+	}
+}
+
+// All packets are lost for a moment. TCP carries on, and so do connections, whether commands
+// or a subscription wait on them.
+func testAllPacketsLostForAMoment(t *testing.T) {
+	const callers = 20
+	s := redialtest.StartServer(t)
+	for _, moment := range []time.Duration{time.Second, 1700 * time.Millisecond} {
+		c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second})
+		sub := c.Subscribe(t.Context(), "news")
+		_, err := sub.Receive(t.Context())
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		end := time.Now().Add(1500*time.Millisecond + moment)
+		for i := range callers {
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					if err := c.Incr(t.Context(), "n").Err(); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Duration(400+20*i) * time.Millisecond) // some have been idle for longer
+				}
+			})
+		}
+		time.Sleep(1500 * time.Millisecond) // enough goes well for the way to count as sound
+		heal := drop(t, portOf(t, s.Addr()))
+		time.Sleep(moment)
+		heal()
+		wg.Wait()
+		require.NoError(t, c.Publish(t.Context(), "news", "all is well").Err())
+		_, err = sub.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		assert.Zero(t, c.Stats().SilentCut)
+		require.NoError(t, sub.Close())
+		require.NoError(t, c.Close())
+	}
 }
