@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"reflect"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -239,10 +238,4 @@ func asError(err error) (e *Error) {
 		e = cmp.Or(e, one)
 	}
 	return e
-}
-
-// isSame reports whether two errors, or two commands, are known to be the same one. Those of
-// the caller's own may be of types that cannot be compared.
-func isSame(a, b any) bool {
-	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
