@@ -8,6 +8,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -330,12 +331,28 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 // refusedTail finds in a pipeline whose commands were all answered the first one
 // that was refused and can be sent again together with all that follow it: those
 // were refused too, or do nothing but read. What they read before the refused one
-// runs is not what the caller asked for.
+// runs is not what the caller asked for. Of one that is in it several times only the last
+// time is known.
 func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, rest []redis.Cmder) {
 	rest = cmds
+	var behind map[redis.Cmder]bool // from the first refused one on
+	noted := len(cmds)
 	for i := len(cmds) - 1; i >= 0; i-- {
 		o := t.outcome(cmds[i], cmds[i].Err(), &finding{from: from})
 		if (o == refused || o == denied) && (found == answered || found == o) {
+			for ; noted > i; noted-- {
+				cmd := cmds[noted-1]
+				if !reflect.ValueOf(cmd).Comparable() {
+					continue
+				}
+				if behind[cmd] {
+					return found, rest
+				}
+				if behind == nil {
+					behind = make(map[redis.Cmder]bool)
+				}
+				behind[cmd] = true
+			}
 			found, rest = o, cmds[i:]
 		} else if !t.mayRepeat(cmds[i:i+1]) || oncesOf(t.ctx).has(cmds[i]) { // one with an id has run
 			break

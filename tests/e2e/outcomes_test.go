@@ -455,3 +455,27 @@ func TestOutcome_SeveralNodes_RepeatFindsNoConnection_IsUnknown(t *testing.T) {
 		}
 	}
 }
+
+// A command that is in a pipeline twice has the error of the later time. The earlier one has run.
+func TestOutcome_CommandTwiceInAPipeline_RefusedTheSecondTime(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	ctx := t.Context()
+	var calls atomic.Int64
+	f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "incr" {
+			if n := calls.Add(1); n == 2 || n == 3 {
+				cn.Send("-BUSY Redis is busy running a script.\r\n")
+				return redialtest.Drop
+			}
+		}
+		return redialtest.Handle
+	})
+	twice := redis.NewIntCmd(ctx, "incr", "n")
+	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		return errors.Join(p.Process(ctx, twice), p.Process(ctx, redis.NewIntCmd(ctx, "incr", "n")), p.Process(ctx, twice))
+	})
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, twice.Val())
+	assert.Equal(t, "3", c.Get(ctx, "n").Val())
+}
