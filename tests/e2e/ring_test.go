@@ -55,7 +55,7 @@ func TestRing_ShardIsBlackHoled(t *testing.T) {
 	require.NoError(t, c.Set(ctx, other, 1, 0).Err())
 	proxies[0].Hang()
 	began := time.Now()
-	for time.Since(began) < 3*time.Second {
+	for time.Since(began) < 3500*time.Millisecond { // what is sent to the shard before keeps its own time
 		sent := time.Now()
 		require.NoError(t, c.Get(ctx, other).Err())
 		assert.Less(t, time.Since(sent), 500*time.Millisecond, "a command for another shard is held up")
