@@ -101,6 +101,13 @@ func (h *history) record(worker int, call int64, in input, out output) {
 	h.ops = append(h.ops, porcupine.Operation{ClientId: worker, Input: in, Output: out, Call: call, Return: end})
 }
 
+// len returns how many there are.
+func (h *history) len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ops)
+}
+
 // check reports a history that no order of its operations explains.
 func (h *history) check(t *testing.T) {
 	t.Helper()
