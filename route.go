@@ -3,8 +3,8 @@ package redial
 // What the hook of a node does for a client of several. It makes one attempt at the link
 // of the node, as call.go has it made for a client of one server. But for the first attempt
 // of all to reach the node, see meet, it does not wait: the outer hook does, and has go-redis
-// find a node again. What reaches a node without the
-// mark of the outer hook, as from ForEachMaster or MasterForKey, is carried on here.
+// find a node again. What reaches a node without the mark of the outer hook, as from
+// ForEachMaster or MasterForKey, is carried on here.
 //
 // The two talk through go-redis, which must neither understand a failure nor act on it:
 //

@@ -1,8 +1,8 @@
 // Package testkit is what several suites of tests have in common: clients that are ready,
 // load, faults, the folder of the repository. It is for tests of this module alone, those
 // of the root and of the folders in tests; it may use redial and redialtest, as a user
-// would. What tests inside package redial need has to be in a package
-// below that imports nothing of it.
+// would. What tests inside package redial need has to be in a package below that imports
+// nothing of it.
 package testkit
 
 import (

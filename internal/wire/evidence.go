@@ -43,17 +43,12 @@ func (c *Conn) delivery() (sys.Delivery, bool) {
 // the same server, until Alone is called. How it fares counts, too, when the way is judged:
 // those of the fleet may be few, and all of them stuck.
 func (f *Fleet) Beside(nc net.Conn) {
-	sc, ok := sys.Innermost(nc).(syscall.Conn)
-	if !ok {
-		f.Alone()
-		return
+	f.Alone()
+	if sc, ok := sys.Innermost(nc).(syscall.Conn); ok {
+		if rc, err := sc.SyscallConn(); err == nil {
+			f.witness.Store(&witness{rc, trailOf(rc)})
+		}
 	}
-	rc, err := sc.SyscallConn()
-	if err != nil {
-		f.Alone()
-		return
-	}
-	f.witness.Store(&witness{rc, trailOf(rc)})
 }
 
 // Alone says that there is none.

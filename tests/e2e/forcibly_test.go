@@ -13,6 +13,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -35,15 +36,7 @@ func TestForciblyClosed(t *testing.T) {
 
 	// after returns what commands return once all connections of a full pool were reset.
 	after := func(rdb redis.UniversalClient, pool interface{ Conn() *redis.Conn }, key string) (failed []error) {
-		var held []*redis.Conn
-		for range idle {
-			cn := pool.Conn()
-			require.NoError(t, cn.Ping(t.Context()).Err())
-			held = append(held, cn)
-		}
-		for _, cn := range held {
-			require.NoError(t, cn.Close())
-		}
+		pools.Fill(t, pool, idle)
 		require.EqualValues(t, idle, rdb.PoolStats().IdleConns)
 		require.GreaterOrEqual(t, p.Reset(), idle)
 		for range commands {

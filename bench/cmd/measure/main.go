@@ -63,7 +63,7 @@ func main() {
 	verbose := flag.Bool("v", false, "print the values of every run too")
 	list := flag.Bool("list", false, "list the rows and exit")
 	only := flag.String("only", "", "comma-separated rows to run; empty: all")
-	clients := flag.String("clients", "goredis,redial", "comma-separated clients, or all: "+kindNames())
+	clients := flag.String("clients", "goredis,redial", "comma-separated clients, or all: "+client.Names(allKinds()))
 	flag.Parse()
 
 	kinds, err := pickKinds(*clients)

@@ -61,7 +61,7 @@ func report() error {
 	quick := flag.Bool("quick", false, "one short run of each scenario, to see that all is well")
 	runs := flag.Int("runs", 3, "runs of each scenario")
 	only := flag.String("only", "", "comma-separated scenarios; empty: all of "+names())
-	clients := flag.String("clients", "", "comma-separated clients; empty: all of "+client.Names()+". A report that is written needs all")
+	clients := flag.String("clients", "", "comma-separated clients; empty: all of "+client.Names(client.All())+". A report that is written needs all")
 	apart := flag.Bool("apart", false, "one client at a time instead of all side by side")
 	seed := flag.Uint64("seed", 0, "of what varies the lengths of faults; 0: another one each time")
 	dialers := flag.String("dialers", "", "comma-separated dialers to compare (default, own, tls, sentinel) in those of the chosen scenarios that are for any; "+
@@ -89,7 +89,7 @@ func report() error {
 	if err != nil {
 		return err
 	}
-	kinds, err := client.Pick(*clients)
+	kinds, err := client.Pick(*clients, client.All())
 	if err != nil {
 		return err
 	}

@@ -94,30 +94,30 @@ var (
 // All returns all kinds, in the order of the report.
 func All() []Kind { return []Kind{Redial, GoRedis, Tuned, Rueidis, Redigo} }
 
-// Names returns the names of all, separated by commas.
-func Names() string {
+// Names returns the names of kinds, separated by commas.
+func Names(kinds []Kind) string {
 	var names []string
-	for _, k := range All() {
+	for _, k := range kinds {
 		names = append(names, k.Name)
 	}
 	return strings.Join(names, ",")
 }
 
-// Pick returns the kinds of a comma-separated list of names, in the order of the report;
-// all for an empty one.
-func Pick(list string) (picked []Kind, err error) {
+// Pick returns those of some kinds that are in a comma-separated list of names, in the order
+// of the kinds; all for an empty list.
+func Pick(list string, kinds []Kind) (picked []Kind, err error) {
 	if list == "" {
-		return All(), nil
+		return kinds, nil
 	}
 	names := strings.Split(list, ",")
-	for _, k := range All() {
+	for _, k := range kinds {
 		if i := slices.Index(names, k.Name); i >= 0 {
 			picked = append(picked, k)
 			names = slices.Delete(names, i, i+1)
 		}
 	}
 	if len(names) > 0 {
-		return nil, fmt.Errorf("client: unknown client %q, have %s", names[0], Names())
+		return nil, fmt.Errorf("client: unknown client %q, have %s", names[0], Names(kinds))
 	}
 	return picked, nil
 }
