@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial"
-	"github.com/redial-go/redial/bench/internal/client"
 	"github.com/redial-go/redial/bench/internal/stats"
 	"github.com/redial-go/redial/redialtest"
 )
@@ -44,97 +44,61 @@ func (c Cost) Throughput() float64 { return 1 / c.Time.Median }
 
 // Health measures what redial costs while nothing breaks: one goroutine and many, with
 // deadlines and without, with a hook of the caller and without, and to commands without an
-// id where others have one.
-func Health(rounds int) (costs []Cost, err error) {
+// id where others have one. Of these it does those whose names have only in them.
+func Health(rounds int, only string) (costs []Cost, err error) {
 	server, err := redialtest.LaunchServer()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
-	plain := func() (redis.Cmdable, func() error, error) {
-		c, err := client.Redial.Open(client.Settings{Addr: server.Addr()})
-		if err != nil {
-			return nil, nil, err
-		}
-		return c.(client.GoRedisClient).Redis, c.Close, nil
-	}
-	hooked := func() (redis.Cmdable, func() error, error) {
-		c, err := client.Redial.Open(client.Settings{Addr: server.Addr()})
-		if err != nil {
-			return nil, nil, err
-		}
-		c.(client.GoRedisClient).Redis.AddHook(idleHook{})
-		return c.(client.GoRedisClient).Redis, c.Close, nil
-	}
-	costs, err = beside(server.Addr(), rounds, "", plain)
+	bare, ours := side{}, side{Redial: true}
+	costs, err = beside(server.Addr(), rounds, only, "", bare, ours)
 	if err != nil {
 		return nil, err
 	}
-	more, err := beside(server.Addr(), rounds, ", one hook", hooked, idleHook{})
+	more, err := beside(server.Addr(), rounds, only, ", one hook", side{Hooked: true}, side{Redial: true, Hooked: true})
 	if err != nil {
 		return nil, err
 	}
 	costs = append(costs, more...)
-	// A program that has used Once once is one that uses it, so this comes last.
-	redial.Once(context.Background(), "another command's")
-	more, err = beside(server.Addr(), rounds, ", where others have ids", plain)
+	more, err = beside(server.Addr(), rounds, only, ", where others have ids", bare, side{Redial: true, IDs: true})
 	return append(costs, more...), err
 }
 
-// opener opens a client of redial and returns what closes it.
-type opener func() (ours redis.Cmdable, shut func() error, err error)
+// row is a task that sides are compared at.
+type row struct {
+	name       string
+	task       string
+	goroutines int
+	n          int
+}
 
-// beside compares what open opens with go-redis, which has the hooks, at every task.
-func beside(addr string, rounds int, suffix string, open opener, hooks ...redis.Hook) (costs []Cost, err error) {
-	type row struct {
-		name   string
-		task   Task
-		timely bool // go-redis heeds deadlines, as redial does always
-		n      int
-	}
+// beside compares a client of redial with one of go-redis, at every task whose name has
+// only in it.
+func beside(addr string, rounds int, only, suffix string, bare, ours side) (costs []Cost, err error) {
 	rows := []row{
-		{"GET", Gets, false, 1000},
-		{"GET with a deadline", GetsInTime, true, 1000},
-		{"pipeline of 10 GETs", Pipelines, false, 500},
+		{"GET", "get", 0, 1000},
+		{"GET with a deadline", "get in time", 0, 1000},
+		{"pipeline of 10 GETs", "pipeline", 0, 500},
 	}
 	for _, goroutines := range []int{8, 64, 512} {
 		n := max(5000, 20*goroutines)
 		rows = append(rows,
-			row{fmt.Sprintf("GET, %d goroutines", goroutines), Parallel(goroutines, Gets), false, n},
-			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), Parallel(goroutines, GetsInTime), true, n})
+			row{fmt.Sprintf("GET, %d goroutines", goroutines), "get", goroutines, n},
+			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), "get in time", goroutines, n})
 	}
+	cs, err := startChildren(3)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, cs.close()) }()
 	for _, r := range rows {
-		// Two of go-redis, and then redial.
-		three := func() (works []Work, shut func() error, err error) {
-			ours, end, err := open()
-			if err != nil {
-				return nil, nil, err
-			}
-			clients := []redis.Cmdable{}
-			for range 2 {
-				rdb := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: r.timely})
-				for _, h := range hooks {
-					rdb.AddHook(h)
-				}
-				clients = append(clients, rdb)
-				end = joined(end, rdb.Close)
-			}
-			for _, rdb := range append(clients, ours) {
-				works = append(works, r.task.With(rdb))
-			}
-			return works, end, clients[0].Set(context.Background(), "key", "value", 0).Err()
+		r.name += suffix
+		if !strings.Contains(r.name, only) {
+			continue
 		}
-		took, err := FreshRounds(rounds, r.n, three)
+		cost, err := r.cost(cs, addr, rounds, bare, ours)
 		if err != nil {
-			return nil, err
-		}
-		bare, control, ours := took[0], took[1], took[2]
-		cost := Cost{
-			Name: r.name + suffix, Bare: unit(bare, r.n),
-			Time: ratioOf(bare, ours), Control: ratioOf(bare, control),
-			CPU: stats.Quantile(Ratios(bare, ours, CPU), 0.5),
-		}
-		if cost.Extra, err = extra(4*r.n, three); err != nil {
 			return nil, err
 		}
 		costs = append(costs, cost)
@@ -142,24 +106,38 @@ func beside(addr string, rounds int, suffix string, open opener, hooks ...redis.
 	return costs, nil
 }
 
+// cost compares two sides, and the first with itself, in three processes.
+func (r row) cost(cs children, addr string, rounds int, bare, ours side) (c Cost, err error) {
+	bare.Timely = r.task == "get in time"
+	jobs := make([]job, len(cs))
+	for i, s := range []side{bare, bare, ours} {
+		jobs[i] = job{Side: s, Addr: addr, Task: r.task, Goroutines: r.goroutines, N: r.n}
+	}
+	took, err := cs.rounds(rounds, jobs)
+	if err != nil {
+		return c, err
+	}
+	c = Cost{
+		Name: r.name, Bare: unit(took[0], r.n),
+		Time: ratioOf(took[0], took[2]), Control: ratioOf(took[0], took[1]),
+		CPU: stats.Quantile(Ratios(took[0], took[2], CPU), 0.5),
+	}
+	var allocs [3]float64
+	for i := range jobs {
+		jobs[i].Allocs, jobs[i].N = true, 4*r.n
+		d, err := cs[i].do(jobs[i])
+		if err != nil {
+			return c, err
+		}
+		allocs[i] = d.Allocs
+	}
+	c.Extra = allocs[2] - allocs[0]
+	return c, nil
+}
+
 // joined returns a function that closes both.
 func joined(a, b func() error) func() error {
 	return func() error { return errors.Join(a(), b()) }
-}
-
-// extra returns how many allocations a unit makes with redial beyond those with go-redis.
-func extra(n int, three func() ([]Work, func() error, error)) (more float64, err error) {
-	works, shut, err := three()
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, shut()) }()
-	bare, err := Allocations(works[0], n)
-	if err != nil {
-		return 0, err
-	}
-	ours, err := Allocations(works[2], n)
-	return ours - bare, err
 }
 
 // Stacks returns how large the stack of a goroutine is that has issued a GET and nothing

@@ -3,11 +3,9 @@ package overhead
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"runtime"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -83,6 +81,9 @@ func Pipelines(rdb redis.Cmdable, n int) error {
 	}
 	return nil
 }
+
+// tasks are those that a child knows.
+var tasks = map[string]Task{"get": Gets, "get in time": GetsInTime, "pipeline": Pipelines}
 
 // ParallelGets issues n GETs from 16 goroutines.
 func ParallelGets(rdb redis.Cmdable, n int) error { return Parallel(parallel, Gets)(rdb, n) }
@@ -165,47 +166,6 @@ func Rounds(rounds, n int, works ...Work) ([][]Spent, error) {
 				return nil, err
 			}
 			took[i] = append(took[i], Spent{time.Since(began), processorTime() - busy})
-		}
-	}
-	return took, nil
-}
-
-// FreshRounds does as Rounds does, and takes the order in turns, with new clients in every
-// round: which of two equal ones is faster is decided, by some percent, when its
-// connections are made. open returns the works and what closes their clients.
-func FreshRounds(rounds, n int, open func() (works []Work, shut func() error, err error)) (took [][]Spent, err error) {
-	round := func(r int) (err error) {
-		works, shut, err := open()
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, shut()) }()
-		if took == nil {
-			took = make([][]Spent, len(works))
-		}
-		order := make([]int, len(works))
-		for k := range order {
-			order[k] = (k + r) % len(works)
-		}
-		if r/len(works)%2 == 1 {
-			slices.Reverse(order)
-		}
-		inTurn := make([]Work, len(works))
-		for k, i := range order {
-			inTurn[k] = works[i]
-		}
-		spent, err := Rounds(1, n, inTurn...)
-		if err != nil {
-			return err
-		}
-		for k, i := range order {
-			took[i] = append(took[i], spent[k]...)
-		}
-		return nil
-	}
-	for r := range rounds {
-		if err := round(r); err != nil {
-			return nil, err
 		}
 	}
 	return took, nil

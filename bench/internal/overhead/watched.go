@@ -30,7 +30,7 @@ const scraping = 500 * time.Millisecond
 // Watched measures what redial costs while nothing breaks and it is watched: by a logger
 // and the metrics of redialprom and redialotel, which are read twice a second meanwhile, and
 // then with a recorded span for each call as well.
-func Watched(rounds int) (costs []Cost, err error) {
+func Watched(rounds int, only string) (costs []Cost, err error) {
 	server, err := redialtest.LaunchServer()
 	if err != nil {
 		return nil, err
@@ -41,9 +41,7 @@ func Watched(rounds int) (costs []Cost, err error) {
 		if traced {
 			suffix = ", watched and traced"
 		}
-		more, err := beside(server.Addr(), rounds, suffix, func() (redis.Cmdable, func() error, error) {
-			return watched(server.Addr(), traced)
-		})
+		more, err := beside(server.Addr(), rounds, only, suffix, side{}, side{Redial: true, Watched: true, Traced: traced})
 		if err != nil {
 			return nil, err
 		}

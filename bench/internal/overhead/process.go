@@ -1,0 +1,215 @@
+package overhead
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/bench/internal/client"
+)
+
+// Every client is measured in a process of its own, as programs have them: with other
+// clients in it, their garbage and the depth of their stacks would be the client's, too.
+// The processes take turns, and while one works the others wait for their turn.
+
+// ChildFlag, as the only argument, makes the program run Child.
+const ChildFlag = "-child"
+
+// side says whose client works, and how it is set up.
+type side struct {
+	Redial          bool // else go-redis
+	Timely          bool // go-redis heeds deadlines, as redial does always
+	Hooked          bool // with a hook of the caller
+	IDs             bool // another command has had an id
+	Watched, Traced bool
+}
+
+// open makes a client and returns what closes it.
+func (s side) open(addr string) (c redis.Cmdable, shut func() error, err error) {
+	if s.Watched {
+		return watched(addr, s.Traced)
+	}
+	var rdb redis.UniversalClient
+	if s.Redial {
+		c, err := client.Redial.Open(client.Settings{Addr: addr})
+		if err != nil {
+			return nil, nil, err
+		}
+		rdb = c.(client.GoRedisClient).Redis
+	} else {
+		rdb = redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: s.Timely})
+	}
+	if s.Hooked {
+		rdb.AddHook(idleHook{})
+	}
+	if s.IDs {
+		redial.Once(context.Background(), "another command's")
+	}
+	return rdb, rdb.Close, nil
+}
+
+// job is one turn of a child: n units of a task, after as many to warm up, by a new
+// client. Which of two equal clients is faster is decided, by some percent, when its
+// connections are made.
+type job struct {
+	Side       side
+	Addr       string
+	Task       string
+	Goroutines int // 0: the child's first
+	N          int
+	Allocs     bool // count allocations instead
+}
+
+// did is what came of a job.
+type did struct {
+	Spent  Spent
+	Allocs float64 // of a unit
+	Error  string
+}
+
+// Child does the jobs that it reads, until there are no more.
+func Child(in io.Reader, out io.Writer) error {
+	jobs, answers := json.NewDecoder(in), json.NewEncoder(out)
+	for {
+		var j job
+		if err := jobs.Decode(&j); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		d, err := j.do()
+		if err != nil {
+			d.Error = err.Error()
+		}
+		if err := answers.Encode(d); err != nil {
+			return err
+		}
+	}
+}
+
+// do opens a client and does the job with it.
+func (j job) do() (d did, err error) {
+	task, ok := tasks[j.Task]
+	if !ok {
+		return d, fmt.Errorf("overhead: no task %q", j.Task)
+	}
+	if j.Goroutines > 0 {
+		task = Parallel(j.Goroutines, task)
+	}
+	rdb, shut, err := j.Side.open(j.Addr)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, shut()) }()
+	if err := rdb.Set(context.Background(), "key", "value", 0).Err(); err != nil {
+		return d, err
+	}
+	work := task.With(rdb)
+	if j.Allocs {
+		d.Allocs, err = Allocations(work, j.N)
+		return d, err
+	}
+	took, err := Rounds(1, j.N, work)
+	if err != nil {
+		return d, err
+	}
+	d.Spent = took[0][0]
+	return d, nil
+}
+
+// child is a process that does jobs.
+type child struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+// startChild starts one.
+func startChild() (*child, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	c := &child{cmd: exec.Command(self, ChildFlag)}
+	c.cmd.Stderr = os.Stderr
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.out = json.NewDecoder(bufio.NewReader(out))
+	return c, c.cmd.Start()
+}
+
+// do has the child do a job.
+func (c *child) do(j job) (d did, err error) {
+	if err := json.NewEncoder(c.in).Encode(j); err != nil {
+		return d, err
+	}
+	if err := c.out.Decode(&d); err != nil {
+		return d, fmt.Errorf("overhead: child: %w", err)
+	}
+	if d.Error != "" {
+		return d, fmt.Errorf("overhead: child: %s", d.Error)
+	}
+	return d, nil
+}
+
+// close lets the child end.
+func (c *child) close() error { return errors.Join(c.in.Close(), c.cmd.Wait()) }
+
+// children are the processes of the sides that are compared.
+type children []*child
+
+// startChildren starts n.
+func startChildren(n int) (cs children, err error) {
+	for range n {
+		c, err := startChild()
+		if err != nil {
+			return nil, errors.Join(err, cs.close())
+		}
+		cs = append(cs, c)
+	}
+	return cs, nil
+}
+
+func (cs children) close() (err error) {
+	for _, c := range cs {
+		err = errors.Join(err, c.close())
+	}
+	return err
+}
+
+// rounds has each child do its job, round after round, in every order, and returns what
+// each took in every round.
+func (cs children) rounds(rounds int, jobs []job) ([][]Spent, error) {
+	took := make([][]Spent, len(cs))
+	for r := range rounds {
+		order := make([]int, len(cs))
+		for k := range order {
+			order[k] = (k + r) % len(cs)
+		}
+		if r/len(cs)%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, i := range order {
+			d, err := cs[i].do(jobs[i])
+			if err != nil {
+				return nil, err
+			}
+			took[i] = append(took[i], d.Spent)
+		}
+	}
+	return took, nil
+}
