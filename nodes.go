@@ -102,7 +102,7 @@ func (n *nodes) react(reply error) {
 // What else commands want of a server, they have of the link to it.
 func (n *nodes) rotate(error)   {}
 func (n *nodes) troubled() bool { return false }
-func (n *nodes) watched() bool  { return false }
+func (n *nodes) Watched() bool  { return false }
 
 // onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
 // of ours. A caller who adds hooks before his first command wants them on every node,

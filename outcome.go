@@ -254,7 +254,7 @@ func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
 // but EXEC has then ended any WATCH, and without it the block must not run again.
 func (t *terms) transaction(at interface {
 	react(error)
-	watched() bool
+	Watched() bool
 }, cmds []redis.Cmder, f *finding) (o outcome, why error) {
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
@@ -276,13 +276,13 @@ func (t *terms) transaction(at interface {
 		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
 				at.react(e)
-				if !at.watched() {
+				if !at.Watched() {
 					return refused, e
 				}
 			}
 		}
 	case o == refused || o == denied:
-		if at.watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
+		if at.Watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
 			at.react(why)
 			return answered, why // EXEC ran, and this is what a command in it said
 		}
