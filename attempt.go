@@ -182,7 +182,6 @@ func (h hook) addInner(rdb interface{ AddHook(redis.Hook) }) {
 	rdb.AddHook(inner{h, h.inners.added.Add(1)})
 }
 
-// DialHook leaves dials alone.
 func (i inner) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook finds out what becomes of single commands.

@@ -177,10 +177,11 @@ func (k *keeper) sweep() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
 			if l.now() == StateConnected && l.cold.CompareAndSwap(true, false) {
-				_ = k.abroad(func() {
+				_ = k.abroad(func() error {
 					if !l.owner.warm(l.ctx, int(l.lost.Load())) {
 						l.cold.Store(true)
 					}
+					return nil
 				})
 			}
 			if l.cfg.idleCheck > 0 {

@@ -410,10 +410,7 @@ func isNoCluster(err error) bool {
 func (n *nodes) reload() error {
 	ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
 	defer cancel()
-	var err error
-	if failure := n.abroad(func() { err = n.load(ctx) }); failure != nil { // of go-redis, on what a server says
-		err = failure
-	}
+	err := n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loadedAt = time.Now()
