@@ -151,13 +151,7 @@ func (f *finding) lost(cmds []redis.Cmder) []redis.Cmder {
 	if f.reached {
 		return f.unanswered(cmds)
 	}
-	rest := make([]redis.Cmder, 0, len(cmds))
-	for _, cmd := range cmds {
-		if isUnanswered(cmd) {
-			rest = append(rest, cmd)
-		}
-	}
-	return rest
+	return slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !isUnanswered(cmd) })
 }
 
 // innerParts counts the inner parts that were added to one client, each behind the
@@ -182,7 +176,6 @@ func (h hook) addInner(rdb interface{ AddHook(redis.Hook) }) {
 	rdb.AddHook(inner{h, h.inners.added.Add(1)})
 }
 
-// DialHook leaves dials alone.
 func (i inner) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook finds out what becomes of single commands.
@@ -467,15 +460,13 @@ func read(cmds []redis.Cmder) *reading {
 
 // unanswered returns the commands that were not answered, which are the last ones.
 func (r *reading) unanswered(cmds []redis.Cmder) []redis.Cmder {
-	first := len(cmds)
-	for i := range cmds {
+	for i, cmd := range cmds {
 		stand, ok := r.cmds[i].(*readCmd)
-		if ok && !stand.answered || !ok && cmds[i].Err() != nil && !isReply(cmds[i].Err()) {
-			first = i
-			break
+		if ok && !stand.answered || !ok && isUnanswered(cmd) {
+			return cmds[i:]
 		}
 	}
-	return cmds[first:]
+	return nil
 }
 
 // free gives up the reading. Large ones are not kept.

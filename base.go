@@ -123,7 +123,7 @@ func (b *base) spawn(f func()) bool {
 // abroad runs f, which is code of the caller or leads to some, on a goroutine that spawn
 // has begun. If it does not return when supervision has ended, perhaps because it is what
 // ends it, it is left behind. A panic in f ends here, and is returned.
-func (b *base) abroad(f func()) (err error) {
+func (b *base) abroad(f func() error) (err error) {
 	b.workers.moves(-1, 1)
 	defer b.workers.moves(1, -1)
 	defer func() {
@@ -132,8 +132,7 @@ func (b *base) abroad(f func()) (err error) {
 			b.panicked(v, debug.Stack())
 		}
 	}()
-	f()
-	return nil
+	return f()
 }
 
 // panicked tells of a panic in code of others, once.
@@ -294,12 +293,13 @@ func (b *base) schedule() func() time.Duration {
 	ask := func(answer chan<- time.Duration) {
 		d := backoffCap
 		defer func() { answer <- d }()
-		_ = b.abroad(func() {
+		_ = b.abroad(func() error {
 			if policy == nil {
 				policy = b.cfg.newBackOff()
 				policy.Reset()
 			}
 			d = nextDelay(policy)
+			return nil
 		})
 	}
 	return func() time.Duration {

@@ -1,16 +1,14 @@
 package redial
 
-// What is special about many commands: a pipeline or transaction, for one server or for
-// several, and a command of which go-redis sends parts to several. Which were answered,
-// what is known of the rest, which tail of them may be sent again, and which error each
-// gets. The loop is that of call.go.
+// What is special about many commands for one server: a pipeline, a transaction, or a Watch
+// around some. Which are sent again, and which error each gets. The loop is that of call.go,
+// what is known of those that failed is in outcome.go, and what go-redis sends to several
+// servers in spread.go.
 
 import (
 	"context"
 	"errors"
-	"reflect"
 	"slices"
-	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -62,28 +60,17 @@ func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessP
 
 // pipeline carries on a batch for one server, or a transaction.
 func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
-	c := h.newCall(ctx, nameOfBatch(cmds), attempts, all(cmds, command.ReadOnly))
+	c := h.newBatch(ctx, cmds, cmds, attempts)
 	c.nested = command.IsSetup(cmds)
-	return c.carry(&batch{hook: h, cmds: cmds, rest: cmds, next: next, way: w, found: f}, err)
-}
-
-func nameOfBatch(cmds []redis.Cmder) string {
-	if command.IsTransaction(cmds) {
-		return "transaction"
-	}
-	return "pipeline"
+	return c.carry(&batch{bundle: bundle{h, next, w, f, cmds, cmds}}, err)
 }
 
 // batch is the work of a pipeline for one server, or of a transaction. Commands that
 // were answered keep their answers; only a tail that may be sent again is.
 type batch struct {
-	hook
-	next        redis.ProcessPipelineHook
-	way         way
-	found       finding
+	bundle
 	outcome     outcome       // of the last attempt
 	said        error         // and its error
-	cmds, rest  []redis.Cmder // all, and those that are left
 	undelivered []redis.Cmder // of one that was partly written: cannot have run
 }
 
@@ -97,12 +84,12 @@ func (b *batch) judge(c *call, err error) ruling {
 	f := &b.found
 	b.said = err
 	switch {
-	case err == nil && c.attempts == 1:
-		c.labelOurs(b.cmds)
-		return ruling{done: true} // whatever a hook of the caller has set on single commands
 	case err == nil:
 		c.labelOurs(b.cmds)
-		return ruling{done: true, said: command.FirstError(b.cmds, nil)}
+		if c.attempts > 1 { // else whatever a hook of the caller has set on single commands
+			err = command.FirstError(b.cmds, nil)
+		}
+		return ruling{done: true, said: err}
 	case f.from == sharedCall && c.attempts > 1, f.from == sharedCall && !f.word && !f.mayHaveRun && isOurs(f.why):
 		return ruling{done: true, said: c.shared(b.rest, f.why, err, holdsOurs)} // it cannot be sent again from here
 	}
@@ -166,8 +153,6 @@ func (b *batch) end(c *call, final error) error {
 	return command.FirstError(b.cmds, final)
 }
 
-func (b *batch) publishes() bool { return slices.ContainsFunc(b.rest, command.Publishes) }
-
 // label puts the final error on the commands that have no answer of their own.
 func (c *call) label(cmds []redis.Cmder, final error) {
 	if asError(final) == nil && isReply(final) {
@@ -198,18 +183,6 @@ func (c *call) labelOurs(cmds []redis.Cmder) {
 			cmd.SetErr(c.ownError(cmd.Err()))
 		}
 	}
-}
-
-// ownError returns the final error for one that our connections or nodes have told.
-func (c *call) ownError(err error) error {
-	kind := ErrOutcomeUnknown
-	switch outcomeOf(err) {
-	case notSent, notSentForGood:
-		kind = ErrUnavailable
-	}
-	c.because(CauseHook)
-	_, shown := reveal(err)
-	return c.newError(kind, c.withCtx(shown))
 }
 
 // holdsOurs reports whether a command has an error that our connections or nodes have
@@ -253,345 +226,92 @@ func (c *call) shared(cmds []redis.Cmder, err, said error, lost func(redis.Cmder
 	return final
 }
 
-// transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
-// it was aborted because a command in it was refused, the error is that refusal;
-// but EXEC has then ended any WATCH, and without it the block must not run again.
-func (t *terms) transaction(at counterpart, cmds []redis.Cmder, f *finding) (o outcome, why error) {
-	inner, of := command.Inner(cmds), &finding{from: f.from}
-	o, why = t.outcome(nil, f.why, f), f.why
-	if f.from == routedCall && o == refused {
-		// go-redis returns what aborted the block, and sets the abort on the rest.
-		ran := false
-		for _, cmd := range inner {
-			if redis.IsExecAbortError(cmd.Err()) {
-				return o, why
-			}
-			ran = ran || t.outcome(cmd, cmd.Err(), of) != refused
+// Of a Watch nothing has happened until its function is called, so that it is tried again
+// till then and never after. What runs inside the function waits at the gate by itself.
+
+// watch runs a Watch of go-redis's, see Client.Watch.
+func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis.Tx) error, ...string) error,
+	fn func(*redis.Tx) error, keys []string) error {
+	if end := ctx.Err(); end != nil {
+		err := watch(ctx, fn, keys...) // which runs nothing
+		if asError(err) != nil || failureOf(err) != nil {
+			return end
 		}
-		if !ran { // nothing but refusals: EXEC ran none of them
-			return o, why
+		return err
+	}
+	if h.router.several() && !h.link.open.Load() && !together(keys) {
+		// A mistake is told at once, which a context that has ended shows. Hooks of nodes
+		// might see this call if it is none.
+		end, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := watch(end, fn, keys...); err != nil && rejected(err) {
+			return err
 		}
 	}
-	switch {
-	case redis.IsExecAbortError(why):
-		for _, cmd := range inner {
-			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
-				at.react(e)
-				if !at.watched() {
-					return refused, e
-				}
-			}
-		}
-	case o == refused || o == denied:
-		if at.watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
-			at.react(why)
-			return answered, why // EXEC ran, and this is what a command in it said
-		}
-	case o == partly:
-		return notSent, why // EXEC comes last, so it was not delivered
+	if _, ok := idOf(ctx); ok && onceContextOf(ctx) == nil {
+		return refuse(watchCmd, "it is about transactions")
 	}
-	return t.revise(o, inner...), why
+	c := h.newCall(ctx, "watch", 0, true)
+	c.inside = true
+	return c.carry(&watching{run: watch, fn: fn, keys: keys}, nil)
 }
 
-// tail finds the commands of a pipeline, at its end, that were not run, or may not have
-// been, what is known of them, and the error to go by. lost are those without an answer,
-// and err is the error of the pipeline. If the outcome is partly, undelivered are those
-// that cannot have been delivered.
-func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome, rest, undelivered []redis.Cmder, why error) {
-	if rest = lost; len(rest) == 0 {
-		if o, rest = t.refusedTail(cmds, f.from); o != answered {
-			err = rest[0].Err()
-		}
-		return o, rest, nil, err
+// together reports whether keys cannot but belong to one node: they have the same hash tag.
+func together(keys []string) bool {
+	if len(keys) == 0 || keys[0] == "" {
+		return false
 	}
-	if t.atNode {
-		err = rest[0].Err()
-	}
-	heard := *f
-	heard.word = false // it is about the pipeline as a whole
-	o = t.outcome(nil, err, &heard)
-	if t.atNode && o == garbled {
-		return o, rest, nil, err // the outer hook knows what to do
-	}
-	if o == partly {
-		if n := len(rest) - len(f.undelivered); n >= 0 && slices.EqualFunc(rest[n:], f.undelivered, isOne) {
-			undelivered = rest[n:]
-		}
-		if len(undelivered) == len(rest) {
-			o, undelivered = notSent, nil
-		}
-	}
-	o = t.revise(o, rest[:len(rest)-len(undelivered)]...)
-	if t.atNode && f.mayHaveRun && o != foreign {
-		o = unknown
-	}
-	return o, rest, undelivered, err
+	tag := command.HashTag(keys[0])
+	return !slices.ContainsFunc(keys, func(key string) bool { return command.HashTag(key) != tag })
 }
 
-// refusedTail finds in a pipeline whose commands were all answered the first one
-// that was refused and can be sent again together with all that follow it: those
-// were refused too, or do nothing but read. What they read before the refused one
-// runs is not what the caller asked for. Of one that is in it several times only the last
-// time is known.
-func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, rest []redis.Cmder) {
-	rest = cmds
-	var behind map[redis.Cmder]bool // from the first refused one on
-	noted := len(cmds)
-	for i := len(cmds) - 1; i >= 0; i-- {
-		o := t.outcome(cmds[i], cmds[i].Err(), &finding{from: from})
-		if (o == refused || o == denied) && (found == answered || found == o) {
-			for ; noted > i; noted-- {
-				cmd := cmds[noted-1]
-				if !reflect.ValueOf(cmd).Comparable() {
-					continue
-				}
-				if behind[cmd] {
-					return found, rest
-				}
-				if behind == nil {
-					behind = make(map[redis.Cmder]bool)
-				}
-				behind[cmd] = true
-			}
-			found, rest = o, cmds[i:]
-		} else if !t.mayRepeat(cmds[i:i+1]) || oncesOf(t.ctx).has(cmds[i]) { // one with an id has run
-			break
-		}
-	}
-	return found, rest
+// watching is the work of a Watch, which is tried again until its function was called.
+type watching struct {
+	run    func(context.Context, func(*redis.Tx) error, ...string) error
+	fn     func(*redis.Tx) error
+	keys   []string
+	called bool
 }
 
-// spread carries on a batch whose commands go-redis sends to several nodes.
-func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
-	rest := command.Inner(cmds)
-	c := h.newCall(ctx, nameOfBatch(cmds), 0, all(rest, command.ReadOnly))
-	c.apiece = true
-	return c.carry(&spread{hook: h, cmds: cmds, rest: rest, next: next, way: w}, nil)
-}
-
-// spread is the work of such a batch. What a node has answered is not sent again.
-type spread struct {
-	hook
-	next       redis.ProcessPipelineHook
-	way        way
-	found      finding
-	cmds, rest []redis.Cmder // all, and those that are left, without MULTI and EXEC
-	ran        []bool        // which of the rest may have run in an earlier attempt; nil: none
-}
-
-func (s *spread) try(c *call) (err error) {
-	if c.attempts > 1 {
-		command.SetErrors(s.rest, nil)
+// try runs it past the hooks of the client as a whole.
+func (w *watching) try(c *call) error {
+	err := w.run(c.router.mark(c.ctx), func(tx *redis.Tx) error {
+		w.called = true
+		return w.fn(tx)
+	}, w.keys...)
+	if err == nil && !w.called { // go-redis gives up following redirections, and says nothing
+		return errToAndFro
 	}
-	cmds := s.rest
-	if c.name == "transaction" {
-		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
-	}
-	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way, false)
 	return err
 }
 
-func (s *spread) judge(c *call, err error) ruling {
-	s.found.unanswered(s.rest)
-	o, why := s.sort(c)
-	word := err == nil || s.found.word || s.found.mayHaveRun
-	if len(s.rest) > 0 && !word {
-		return ruling{outcome: o, why: why, said: why}
-	}
-	if len(s.rest) > 0 { // a hook of the caller has had the last word
-		c.because(CauseHook)
-		_, shown := reveal(why)
-		s.end(c, c.newError(ErrUnavailable, shown))
-	}
-	if err != nil && failureOf(err) == nil && s.found.tells(err) {
-		c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
-		return ruling{done: true, said: command.FirstError(s.cmds, c.ownError(err))}
-	}
-	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil {
-		return ruling{done: true, said: err} // as go-redis or a hook has it
-	}
-	return ruling{done: true, said: command.FirstError(s.cmds, err)}
-}
-
-// sort finds out what is left after an attempt, and returns what is known of that in
-// general. The others get their final errors.
-func (s *spread) sort(c *call) (o outcome, why error) {
-	cmds, ran := s.rest, s.ran
-	s.rest, s.ran = nil, nil
-	type end struct {
-		of  *failure
-		ran bool // may have, in an earlier attempt
-	}
-	finals := make(map[end]error)
-	for i, cmd := range cmds {
-		before := ran != nil && ran[i]
-		e := cmd.Err()
-		if e == nil || isReply(e) && !c.astray(e) {
-			continue
-		}
-		n := c.failed(cmd, e)
-		if n == nil {
-			continue // foreign
-		}
-		known := n.outcome
-		if known == garbled {
-			if known = c.revise(known, cmd); known == foreign {
-				cmd.SetErr(n.err)
-				continue
-			}
-		}
-		switch {
-		case known == unknown, known == partly, known == notSentForGood, n.final:
-			final := end{n, before}
-			if finals[final] == nil {
-				finals[final] = c.finalOf(n, known, before)
-			}
-			cmd.SetErr(finals[final])
-			continue
-		}
-		s.rest = append(s.rest, cmd)
-		s.ran = append(s.ran, before || known == repeatable)
-		if why == nil || known == repeatable {
-			o, why = known, n
-		}
-	}
-	return o, why
-}
-
-// failed returns what a command of such a batch has failed with, e being what go-redis has set
-// on it, or nil when that is foreign.
-func (c *call) failed(cmd redis.Cmder, e error) *failure {
-	switch n := failureOf(e); {
-	case n != nil && n.panicked != nil:
-		panic(n.panicked.value)
-	case n != nil:
-		return n
-	case isReply(e):
-		n = &failure{outcome: refused, err: e, was: e}
-		cmd.SetErr(n)
-		return n
-	case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
-		return &failure{outcome: notSent, err: e}
-	case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
-		// It ended a pause of go-redis's between two rounds, and is on all commands, those
-		// that were answered before included.
-		return &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
-	case isOurs(e): // through a hook that went on with a context of its own, say
-		if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
-			n.outcome = notSent
-		}
-		return n
-	}
-	return nil
-}
-
-// finalOf returns the error of commands that are not sent again because of n, of which that
-// is known; ran says that they may have run before.
-func (c *call) finalOf(n *failure, known outcome, ran bool) error {
-	kind, sent := ErrUnavailable, known == unknown || known == partly
-	if sent || ran {
-		kind = ErrOutcomeUnknown
-	}
-	at, shown := reveal(n)
-	c.node, _ = at.(*link)
-	switch c.because(CauseUnsafe); {
-	case known == notSentForGood:
-		c.why = CausePoolExhausted
-	case !sent:
-		c.because(CauseSharedConnection)
-	}
-	return c.fail(kind, c.withCtx(shown))
-}
-
-// end puts the final error on what is not sent again after all.
-func (s *spread) end(c *call, final error) error {
-	for i, cmd := range s.rest {
-		ran := s.ran != nil && s.ran[i]
-		n := failureOf(cmd.Err())
-		if n != nil && (n.outcome == refused || n.outcome == denied) && !ran {
-			cmd.SetErr(n.was)
-			continue
-		}
-		e := asError(final)
-		switch {
-		case e == nil && ran:
-			e = c.newError(ErrOutcomeUnknown, final)
-		case e == nil:
-			cmd.SetErr(final)
-			continue
-		}
-		one := *e
-		if one.kind = ErrUnavailable; e.kind == ErrClosed {
-			one.kind = ErrClosed
-		}
-		if ran {
-			one.kind = ErrOutcomeUnknown
-		}
-		if n != nil && n.at != nil {
-			one.Addr = n.at.Address()
-		}
-		cmd.SetErr(&one)
-	}
-	return command.FirstError(s.cmds, final)
-}
-
-func (s *spread) publishes() bool { return slices.ContainsFunc(s.rest, command.Publishes) }
-
-// parts is what became of the parts of a command that go-redis splits among nodes.
-// It reports success when some of them failed.
-type parts struct {
-	mu     sync.Mutex
-	ran    bool  // guarded by mu; one of them was answered, or may have run
-	failed error // guarded by mu; of the last that was not answered; nil: there is none
-	// The errors that others were answered, which may mean that those did not run.
-	replies []error // guarded by mu
-}
-
-func (p *parts) note(err error) {
-	n := failureOf(err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (w *watching) judge(c *call, err error) ruling {
+	e, why := asError(err), err
 	switch {
-	case n != nil:
-		p.failed = n
-		p.ran = p.ran || n.outcome == unknown || n.outcome == repeatable || n.outcome == garbled
-	case errors.Is(err, redis.ErrClosed):
-		p.failed = err
-	case err == nil || err == redis.Nil:
-		p.ran = true
+	case err == nil, w.called:
+		return ruling{done: true, said: err}
+	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
+		return ruling{done: true, said: err} // of a hook that has waited
+	case e != nil:
+		why = e.Err
+		c.attempts += e.Attempts
+	case failureOf(err) != nil, c.router.several() && isUnrouted(err):
+		c.attempts++
+	case c.router.several():
+		o := c.outcome(watchCmd, err, &finding{from: routedCall})
+		c.attempts++
+		return ruling{outcome: o, why: err, said: err, done: o != refused}
 	default:
-		p.replies = append(p.replies, err)
+		return ruling{done: true, said: err}
 	}
+	return ruling{outcome: c.outcome(nil, why, &finding{unsent: true}), why: why, said: why}
 }
 
-// together returns the error of the whole command, for which go-redis returned err.
-func (p *parts) together(t *terms, err error) error {
-	p.mu.Lock()
-	ran, failed, replies := p.ran, p.failed, p.replies
-	p.mu.Unlock()
-	for _, e := range replies {
-		ran = ran || !isUndone(e) && !t.taught(e)
-	}
-	n := failureOf(failed)
-	if failed != nil && n == nil {
-		n = &failure{outcome: notSent, err: failed}
-	}
-	switch {
-	case n != nil && ran:
-		return &failure{at: n.at, outcome: unknown, err: n.err}
-	case n != nil:
-		return n
-	case err == nil && len(replies) > 0:
-		return &failure{outcome: unknown, err: notReply(replies[len(replies)-1])}
-	case err != nil && ran && t.outcome(nil, err, &finding{from: routedCall}) == refused:
-		return &failure{outcome: unknown, err: notReply(err)}
-	case ran && !t.reads && isUndone(err):
-		return ranElsewhere{replyOf(err)}
-	}
-	return err
-}
+var (
+	watchCmd    = redis.NewStatusCmd(context.Background(), "watch")
+	errToAndFro = &failure{outcome: notSent, err: errors.New("the nodes send WATCH to and fro")}
+)
 
-// all reports whether f holds for every one of cmds.
-func all(cmds []redis.Cmder, f func(redis.Cmder) bool) bool {
-	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !f(cmd) })
-}
+func (w *watching) end(_ *call, final error) error { return final }
+
+func (w *watching) publishes() bool { return false }

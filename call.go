@@ -3,8 +3,8 @@ package redial
 // The outer part of redial's hook, and the one loop by which whatever a caller wants done
 // is carried on: a command, a batch, a transaction, for one server or for many, or a Watch.
 // It waits at the gate, has attempts made, and decides by policy, budget and patience
-// whether there is another. What a failure means it is told by outcome.go and batch.go;
-// of nodes it knows no more than its router.
+// whether there is another. What a failure means it is told by outcome.go and spread.go; of
+// nodes it knows no more than its router.
 
 import (
 	"context"

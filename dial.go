@@ -251,7 +251,7 @@ func (l *link) dialApart(ctx context.Context, dial func(context.Context) (net.Co
 	}
 	done, gone := make(chan dialed), make(chan struct{})
 	defer close(gone)
-	run := func() {
+	run := func() error {
 		d := dialed{err: errors.New("the dialer has ended its goroutine")}
 		defer func() {
 			d.panicked = recover()
@@ -268,6 +268,7 @@ func (l *link) dialApart(ctx context.Context, dial func(context.Context) (net.Co
 			}
 		}()
 		d.nc, d.err = dial(ctx)
+		return nil
 	}
 	if !l.spawn(func() { _ = l.abroad(run) }) {
 		return nil, redis.ErrClosed

@@ -210,21 +210,12 @@ func mayHaveRun(err error) bool {
 // forcibly closed by the remote host" is one. Replies of the server are not, nor
 // is the end of the caller's own context, nor a pool without a free connection.
 func IsConnectionError(err error) bool {
-	if err == nil {
-		return false
-	}
 	var dns *net.DNSError
 	var op *net.OpError
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, io.ErrClosedPipe), errors.Is(err, net.ErrClosed),
-		errors.Is(err, os.ErrDeadlineExceeded):
-		return true
-	case errors.As(err, &op), errors.As(err, &dns):
-		return true
-	}
-	var ce *wire.Error
-	return errors.As(err, &ce) || sys.IsConnectionError(err)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &op) || errors.As(err, &dns) ||
+		wire.ErrorOf(err) != nil || sys.IsConnectionError(err)
 }
 
 // asError returns the Error that err is, nil when it is none, or says besides what one of

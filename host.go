@@ -187,7 +187,6 @@ type onceCmd struct {
 	args []any
 }
 
-// Args returns what is to be written.
 func (c *onceCmd) Args() []any { return c.args }
 
 // NoRetry says that the command must not be sent again by go-redis, nor be answered from
@@ -276,7 +275,6 @@ type readCmd struct {
 	answered bool
 }
 
-// NoRetry says that the command must not be sent again.
 func (c *readCmd) NoRetry() bool { return true }
 
 // SetErr is called by go-redis when it has read the reply, or failed to.

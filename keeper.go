@@ -27,7 +27,7 @@ type keeper struct {
 	sweeping atomic.Bool
 
 	mu    sync.Mutex
-	links map[*link]*guard // guarded by mu; those with connections
+	links map[*guard]struct{} // guarded by mu; those with connections
 }
 
 // whole is a client as a whole.
@@ -45,7 +45,7 @@ func newKeeper(cfg *config, addr string) *keeper {
 		gate:  newGate(b, addr, ""),
 		over:  func() bool { return true },
 		kept:  make(chan struct{}),
-		links: make(map[*link]*guard),
+		links: make(map[*guard]struct{}),
 	}
 }
 
@@ -66,25 +66,18 @@ func (k *keeper) start(pause time.Duration) {
 // add has the keeper look after a link.
 func (k *keeper) add(g *guard) {
 	k.mu.Lock()
-	k.links[g.link] = g
+	k.links[g] = struct{}{}
 	k.mu.Unlock()
 	if k.isOver() {
 		g.shut(CauseClosed, closedByCaller)
 	}
 }
 
-// all returns the links that have connections.
-func (k *keeper) all() []*link {
+// all returns the links that have connections, each with what looks after it.
+func (k *keeper) all() []*guard {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Collect(maps.Keys(k.links))
-}
-
-// guards returns what looks after them.
-func (k *keeper) guards() []*guard {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return slices.Collect(maps.Values(k.links))
 }
 
 // keep looks at every link now and then. It never blocks on one: what takes time
@@ -112,7 +105,7 @@ func (k *keeper) keep() {
 		if reap := k.reapedAt.Add(min(k.beat(), lookout)); reap.Before(next) {
 			next = reap
 		}
-		all := k.guards()
+		all := k.all()
 		for _, g := range all {
 			if !now.Before(g.lookAt) {
 				g.lookAt = g.look(now)
@@ -136,10 +129,10 @@ func (k *keeper) keep() {
 // the client of it, or a server is back, and its pool wants warming up.
 func (k *keeper) answer() {
 	all := k.all()
-	if slices.ContainsFunc(all, func(l *link) bool { return l.shaken.Swap(false) && l.owner.gone() }) {
+	if slices.ContainsFunc(all, func(l *guard) bool { return l.shaken.Swap(false) && l.owner.gone() }) {
 		k.reap()
 	}
-	if slices.ContainsFunc(all, func(l *link) bool { return l.cold.Load() }) {
+	if slices.ContainsFunc(all, func(l *guard) bool { return l.cold.Load() }) {
 		k.sweep()
 	}
 }
@@ -150,7 +143,7 @@ func (k *keeper) answer() {
 func (k *keeper) reap() {
 	k.reapedAt = time.Now()
 	all := k.all()
-	gone := slices.DeleteFunc(slices.Clone(all), func(l *link) bool { return !l.owner.gone() })
+	gone := slices.DeleteFunc(slices.Clone(all), func(l *guard) bool { return !l.owner.gone() })
 	if len(gone) == 0 && len(all) > 0 {
 		return
 	}
@@ -165,7 +158,7 @@ func (k *keeper) reap() {
 }
 
 // discard ends the link to a node that is not part of the client any more.
-func (k *keeper) discard(l *link) {
+func (k *keeper) discard(l *guard) {
 	l.owner.dismissed()
 	l.shut(CauseNodeRemoved, "")
 	l.RetireAll(ErrClosed)
@@ -184,10 +177,11 @@ func (k *keeper) sweep() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
 			if l.now() == StateConnected && l.cold.CompareAndSwap(true, false) {
-				_ = k.abroad(func() {
+				_ = k.abroad(func() error {
 					if !l.owner.warm(l.ctx, int(l.lost.Load())) {
 						l.cold.Store(true)
 					}
+					return nil
 				})
 			}
 			if l.cfg.idleCheck > 0 {

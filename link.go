@@ -279,8 +279,8 @@ type counterpart interface {
 	// troubled reports whether there was a suspicion within the time that it takes to
 	// find a server dead.
 	troubled() bool
-	// watched reports whether a WATCH was ever sent, where that can be known.
-	watched() bool
+	// Watched reports whether a WATCH was ever sent, where that can be known.
+	Watched() bool
 }
 
 // peer returns the link as commands see it.
@@ -300,9 +300,6 @@ func (l *link) Shake() {
 		nudge(l.knock)
 	}
 }
-
-// watched reports whether a WATCH was ever sent.
-func (l *link) watched() bool { return l.Watched() }
 
 // sweep proves the connections that have been idle for about sweepAge.
 func (l *link) sweep() {

@@ -102,7 +102,7 @@ func (n *nodes) react(reply error) {
 // What else commands want of a server, they have of the link to it.
 func (n *nodes) rotate(error)   {}
 func (n *nodes) troubled() bool { return false }
-func (n *nodes) watched() bool  { return false }
+func (n *nodes) Watched() bool  { return false }
 
 // onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
 // of ours. A caller who adds hooks before his first command wants them on every node,
@@ -410,10 +410,7 @@ func isNoCluster(err error) bool {
 func (n *nodes) reload() error {
 	ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
 	defer cancel()
-	var err error
-	if failure := n.abroad(func() { err = n.load(ctx) }); failure != nil { // of go-redis, on what a server says
-		err = failure
-	}
+	err := n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loadedAt = time.Now()

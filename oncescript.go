@@ -245,15 +245,9 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 // that it is part of, nil if it is of none.
 func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
 	id := o.ids[cmd]
-	at, reply, why := command.Keys(cmd)
-	args, err := o.line(cmd)
-	switch {
-	case why != "": // a hook has made another command of it
-		return nil, refuse(cmd, why)
-	case err != nil:
-		return nil, refuse(cmd, whyUnsendable)
-	case at[len(at)-1] >= len(args):
-		return nil, refuse(cmd, whyRemade)
+	args, at, reply, err := o.keys(cmd)
+	if err != nil {
+		return nil, err
 	}
 	sum, err := w.sum(o, cmd, unit)
 	if err != nil {
@@ -274,10 +268,11 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 	if unit != nil {
 		flags += "e"
 		first := unit[0]
-		key, err := firstKey(o, first)
+		line, at, _, err := o.keys(first)
 		if err != nil {
 			return nil, err
 		}
+		key := line[at[0]]
 		if cmd != first {
 			flags += "u"
 			out = append(out, w.record(o.ids[first], key, tagged))
@@ -295,18 +290,19 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 	return &onceCmd{cmd, out}, nil
 }
 
-func firstKey(o *onces, cmd redis.Cmder) (string, error) {
-	at, _, why := command.Keys(cmd)
-	args, err := o.line(cmd)
+// keys returns what is written of a command, where its keys are in that, and what it replies.
+func (o *onces) keys(cmd redis.Cmder) (args []string, at []int, reply command.Reply, err error) {
+	at, reply, why := command.Keys(cmd)
+	args, err = o.line(cmd)
 	switch {
-	case why != "":
-		return "", refuse(cmd, why)
+	case why != "": // a hook has made another command of it
+		err = refuse(cmd, why)
 	case err != nil:
-		return "", refuse(cmd, whyUnsendable)
-	case at[0] >= len(args):
-		return "", refuse(cmd, whyRemade)
+		err = refuse(cmd, whyUnsendable)
+	case at[len(at)-1] >= len(args):
+		err = refuse(cmd, whyRemade)
 	}
-	return args[at[0]], nil
+	return args, at, reply, err
 }
 
 // whyRemade is why a command is not sent that is not any more what it was.

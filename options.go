@@ -358,6 +358,14 @@ func newConfig(opts []Option) (*config, error) {
 	return cfg, nil
 }
 
+// given returns an error unless an option was given what it needs.
+func given(there bool, what string) error {
+	if !there {
+		return errors.New("redial: " + what + " is nil")
+	}
+	return nil
+}
+
 // between reports a duration outside [least, most] in the words of its option.
 func between(name string, d, least, most time.Duration) error {
 	if d < least || d > most {
@@ -466,11 +474,8 @@ func WithMaxWaiting(n int) Option {
 // provably did not run are retried whatever the policy. p must not be nil.
 func WithRetry(p RetryPolicy) Option {
 	return func(c *config) error {
-		if p == nil {
-			return errors.New("redial: WithRetry policy is nil")
-		}
 		c.policy = p
-		return nil
+		return given(p != nil, "WithRetry policy")
 	}
 }
 
@@ -486,11 +491,8 @@ func WithRetry(p RetryPolicy) Option {
 // reaches the caller of the command. [SafeToRetry] knows nothing of f. f must not be nil.
 func WithRefusals(f func(reply error) bool) Option {
 	return func(c *config) error {
-		if f == nil {
-			return errors.New("redial: WithRefusals function is nil")
-		}
 		c.refusals = f
-		return nil
+		return given(f != nil, "WithRefusals function")
 	}
 }
 
@@ -539,11 +541,8 @@ func WithOnceTTL(d time.Duration) Option {
 // the event is told. No command argument or credential is logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) error {
-		if l == nil {
-			return errors.New("redial: WithLogger logger is nil")
-		}
 		c.logger = l
-		return nil
+		return given(l != nil, "WithLogger logger")
 	}
 }
 
@@ -554,11 +553,8 @@ func WithLogger(l *slog.Logger) Option {
 // contained and logged. f must not be nil.
 func WithOnStateChange(f func(Event)) Option {
 	return func(c *config) error {
-		if f == nil {
-			return errors.New("redial: WithOnStateChange callback is nil")
-		}
 		c.onChange = f
-		return nil
+		return given(f != nil, "WithOnStateChange callback")
 	}
 }
 
@@ -575,14 +571,11 @@ func WithOnStateChange(f func(Event)) Option {
 // the client has already are outside of it. h must not be nil.
 func WithOuterHook(h redis.Hook) Option {
 	return func(c *config) error {
-		if h == nil {
-			return errors.New("redial: WithOuterHook hook is nil")
-		}
 		c.outer = append(c.outer, outer{"WithOuterHook", func(rdb redis.UniversalClient) error {
 			rdb.AddHook(h)
 			return nil
 		}})
-		return nil
+		return given(h != nil, "WithOuterHook hook")
 	}
 }
 
@@ -616,10 +609,7 @@ func WithOuterHook(h redis.Hook) Option {
 // reports errors, and so is a panic of f. f must not be nil.
 func WithInstrument(f func(rdb redis.UniversalClient) error) Option {
 	return func(c *config) error {
-		if f == nil {
-			return errors.New("redial: WithInstrument function is nil")
-		}
 		c.outer = append(c.outer, outer{"WithInstrument", f})
-		return nil
+		return given(f != nil, "WithInstrument function")
 	}
 }

@@ -1,8 +1,9 @@
 package redial
 
-// What is known of a command that failed. Connections and the hooks of nodes mark their
-// errors, replies are read in refusals.go, and here is the one rule that puts this
-// together with what an attempt and a call know. Nothing here waits, sends or counts.
+// What is known of a command that failed, or of many that were sent together. Connections
+// and the hooks of nodes mark their errors, replies are read in refusals.go, and here is the
+// one rule that puts this together with what an attempt and a call know. Nothing here waits,
+// sends or counts.
 
 import (
 	"context"
@@ -248,6 +249,117 @@ func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
 	return o
 }
 
+// transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
+// it was aborted because a command in it was refused, the error is that refusal;
+// but EXEC has then ended any WATCH, and without it the block must not run again.
+func (t *terms) transaction(at interface {
+	react(error)
+	Watched() bool
+}, cmds []redis.Cmder, f *finding) (o outcome, why error) {
+	inner, of := command.Inner(cmds), &finding{from: f.from}
+	o, why = t.outcome(nil, f.why, f), f.why
+	if f.from == routedCall && o == refused {
+		// go-redis returns what aborted the block, and sets the abort on the rest.
+		ran := false
+		for _, cmd := range inner {
+			if redis.IsExecAbortError(cmd.Err()) {
+				return o, why
+			}
+			ran = ran || t.outcome(cmd, cmd.Err(), of) != refused
+		}
+		if !ran { // nothing but refusals: EXEC ran none of them
+			return o, why
+		}
+	}
+	switch {
+	case redis.IsExecAbortError(why):
+		for _, cmd := range inner {
+			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
+				at.react(e)
+				if !at.Watched() {
+					return refused, e
+				}
+			}
+		}
+	case o == refused || o == denied:
+		if at.Watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
+			at.react(why)
+			return answered, why // EXEC ran, and this is what a command in it said
+		}
+	case o == partly:
+		return notSent, why // EXEC comes last, so it was not delivered
+	}
+	return t.revise(o, inner...), why
+}
+
+// tail finds the commands of a pipeline, at its end, that were not run, or may not have
+// been, what is known of them, and the error to go by. lost are those without an answer,
+// and err is the error of the pipeline. If the outcome is partly, undelivered are those
+// that cannot have been delivered.
+func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome, rest, undelivered []redis.Cmder, why error) {
+	if rest = lost; len(rest) == 0 {
+		if o, rest = t.refusedTail(cmds, f.from); o != answered {
+			err = rest[0].Err()
+		}
+		return o, rest, nil, err
+	}
+	if t.atNode {
+		err = rest[0].Err()
+	}
+	heard := *f
+	heard.word = false // it is about the pipeline as a whole
+	o = t.outcome(nil, err, &heard)
+	if t.atNode && o == garbled {
+		return o, rest, nil, err // the outer hook knows what to do
+	}
+	if o == partly {
+		if n := len(rest) - len(f.undelivered); n >= 0 && slices.EqualFunc(rest[n:], f.undelivered, isSame) {
+			undelivered = rest[n:]
+		}
+		if len(undelivered) == len(rest) {
+			o, undelivered = notSent, nil
+		}
+	}
+	o = t.revise(o, rest[:len(rest)-len(undelivered)]...)
+	if t.atNode && f.mayHaveRun && o != foreign {
+		o = unknown
+	}
+	return o, rest, undelivered, err
+}
+
+// refusedTail finds in a pipeline whose commands were all answered the first one
+// that was refused and can be sent again together with all that follow it: those
+// were refused too, or do nothing but read. What they read before the refused one
+// runs is not what the caller asked for. Of one that is in it several times only the last
+// time is known.
+func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, rest []redis.Cmder) {
+	rest = cmds
+	var behind map[redis.Cmder]bool // from the first refused one on
+	noted := len(cmds)
+	for i := len(cmds) - 1; i >= 0; i-- {
+		o := t.outcome(cmds[i], cmds[i].Err(), &finding{from: from})
+		if (o == refused || o == denied) && (found == answered || found == o) {
+			for ; noted > i; noted-- {
+				cmd := cmds[noted-1]
+				if !reflect.ValueOf(cmd).Comparable() {
+					continue
+				}
+				if behind[cmd] {
+					return found, rest
+				}
+				if behind == nil {
+					behind = make(map[redis.Cmder]bool)
+				}
+				behind[cmd] = true
+			}
+			found, rest = o, cmds[i:]
+		} else if !t.mayRepeat(cmds[i:i+1]) || oncesOf(t.ctx).has(cmds[i]) { // one with an id has run
+			break
+		}
+	}
+	return found, rest
+}
+
 // mayRepeat reports whether every one of cmds may be sent again although it may have run.
 func (t *terms) mayRepeat(cmds []redis.Cmder) bool {
 	return !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !t.cfg.mayRepeat(t.ctx, cmd) })
@@ -362,12 +474,10 @@ func (e *unsealed) Unwrap() error { return e.inner }
 
 // isSame reports whether two errors, or two commands, are known to be the same one. Those of
 // the caller's own may be of types that cannot be compared.
-func isSame(a, b any) bool {
-	return a == nil && b == nil || a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+func isSame[T any](a, b T) bool {
+	x, y := any(a), any(b)
+	return x == nil && y == nil || x != nil && y != nil && reflect.ValueOf(x).Comparable() && reflect.ValueOf(y).Comparable() && x == y
 }
-
-// isOne reports whether two commands are known to be the same one.
-func isOne(a, b redis.Cmder) bool { return isSame(a, b) }
 
 // isLike reports whether two commands are the same one as far as can be told: those of a
 // type of the caller's that cannot be compared are told apart by their places.

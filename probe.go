@@ -170,13 +170,7 @@ func (p *pinger) begin() {
 
 // spawn has f, what a probe does, run where it may take as long as it likes.
 func (p *pinger) spawn(a *probe, f func() error) bool {
-	return p.link.spawn(func() {
-		var err error
-		if failure := p.link.abroad(func() { err = f() }); failure != nil {
-			err = failure
-		}
-		p.finish(a, err)
-	})
+	return p.link.spawn(func() { p.finish(a, p.link.abroad(f)) })
 }
 
 // run dials, sets the connection up and PINGs.
@@ -477,10 +471,7 @@ func (p *pinger) ask(ctx context.Context, f func(*redis.Client) error) error {
 		p.mu.Unlock()
 		if idle {
 			stop := context.AfterFunc(ctx, func() { p.finish(a, ctx.Err()) })
-			var err error
-			if failure := p.link.abroad(func() { err = f(a.client) }); failure != nil { // of go-redis, on what a server says
-				err = failure
-			}
+			err := p.link.abroad(func() error { return f(a.client) }) // go-redis may panic on what a server says
 			stop()
 			p.finish(a, err)
 			return err

@@ -156,10 +156,7 @@ func (n *nodes) anyAnswers(context.Context) error {
 			l.want()
 		}
 	}
-	if cause == nil {
-		cause = errors.New("no shard answers")
-	}
-	return cause
+	return cmp.Or(cause, errors.New("no shard answers"))
 }
 
 // AddHook adds a hook, as go-redis does; see [Client.AddHook].

@@ -246,9 +246,7 @@ func (s *Stats) add(n Stats, addr string) {
 		Addr: addr, State: n.State, Since: n.Since, Cause: n.Cause, Reason: n.Reason, LastError: n.LastError,
 		RTT: n.RTT, Connections: n.Connections, Outages: n.Outages, Waiting: n.Waiting,
 	})
-	if s.LastError == "" {
-		s.LastError = n.LastError
-	}
+	s.LastError = cmp.Or(s.LastError, n.LastError)
 	s.RTT = max(s.RTT, n.RTT)
 	s.Connections += n.Connections
 	s.Waiting += n.Waiting

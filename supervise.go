@@ -56,7 +56,6 @@ func Supervise(rdb redis.UniversalClient, opts ...Option) (*Supervisor, error) {
 	}
 	switch rdb := rdb.(type) {
 	case nil:
-		return nil, errors.New("redial: the client to supervise is nil")
 	case *Client, *ClusterClient, *Ring:
 		return nil, errSupervised
 	case *redis.Client:

@@ -141,7 +141,7 @@ var classesByArgs = map[string]func(args []any) Class{
 	// HGETEX key [EX n ... | PERSIST] FIELDS n field ...
 	"hgetex": unless(2, "exat", "pxat"),
 	// COPY source destination [DB n] [REPLACE], RESTORE key ttl data [REPLACE] ...
-	"copy": given(3, "replace"), "restore": given(4, "replace"),
+	"copy": when(3, Repeats, Changes, "replace"), "restore": when(4, Repeats, Changes, "replace"),
 
 	// Writes of a result to a key: repeatable unless that key is also read.
 	"bitop": stores(2), "geosearchstore": stores(1),
@@ -162,22 +162,12 @@ var classesByArgs = map[string]func(args []any) Class{
 	},
 
 	// BITFIELD key [GET ...] [SET ...] [INCRBY ...]
-	"bitfield": func(args []any) Class {
-		if has(args, 2, "set", "incrby") {
-			return Changes
-		}
-		return Reads
-	},
+	"bitfield": when(2, Changes, Reads, "set", "incrby"),
 	// XADD key [NOMKSTREAM] [KEEPREF | DELREF | ACKED] [IDMP producer id | IDMPAUTO producer] ...
 	"xadd": byOptions,
 	// XREAD [COUNT n] [BLOCK ms] STREAMS key ... id ...: from "$" or "+" on, what
 	// a lost answer held is skipped by the next.
-	"xread": func(args []any) Class {
-		if has(args, 1, "$", "+") {
-			return Takes
-		}
-		return Reads
-	},
+	"xread": when(1, Takes, Reads, "$", "+"),
 
 	"acl":      subcommands(Inert, "cat dryrun genpass getuser help list users whoami"),
 	"cluster":  subcommands(Inert, "countkeysinslot getkeysinslot help info keyslot links myid myshardid nodes replicas shards slaves slots"),
@@ -193,15 +183,20 @@ var classesByArgs = map[string]func(args []any) Class{
 	"xinfo":    subcommands(Reads, "consumers groups stream", Inert, "help"),
 }
 
-// unless returns a class function: Repeats, or Changes when one of the words is
-// among the arguments from the given one on.
-func unless(from int, words ...string) func([]any) Class {
+// when returns a class function: then when one of the words is among the arguments from
+// the given one on, and else the other class.
+func when(from int, then, other Class, words ...string) func([]any) Class {
 	return func(args []any) Class {
 		if has(args, from, words...) {
-			return Changes
+			return then
 		}
-		return Repeats
+		return other
 	}
+}
+
+// unless returns one: Repeats, or Changes when one of the words is there.
+func unless(from int, words ...string) func([]any) Class {
+	return when(from, Changes, Repeats, words...)
 }
 
 // lasting is the class function of EXPIRE and its like.
@@ -233,16 +228,6 @@ func byOptions(args []any) Class {
 		}
 	}
 	return Changes
-}
-
-// given is the opposite: Repeats only when one of the words is there.
-func given(from int, words ...string) func([]any) Class {
-	return func(args []any) Class {
-		if has(args, from, words...) {
-			return Repeats
-		}
-		return Changes
-	}
 }
 
 // stores returns the class function of a command that overwrites the key in the

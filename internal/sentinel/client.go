@@ -7,13 +7,12 @@ import (
 	"net"
 	"runtime/debug"
 	"slices"
-	"syscall"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/redial-go/redial/internal/sys"
+	"github.com/redial-go/redial/internal/wire"
 )
 
 // A connection to one sentinel, what is asked on it, and code of the caller that may hang.
@@ -68,7 +67,7 @@ func (c *client) close() {
 	_ = c.SentinelClient.Close()
 }
 
-// dial is the Dialer of the client. It never fails, see failed. What the dialer of the
+// dial is the Dialer of the client. It never fails, see wire.Standin. What the dialer of the
 // caller takes longer for than it may is closed when it comes.
 func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.of.limits.DialTimeout)
@@ -80,7 +79,7 @@ func (c *client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		return err
 	}, func() { _ = nc.Close() })
 	if err != nil {
-		return &failed{err: err}, nil
+		return wire.NewStandin(err, func(e *wire.Error) error { return e.Err }), nil
 	}
 	sys.Tune(sys.Innermost(nc), c.of.limits.Liveness)
 	return nc, nil
@@ -127,22 +126,6 @@ func (d *Directory) contain(f func() error) (err error) {
 	}()
 	return f()
 }
-
-// failed takes the place of a connection that could not be made. Were the dialer to fail
-// instead, the pool would go by a schedule of its own.
-type failed struct{ err error }
-
-func (f *failed) Read([]byte) (int, error)         { return 0, f.err }
-func (f *failed) Write([]byte) (int, error)        { return 0, f.err }
-func (f *failed) Close() error                     { return nil }
-func (f *failed) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (f *failed) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (f *failed) SetDeadline(time.Time) error      { return nil }
-func (f *failed) SetReadDeadline(time.Time) error  { return nil }
-func (f *failed) SetWriteDeadline(time.Time) error { return nil }
-
-// SyscallConn makes the pool's health check drop one that lay idle.
-func (f *failed) SyscallConn() (syscall.RawConn, error) { return nil, f.err }
 
 // errUnknown says that a sentinel does not watch over the master.
 var errUnknown = errors.New("sentinel knows no master named")

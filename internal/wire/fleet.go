@@ -200,12 +200,10 @@ func (f *Fleet) RTT() time.Duration { return time.Duration(f.rtt.Load()) }
 
 // Measure smooths the round trip, as TCP does.
 func (f *Fleet) Measure(rtt time.Duration) {
-	old := f.rtt.Load()
-	if old == 0 {
-		f.rtt.Store(int64(rtt))
-		return
+	if old := f.rtt.Load(); old != 0 {
+		rtt = time.Duration(old + (int64(rtt)-old)/rttSmoothing)
 	}
-	f.rtt.Store(old + (int64(rtt)-old)/rttSmoothing)
+	f.rtt.Store(int64(rtt))
 }
 
 // ProofTimeout is how long an idle connection may take to answer a PING.

@@ -29,28 +29,13 @@ func (s *Standin) fail() error {
 	return s.seal(failure)
 }
 
-// Read fails.
-func (s *Standin) Read([]byte) (int, error) { return 0, s.fail() }
-
-// Write fails, and has sent nothing.
-func (s *Standin) Write([]byte) (int, error) { return 0, s.fail() }
-
-// Close has nothing to close.
-func (s *Standin) Close() error { return nil }
-
-// LocalAddr says that there is none.
-func (s *Standin) LocalAddr() net.Addr { return noAddr{} }
-
-// RemoteAddr says that there is none.
-func (s *Standin) RemoteAddr() net.Addr { return noAddr{} }
-
-// SetDeadline and its like succeed, as the pool wants.
-func (s *Standin) SetDeadline(time.Time) error { return nil }
-
-// SetReadDeadline succeeds.
-func (s *Standin) SetReadDeadline(time.Time) error { return nil }
-
-// SetWriteDeadline succeeds.
+func (s *Standin) Read([]byte) (int, error)         { return 0, s.fail() }
+func (s *Standin) Write([]byte) (int, error)        { return 0, s.fail() }
+func (s *Standin) Close() error                     { return nil }
+func (s *Standin) LocalAddr() net.Addr              { return noAddr{} }
+func (s *Standin) RemoteAddr() net.Addr             { return noAddr{} }
+func (s *Standin) SetDeadline(time.Time) error      { return nil }
+func (s *Standin) SetReadDeadline(time.Time) error  { return nil }
 func (s *Standin) SetWriteDeadline(time.Time) error { return nil }
 
 // SyscallConn makes the pool's health check drop a stand-in that lay idle.

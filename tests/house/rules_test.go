@@ -43,7 +43,8 @@ var floors = []string{
 	// Several nodes, many commands, one command.
 	"route.go",
 	"nodes.go",
-	"batch.go watch.go",
+	"batch.go",
+	"spread.go",
 	"call.go",
 	"attempt.go",
 	"veil.go",

@@ -1,0 +1,274 @@
+package redial
+
+// What go-redis sends to several servers: a batch whose commands have different nodes, and a
+// command that it splits into parts. What is known of each command, or of all parts together.
+// Here is, too, what a batch for one server has in common with that, see batch.go.
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/wire"
+)
+
+// bundle is what there is to know of a batch, wherever its commands go.
+type bundle struct {
+	hook
+	next       redis.ProcessPipelineHook
+	way        way
+	found      finding       // of the last attempt
+	cmds, rest []redis.Cmder // all, and those that are left
+}
+
+func (b *bundle) publishes() bool { return slices.ContainsFunc(b.rest, command.Publishes) }
+
+// newBatch returns the call of a batch, of which rest is to be done.
+func (h hook) newBatch(ctx context.Context, cmds, rest []redis.Cmder, attempts int) *call {
+	name := "pipeline"
+	if command.IsTransaction(cmds) {
+		name = "transaction"
+	}
+	writes := slices.ContainsFunc(rest, func(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) })
+	return h.newCall(ctx, name, attempts, !writes)
+}
+
+// spread carries on a batch whose commands go-redis sends to several nodes.
+func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+	rest := command.Inner(cmds)
+	c := h.newBatch(ctx, cmds, rest, 0)
+	c.apiece = true
+	return c.carry(&spread{bundle: bundle{h, next, w, finding{}, cmds, rest}}, nil)
+}
+
+// spread is the work of such a batch. What a node has answered is not sent again, and the
+// rest is without MULTI and EXEC.
+type spread struct {
+	bundle
+	ran []bool // which of the rest may have run in an earlier attempt; nil: none
+}
+
+func (s *spread) try(c *call) (err error) {
+	if c.attempts > 1 {
+		command.SetErrors(s.rest, nil)
+	}
+	cmds := s.rest
+	if c.name == "transaction" {
+		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
+	}
+	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way, false)
+	return err
+}
+
+func (s *spread) judge(c *call, err error) ruling {
+	s.found.unanswered(s.rest)
+	o, why := s.sort(c)
+	word := err == nil || s.found.word || s.found.mayHaveRun
+	if len(s.rest) > 0 && !word {
+		return ruling{outcome: o, why: why, said: why}
+	}
+	if len(s.rest) > 0 { // a hook of the caller has had the last word
+		c.because(CauseHook)
+		_, shown := reveal(why)
+		s.end(c, c.newError(ErrUnavailable, shown))
+	}
+	if err != nil && failureOf(err) == nil && s.found.tells(err) {
+		c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
+		return ruling{done: true, said: command.FirstError(s.cmds, c.ownError(err))}
+	}
+	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil {
+		return ruling{done: true, said: err} // as go-redis or a hook has it
+	}
+	return ruling{done: true, said: command.FirstError(s.cmds, err)}
+}
+
+// sort finds out what is left after an attempt, and returns what is known of that in
+// general. The others get their final errors.
+func (s *spread) sort(c *call) (o outcome, why error) {
+	cmds, ran := s.rest, s.ran
+	s.rest, s.ran = nil, nil
+	type end struct {
+		of  *failure
+		ran bool // may have, in an earlier attempt
+	}
+	finals := make(map[end]error)
+	for i, cmd := range cmds {
+		before := ran != nil && ran[i]
+		e := cmd.Err()
+		if e == nil || isReply(e) && !c.astray(e) {
+			continue
+		}
+		n := c.failed(cmd, e)
+		if n == nil {
+			continue // foreign
+		}
+		known := n.outcome
+		if known == garbled {
+			if known = c.revise(known, cmd); known == foreign {
+				cmd.SetErr(n.err)
+				continue
+			}
+		}
+		switch {
+		case known == unknown, known == partly, known == notSentForGood, n.final:
+			final := end{n, before}
+			if finals[final] == nil {
+				finals[final] = c.finalOf(n, known, before)
+			}
+			cmd.SetErr(finals[final])
+			continue
+		}
+		s.rest = append(s.rest, cmd)
+		s.ran = append(s.ran, before || known == repeatable)
+		if why == nil || known == repeatable {
+			o, why = known, n
+		}
+	}
+	return o, why
+}
+
+// failed returns what a command of such a batch has failed with, e being what go-redis has set
+// on it, or nil when that is foreign.
+func (c *call) failed(cmd redis.Cmder, e error) *failure {
+	switch n := failureOf(e); {
+	case n != nil && n.panicked != nil:
+		panic(n.panicked.value)
+	case n != nil:
+		return n
+	case isReply(e):
+		n = &failure{outcome: refused, err: e, was: e}
+		cmd.SetErr(n)
+		return n
+	case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
+		return &failure{outcome: notSent, err: e}
+	case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
+		// It ended a pause of go-redis's between two rounds, and is on all commands, those
+		// that were answered before included.
+		return &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
+	case isOurs(e): // through a hook that went on with a context of its own, say
+		if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
+			n.outcome = notSent
+		}
+		return n
+	}
+	return nil
+}
+
+// finalOf returns the error of commands that are not sent again because of n, of which that
+// is known; ran says that they may have run before.
+func (c *call) finalOf(n *failure, known outcome, ran bool) error {
+	kind, sent := ErrUnavailable, known == unknown || known == partly
+	if sent || ran {
+		kind = ErrOutcomeUnknown
+	}
+	at, shown := reveal(n)
+	c.node, _ = at.(*link)
+	switch c.because(CauseUnsafe); {
+	case known == notSentForGood:
+		c.why = CausePoolExhausted
+	case !sent:
+		c.because(CauseSharedConnection)
+	}
+	return c.fail(kind, c.withCtx(shown))
+}
+
+// end puts the final error on what is not sent again after all.
+func (s *spread) end(c *call, final error) error {
+	for i, cmd := range s.rest {
+		ran := s.ran != nil && s.ran[i]
+		n := failureOf(cmd.Err())
+		if n != nil && (n.outcome == refused || n.outcome == denied) && !ran {
+			cmd.SetErr(n.was)
+			continue
+		}
+		e := asError(final)
+		switch {
+		case e == nil && ran:
+			e = c.newError(ErrOutcomeUnknown, final)
+		case e == nil:
+			cmd.SetErr(final)
+			continue
+		}
+		one := *e
+		switch {
+		case ran:
+			one.kind = ErrOutcomeUnknown
+		case e.kind != ErrClosed:
+			one.kind = ErrUnavailable
+		}
+		if n != nil && n.at != nil {
+			one.Addr = n.at.Address()
+		}
+		cmd.SetErr(&one)
+	}
+	return command.FirstError(s.cmds, final)
+}
+
+// ownError returns the final error for one that our connections or nodes have told.
+func (c *call) ownError(err error) error {
+	kind := ErrOutcomeUnknown
+	if o := outcomeOf(err); o == notSent || o == notSentForGood {
+		kind = ErrUnavailable
+	}
+	c.because(CauseHook)
+	_, shown := reveal(err)
+	return c.newError(kind, c.withCtx(shown))
+}
+
+// parts is what became of the parts of a command that go-redis splits among nodes.
+// It reports success when some of them failed.
+type parts struct {
+	mu     sync.Mutex
+	ran    bool  // guarded by mu; one of them was answered, or may have run
+	failed error // guarded by mu; of the last that was not answered; nil: there is none
+	// The errors that others were answered, which may mean that those did not run.
+	replies []error // guarded by mu
+}
+
+func (p *parts) note(err error) {
+	n := failureOf(err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case n != nil:
+		p.failed = n
+		p.ran = p.ran || n.outcome == unknown || n.outcome == repeatable || n.outcome == garbled
+	case errors.Is(err, redis.ErrClosed):
+		p.failed = err
+	case err == nil || err == redis.Nil:
+		p.ran = true
+	default:
+		p.replies = append(p.replies, err)
+	}
+}
+
+// together returns the error of the whole command, for which go-redis returned err.
+func (p *parts) together(t *terms, err error) error {
+	p.mu.Lock()
+	ran, failed, replies := p.ran, p.failed, p.replies
+	p.mu.Unlock()
+	for _, e := range replies {
+		ran = ran || !isUndone(e) && !t.taught(e)
+	}
+	n := failureOf(failed)
+	if failed != nil && n == nil {
+		n = &failure{outcome: notSent, err: failed}
+	}
+	switch {
+	case n != nil && ran:
+		return &failure{at: n.at, outcome: unknown, err: n.err}
+	case n != nil:
+		return n
+	case err == nil && len(replies) > 0:
+		return &failure{outcome: unknown, err: notReply(replies[len(replies)-1])}
+	case err != nil && ran && t.outcome(nil, err, &finding{from: routedCall}) == refused:
+		return &failure{outcome: unknown, err: notReply(err)}
+	case ran && !t.reads && isUndone(err):
+		return ranElsewhere{replyOf(err)}
+	}
+	return err
+}
