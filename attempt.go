@@ -274,8 +274,8 @@ type oneServer struct {
 	once         onceWay
 }
 
-func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, of topology) *oneServer {
-	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, of)}
+func newOneServer(calls *wire.Calls, resp2 func() bool, opt *redis.Options, cfg *config, of topology) *oneServer {
+	resp3 := func() bool { return opt.Protocol != 2 && !resp2() }
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
