@@ -440,19 +440,20 @@ func isPassing(cmd redis.Cmder) bool {
 }
 
 // standIns returns what is sent in place of the commands of a batch. The first of them
-// brings the script: what is behind one that the server cannot run would run before it.
-func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged bool) (sent []redis.Cmder, err error) {
-	o, unit, whole := oncesOf(ctx), unitOf(cmds), true
+// brings the script: what is behind one that the server cannot run would run before it. whole
+// says that each does, since the server keeps losing it.
+func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole bool) (sent []redis.Cmder, err error) {
+	o, unit, brings := oncesOf(ctx), unitOf(cmds), true
 	sent = slices.Clone(cmds)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
 			continue
 		}
-		stand, err := w.standIn(o, cmd, unit, tagged, whole)
+		stand, err := w.standIn(o, cmd, unit, tagged, brings)
 		if err != nil {
 			return nil, err
 		}
-		sent[i], whole = stand, false
+		sent[i], brings = stand, whole
 	}
 	return sent, nil
 }
