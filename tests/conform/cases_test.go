@@ -63,6 +63,9 @@ func TestConform_Replies_OfAnotherType(t *testing.T) {
 		status := redis.NewStatusCmd(w.ctx, "incr", "{a}n")
 		w.got("status of an int", w.rdb.Process(w.ctx, status), status)
 		w.did(w.rdb.Get(w.ctx, "{a}k"))
+		w.did(w.rdb.Append(w.ctx, "{a}k", "alue"))
+		w.did(w.rdb.GetToBuffer(w.ctx, "{a}k", make([]byte, 1))) // which must not be sent again
+		w.did(w.rdb.Get(w.ctx, "{a}k"))
 	})
 }
 

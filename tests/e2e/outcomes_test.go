@@ -288,6 +288,25 @@ func TestOutcome_GarbledReply(t *testing.T) {
 	var own *redial.Error
 	assert.False(t, errors.As(err, &own), "%v", err)
 
+	// It is the command that does not fit the reply, behind a write that was answered.
+	left.Store(0)
+	for name, read := range map[string]func(redis.Pipeliner) error{
+		"of another type":  func(p redis.Pipeliner) error { return p.Process(ctx, redis.NewSliceCmd(ctx, "get", "k")) },
+		"buffer too small": func(p redis.Pipeliner) error { return p.GetToBuffer(ctx, "k", nil).Err() },
+	} {
+		runs := f.Executed("get")
+		cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Incr(ctx, name)
+			_ = read(p)
+			return nil
+		})
+		assert.ErrorContains(t, err, "redis: ", name)
+		assert.Equal(t, err, cmds[1].Err(), name)
+		assert.False(t, errors.As(err, &own), "%s: %v", name, err)
+		assert.EqualValues(t, 1, cmds[0].(*redis.IntCmd).Val(), name)
+		assert.LessOrEqual(t, f.Executed("get")-runs, 2, name)
+	}
+
 	err = c.Set(ctx, "k", struct{}{}, 0).Err()
 	assert.ErrorContains(t, err, "can't marshal")
 	assert.False(t, errors.As(err, &own), "%v", err)
