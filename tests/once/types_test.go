@@ -281,6 +281,23 @@ func argsFor(protocol int) []string {
 	return nil
 }
 
+// Connections that were there before a client was supervised speak what the others do.
+func TestOnce_SupervisedWithoutHello(t *testing.T) {
+	s := redialtest.StartServer(t, argsFor(withoutHello)...)
+	s.Do("XADD", "x", "1-1", "f", "v")
+	c := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	want, err := c.Do(t.Context(), "xread", "streams", "x", 0).Result()
+	require.NoError(t, err)
+	supervisor, err := redial.Supervise(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close(); _ = supervisor.Close() })
+	testkit.WaitReady(t, supervisor)
+	got, err := c.Do(redial.Once(t.Context(), "id"), "xread", "streams", "x", 0).Result()
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	assert.EqualValues(t, 1, c.PoolStats().TotalConns, "it was the same connection")
+}
+
 // places are where commands run, and how they get there.
 var places = map[string]func(t *testing.T, protocol int) *walk{
 	"client": func(t *testing.T, protocol int) *walk {
