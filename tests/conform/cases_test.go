@@ -66,6 +66,11 @@ func TestConform_Replies_OfAnotherType(t *testing.T) {
 		w.did(w.rdb.Append(w.ctx, "{a}k", "alue"))
 		w.did(w.rdb.GetToBuffer(w.ctx, "{a}k", make([]byte, 1))) // which must not be sent again
 		w.did(w.rdb.Get(w.ctx, "{a}k"))
+		w.got("watch", w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { // nor can this, on no other connection
+			cmd := redis.NewSliceCmd(w.ctx, "get", "{a}k")
+			w.got("slice of a string", tx.Process(w.ctx, cmd), cmd)
+			return nil
+		}, "{a}n"))
 	})
 }
 
