@@ -256,6 +256,18 @@ func TestOnce_ErrorReplies(t *testing.T) {
 	_, err := tx()
 	require.ErrorContains(t, err, "WRONGTYPE", "the unit is what it was")
 	require.Zero(t, c.Exists(t.Context(), "m").Val())
+
+	// What the server would not even queue is refused in its turn.
+	queued := redial.Once(t.Context(), "queued")
+	cmds, err := c.TxPipelined(queued, func(p redis.Pipeliner) error {
+		p.Incr(queued, "m")
+		p.HSet(queued, "h")
+		p.Incr(queued, "m")
+		return nil
+	})
+	require.EqualError(t, err, "ERR wrong number of arguments for 'hset' command")
+	require.EqualValues(t, 1, cmds[0].(*redis.IntCmd).Val())
+	require.EqualValues(t, 2, cmds[2].(*redis.IntCmd).Val())
 }
 
 func TestOnce_Expires(t *testing.T) {
