@@ -267,8 +267,9 @@ type oneServer struct {
 	once         onceWay
 }
 
-func newOneServer(calls *wire.Calls, opt *redis.Options, cfg *config, of topology) *oneServer {
-	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, opt.Protocol, of)}
+func newOneServer(calls *wire.Calls, resp2 func() bool, opt *redis.Options, cfg *config, of topology) *oneServer {
+	resp3 := func() bool { return opt.Protocol != 2 && !resp2() }
+	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, resp3, of)}
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
@@ -337,8 +338,11 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 	}
 	rest := cmds
 	for n := range onceSends {
+		if n > 0 {
+			command.SetErrors(rest, nil)
+		}
 		tagged := s.once.cluster.Load()
-		sent, err := s.once.standIns(ctx, rest, tagged)
+		sent, err := s.once.standIns(ctx, rest, tagged, n > 1)
 		if err != nil {
 			command.SetErrors(rest, err)
 			f.join(found(ctx, from, err))
@@ -353,7 +357,6 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 		if rest = s.once.lacking(ctx, rest, tagged); len(rest) == 0 {
 			break
 		}
-		command.SetErrors(rest, nil)
 	}
 	for _, cmd := range first {
 		one := f

@@ -347,10 +347,14 @@ func (c *call) wait(g *gate, turn <-chan struct{}) error {
 func (c *call) settle(r ruling) error {
 	o := r.outcome
 	same := o == notSent && sameFailure(r.why, c.last) // a full-duplex command cannot be sent again
+	before := c.last
 	c.last, c.after = r.why, o
 	at, err := reveal(r.why)
 	if c.node, _ = at.(*link); !isSame(r.why, r.said) {
 		err = r.said
+	}
+	if c.reads && before != nil && isGarbled(before) && isHeld(err) {
+		return before // see revise: there is no other connection to try it on
 	}
 	if c.link.hopeless() {
 		if words := c.ownWords(o, err); words != nil {

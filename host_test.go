@@ -1422,7 +1422,7 @@ func BenchmarkHost_ContextOf(b *testing.B) {
 func BenchmarkOnce_NoID(b *testing.B) {
 	Once(b.Context(), "another command of the program has an id")
 	cmd, c := redis.NewStringCmd(b.Context(), "get", "k"), new(config)
-	w := newOnceWay(c, 3, lone)
+	w := newOnceWay(c, func() bool { return true }, lone)
 	for name, ctx := range map[string]context.Context{"background": context.Background(), "cancelable": b.Context()} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

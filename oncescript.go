@@ -153,13 +153,13 @@ const (
 // onceWay is how commands with ids are sent to one server.
 type onceWay struct {
 	ttl     time.Duration
-	resp3   bool         // what the connections speak
+	resp3   func() bool  // what the connections speak
 	cluster *atomic.Bool // the record must be in the slot of the command's keys
 	strays  bool         // keys are looked for on servers that do not have their records
 }
 
-func newOnceWay(cfg *config, protocol int, of topology) onceWay {
-	w := onceWay{ttl: cfg.onceTTL, resp3: protocol != 2, cluster: new(atomic.Bool), strays: of == shards}
+func newOnceWay(cfg *config, resp3 func() bool, of topology) onceWay {
+	w := onceWay{ttl: cfg.onceTTL, resp3: resp3, cluster: new(atomic.Bool), strays: of == shards}
 	w.cluster.Store(of == cluster)
 	return w
 }
@@ -264,9 +264,9 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 	for _, i := range at {
 		out = append(out, args[i])
 	}
-	flags := w.flags(cmd, reply)
+	flags := onceFlags{w: w, cmd: cmd, reply: reply}
 	if unit != nil {
-		flags += "e"
+		flags.unit = "e"
 		first := unit[0]
 		line, at, _, err := o.keys(first)
 		if err != nil {
@@ -274,7 +274,7 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 		}
 		key := line[at[0]]
 		if cmd != first {
-			flags += "u"
+			flags.unit += "u"
 			out = append(out, w.record(o.ids[first], key, tagged))
 		}
 		out = append(out, w.record(id, key, tagged))
@@ -308,14 +308,26 @@ func (o *onces) keys(cmd redis.Cmder) (args []string, at []int, reply command.Re
 // whyRemade is why a command is not sent that is not any more what it was.
 const whyRemade = "a hook has made another command of it"
 
-// flags tells the script what is to be known of the reply, see onceScript.
-func (w *onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
-	if w.resp3 {
+// onceFlags tells the script what is to be known of the reply, see onceScript. That is found
+// out while it is written: only then there is a connection for sure, which has said HELLO.
+type onceFlags struct {
+	w     *onceWay
+	cmd   redis.Cmder
+	reply command.Reply
+	unit  string // those of a transaction
+}
+
+// MarshalBinary returns what is written.
+func (f onceFlags) MarshalBinary() ([]byte, error) { return []byte(f.ofReply() + f.unit), nil }
+
+func (f onceFlags) ofReply() (flags string) {
+	resp3 := f.w.resp3()
+	if resp3 {
 		flags = "n"
 	}
-	switch r {
+	switch f.reply {
 	case command.Plain:
-		if w.resp3 {
+		if resp3 {
 			return "3n"
 		}
 	case command.Counter:
@@ -330,7 +342,7 @@ func (w *onceWay) flags(cmd redis.Cmder, r command.Reply) (flags string) {
 		return flags + "i"
 	case command.Streams:
 		flags += "i"
-		if _, any := cmd.(*redis.Cmd); any { // others keep the order of the streams
+		if _, any := f.cmd.(*redis.Cmd); any { // others keep the order of the streams
 			return flags + "s"
 		}
 	}
@@ -424,19 +436,20 @@ func isPassing(cmd redis.Cmder) bool {
 }
 
 // standIns returns what is sent in place of the commands of a batch. The first of them
-// brings the script: what is behind one that the server cannot run would run before it.
-func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged bool) (sent []redis.Cmder, err error) {
-	o, unit, whole := oncesOf(ctx), unitOf(cmds), true
+// brings the script: what is behind one that the server cannot run would run before it. whole
+// says that each does, since the server keeps losing it.
+func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole bool) (sent []redis.Cmder, err error) {
+	o, unit, brings := oncesOf(ctx), unitOf(cmds), true
 	sent = slices.Clone(cmds)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
 			continue
 		}
-		stand, err := w.standIn(o, cmd, unit, tagged, whole)
+		stand, err := w.standIn(o, cmd, unit, tagged, brings)
 		if err != nil {
 			return nil, err
 		}
-		sent[i], whole = stand, false
+		sent[i], brings = stand, whole
 	}
 	return sent, nil
 }

@@ -139,11 +139,12 @@ const (
 	// An id is at most maxOnceID bytes long. A command with one has at most maxOnceArgs
 	// arguments: a script can hand on some 8000 values. It is not sent again once the life
 	// of its record, divided by onceShare, is over. onceSends is how often a batch is sent
-	// because a server has lost the script while it was under way.
+	// because a server does not have the script, or keys are in slots: from the third time on
+	// each command brings the script.
 	maxOnceID   = 512
 	maxOnceArgs = 7000
 	onceShare   = 2
-	onceSends   = 8
+	onceSends   = 4
 	// stackDepth is how many frames, of hooks of the caller for the most part, may lie
 	// between the set-up of a connection and a command of it.
 	stackDepth = 256

@@ -233,12 +233,13 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 }
 
 // revise says what an outcome comes to for commands that are to be sent again, if they
-// may. A write whose reply could not be read may have run. A read is worth another try,
-// after which the error is the caller's: it may be the command that expects another type
-// of reply.
+// may. A write whose reply could not be read may have run. A read is worth another try, if
+// it may have one, after which the error is the caller's: it may be the command that expects
+// another type of reply.
 func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
+	changes := func(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) }
 	switch {
-	case o == garbled && t.reads && t.attempts > 1:
+	case o == garbled && !slices.ContainsFunc(cmds, changes) && (t.attempts > 1 || !t.mayRepeat(cmds)):
 		return foreign
 	case o == garbled:
 		o = unknown

@@ -338,6 +338,7 @@ func (p *pinger) finish(a *probe, err error) {
 	}
 	if keep && r.fresh {
 		p.link.Beside(nc) // which may be the caller's
+		p.link.Greeted(&a.greets)
 	}
 	for _, b := range done {
 		b.end()

@@ -180,7 +180,7 @@ func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.
 	}
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
 	rdb := newClient(m.link.poolOptions(opt))
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb

@@ -122,7 +122,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
 		k.whole = g.link
 		k.add(g)
-		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, opt, cfg, lone)}, g.link, opt})
+		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, g.SpeaksRESP2, opt, cfg, lone)}, g.link, opt})
 		return supervisorOver(k), nil
 	})
 }
@@ -136,7 +136,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	m := n.newMember(opt, false, false)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, opt, n.cfg, n.topology())}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, opt, n.cfg, n.topology())}
 	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)
 	return m.link

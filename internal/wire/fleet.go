@@ -104,6 +104,7 @@ type Fleet struct {
 	rtt        atomic.Int64            // smoothed round trip in nanoseconds, 0: unknown
 	direct     atomic.Bool             // servers see connections come from the addresses that they have here
 	declined   atomic.Bool             // a server has no notifications of maintenance
+	resp2      atomic.Bool             // the server answered HELLO so, or not at all, when asked last
 	watches    atomic.Bool             // a WATCH was sent, ever
 
 	mu    sync.Mutex
@@ -409,3 +410,14 @@ var errSilentSubscriber = errors.New("subscriber's PING went unanswered")
 // Declined reports whether the server was asked for notifications of maintenance and has
 // none.
 func (f *Fleet) Declined() bool { return f.declined.Load() }
+
+// Greeted takes note of what the server answered HELLO on a connection to be.
+func (f *Fleet) Greeted(g *Greeting) {
+	if len(g.reply) > 0 {
+		f.resp2.Store(g.reply[0] != '%')
+	}
+}
+
+// SpeaksRESP2 reports whether connections speak RESP2, whatever they have asked for, as far as
+// is known.
+func (f *Fleet) SpeaksRESP2() bool { return f.resp2.Load() }

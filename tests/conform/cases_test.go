@@ -63,6 +63,14 @@ func TestConform_Replies_OfAnotherType(t *testing.T) {
 		status := redis.NewStatusCmd(w.ctx, "incr", "{a}n")
 		w.got("status of an int", w.rdb.Process(w.ctx, status), status)
 		w.did(w.rdb.Get(w.ctx, "{a}k"))
+		w.did(w.rdb.Append(w.ctx, "{a}k", "alue"))
+		w.did(w.rdb.GetToBuffer(w.ctx, "{a}k", make([]byte, 1))) // which must not be sent again
+		w.did(w.rdb.Get(w.ctx, "{a}k"))
+		w.got("watch", w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { // nor can this, on no other connection
+			cmd := redis.NewSliceCmd(w.ctx, "get", "{a}k")
+			w.got("slice of a string", tx.Process(w.ctx, cmd), cmd)
+			return nil
+		}, "{a}n"))
 	})
 }
 

@@ -288,6 +288,25 @@ func TestOutcome_GarbledReply(t *testing.T) {
 	var own *redial.Error
 	assert.False(t, errors.As(err, &own), "%v", err)
 
+	// It is the command that does not fit the reply, behind a write that was answered.
+	left.Store(0)
+	for name, read := range map[string]func(redis.Pipeliner) error{
+		"of another type":  func(p redis.Pipeliner) error { return p.Process(ctx, redis.NewSliceCmd(ctx, "get", "k")) },
+		"buffer too small": func(p redis.Pipeliner) error { return p.GetToBuffer(ctx, "k", nil).Err() },
+	} {
+		runs := f.Executed("get")
+		cmds, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Incr(ctx, name)
+			_ = read(p)
+			return nil
+		})
+		assert.ErrorContains(t, err, "redis: ", name)
+		assert.Equal(t, err, cmds[1].Err(), name)
+		assert.False(t, errors.As(err, &own), "%s: %v", name, err)
+		assert.EqualValues(t, 1, cmds[0].(*redis.IntCmd).Val(), name)
+		assert.LessOrEqual(t, f.Executed("get")-runs, 2, name)
+	}
+
 	err = c.Set(ctx, "k", struct{}{}, 0).Err()
 	assert.ErrorContains(t, err, "can't marshal")
 	assert.False(t, errors.As(err, &own), "%v", err)
@@ -429,29 +448,31 @@ func TestOutcome_SeveralNodes_RepeatFindsNoConnection_IsUnknown(t *testing.T) {
 			"idempotent": func(string) context.Context { return redial.Idempotent(t.Context()) },
 			"once":       func(id string) context.Context { return redial.Once(t.Context(), id) },
 		} {
-			t.Run(name+" "+kind, func(t *testing.T) {
-				require.NoError(t, x.c.Del(t.Context(), "{n}", "{n}list").Err())
-				require.Equal(t, "OK", x.at.Do("CLIENT", "PAUSE", 300, "WRITE"))
-				x.p.Match("incr")
-				x.p.CutAfterRequest(1)
-				errs := make(chan error, 1)
-				go func() {
-					_, err := x.c.Pipelined(ctxOf(name), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
-					errs <- err
-				}()
-				require.Eventually(t, func() bool { return inUse(x.c) == 1 }, 5*time.Second, time.Millisecond)
-				taken := make(chan error, 1)
-				go func() { // waits for the one connection, and keeps it
-					taken <- x.c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
-				}()
-				err := <-errs
-				assert.ErrorIs(t, err, redis.ErrPoolTimeout)
-				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
-				assert.False(t, redial.SafeToRetry(err))
-				assert.Equal(t, "1", x.at.Do("GET", "{n}"))
-				x.at.Do("RPUSH", "{n}list", "x")
-				assert.NoError(t, <-taken)
-			})
+			for how, exec := range map[string]func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){"pipeline": x.c.Pipelined, "transaction": x.c.TxPipelined} {
+				t.Run(name+" "+kind+" "+how, func(t *testing.T) {
+					require.NoError(t, x.c.Del(t.Context(), "{n}", "{n}list").Err())
+					require.Equal(t, "OK", x.at.Do("CLIENT", "PAUSE", 300))
+					x.p.Match("incr")
+					x.p.CutAfterRequest(1)
+					errs := make(chan error, 1)
+					go func() {
+						_, err := exec(ctxOf(name+how), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
+						errs <- err
+					}()
+					require.Eventually(t, func() bool { return inUse(x.c) == 1 }, 5*time.Second, time.Millisecond)
+					taken := make(chan error, 1)
+					go func() { // waits for the one connection, and keeps it
+						taken <- x.c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
+					}()
+					err := <-errs
+					assert.ErrorIs(t, err, redis.ErrPoolTimeout)
+					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+					assert.False(t, redial.SafeToRetry(err))
+					assert.Equal(t, "1", x.at.Do("GET", "{n}"))
+					x.at.Do("RPUSH", "{n}list", "x")
+					assert.NoError(t, <-taken)
+				})
+			}
 		}
 	}
 }

@@ -256,6 +256,18 @@ func TestOnce_ErrorReplies(t *testing.T) {
 	_, err := tx()
 	require.ErrorContains(t, err, "WRONGTYPE", "the unit is what it was")
 	require.Zero(t, c.Exists(t.Context(), "m").Val())
+
+	// What the server would not even queue is refused in its turn.
+	queued := redial.Once(t.Context(), "queued")
+	cmds, err := c.TxPipelined(queued, func(p redis.Pipeliner) error {
+		p.Incr(queued, "m")
+		p.HSet(queued, "h")
+		p.Incr(queued, "m")
+		return nil
+	})
+	require.EqualError(t, err, "ERR wrong number of arguments for 'hset' command")
+	require.EqualValues(t, 1, cmds[0].(*redis.IntCmd).Val())
+	require.EqualValues(t, 2, cmds[2].(*redis.IntCmd).Val())
 }
 
 func TestOnce_Expires(t *testing.T) {
@@ -380,6 +392,133 @@ func TestOnce_ScriptIsFlushed(t *testing.T) {
 	assert.EqualValues(t, 2, cmds[1].(*redis.IntCmd).Val())
 	assert.EqualValues(t, 2, cmds[2].(*redis.IntCmd).Val())
 	assert.EqualValues(t, 1, cmds[3].(*redis.IntCmd).Val())
+}
+
+// The server loses the script whenever a pipeline has brought it. Each command runs once all the
+// same, and has the reply of its run.
+func TestOnce_ScriptIsLostAgainAndAgain(t *testing.T) {
+	const many = 30
+	f := redialtest.NewFakeServer(t)
+	var mu sync.Mutex
+	runs := make(map[string]int)
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		switch strings.ToLower(args[0]) {
+		case "evalsha":
+			return redialtest.Reply("-NOSCRIPT No matching script.\r\n")
+		case "eval":
+			mu.Lock()
+			defer mu.Unlock()
+			runs[args[3]]++
+			return redialtest.Reply(":" + strings.TrimPrefix(args[3], "key ") + "\r\n")
+		}
+		return redialtest.Handle
+	})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	ap, err := c.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{})
+	require.NoError(t, err)
+	for name, exec := range map[string]func(ctx context.Context, id string) ([]redis.Cmder, error){
+		"pipeline": func(ctx context.Context, id string) ([]redis.Cmder, error) {
+			return c.Pipelined(redial.Once(ctx, id), incrEach(ctx, "key ", many))
+		},
+		"ids of their own": func(ctx context.Context, id string) ([]redis.Cmder, error) {
+			return c.Pipelined(ctx, func(p redis.Pipeliner) error {
+				for i := range many {
+					p.Incr(redial.Once(ctx, fmt.Sprint(id, i)), fmt.Sprint("key ", i))
+				}
+				return nil
+			})
+		},
+		"auto-pipeline": func(ctx context.Context, id string) (cmds []redis.Cmder, err error) {
+			for i := range many {
+				cmds = append(cmds, ap.Incr(redial.Once(ctx, fmt.Sprint(id, i)), fmt.Sprint("key ", i)))
+			}
+			for _, cmd := range cmds {
+				err = errors.Join(err, cmd.Err())
+			}
+			return cmds, err
+		},
+	} {
+		clear(runs)
+		cmds, err := exec(t.Context(), name)
+		require.NoError(t, err, name)
+		for i, cmd := range cmds {
+			assert.EqualValues(t, i, cmd.(*redis.IntCmd).Val(), "%s: %d", name, i)
+			assert.Equal(t, 1, runs[fmt.Sprint("key ", i)], "%s: %d", name, i)
+		}
+		require.Len(t, runs, many, name)
+	}
+}
+
+// incrEach increments as many counters.
+func incrEach(ctx context.Context, prefix string, many int) func(redis.Pipeliner) error {
+	return func(p redis.Pipeliner) error {
+		for i := range many {
+			p.Incr(ctx, fmt.Sprint(prefix, i))
+		}
+		return nil
+	}
+}
+
+// Servers lose their scripts all the time, also amid long pipelines.
+func TestOnce_ScriptIsFlushedAmidPipelines(t *testing.T) {
+	t.Parallel()
+	const many = 400
+	s, other, cluster := redialtest.StartServer(t), redialtest.StartServer(t), redialtest.StartCluster(t, 2, 0)
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr(), "b": other.Addr()}})
+	t.Cleanup(func() { _ = ring.Close() })
+	testkit.WaitReady(t, ring)
+	servers := append([]*redialtest.Server{s, other}, cluster.Nodes...)
+	var flushing sync.WaitGroup
+	ctx, stop := context.WithCancel(context.Background())
+	t.Cleanup(func() { stop(); flushing.Wait() })
+	for _, s := range servers {
+		flushing.Go(func() {
+			c := redis.NewClient(&redis.Options{Addr: s.Addr()})
+			defer c.Close()
+			for ctx.Err() == nil {
+				c.ScriptFlush(context.Background())
+			}
+		})
+	}
+	client := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	ap, err := client.AsyncAutoPipeline()
+	require.NoError(t, err)
+	for kind, c := range map[string]redis.UniversalClient{"client": client, "cluster": testkit.NewCluster(t, cluster), "ring": ring} {
+		for name, exec := range map[string]func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){
+			"pipeline": c.Pipelined, "transaction": c.TxPipelined, "auto-pipeline": nil,
+		} {
+			for round := range 2 {
+				prefix := fmt.Sprint(kind, name, round, ":")
+				if name == "transaction" {
+					prefix = "{" + prefix + "}" // of one slot
+				}
+				var cmds []redis.Cmder
+				switch {
+				case exec != nil:
+					cmds, err = exec(redial.Once(t.Context(), prefix), incrEach(t.Context(), prefix, many))
+				case kind != "client":
+					continue // a ring has none, and that of a cluster takes no ids
+				default:
+					for i := range many {
+						id := fmt.Sprint(prefix, i)
+						cmds = append(cmds, ap.Incr(redial.Once(t.Context(), id), id))
+					}
+				}
+				require.NoError(t, err, prefix)
+				require.Len(t, cmds, many)
+				for i, cmd := range cmds {
+					require.NoError(t, cmd.Err(), "%s: %d", prefix, i)
+					require.EqualValues(t, 1, cmd.(*redis.IntCmd).Val(), "%s: %d", prefix, i)
+					require.Equal(t, "1", c.Get(t.Context(), fmt.Sprint(prefix, i)).Val(), "%s: %d", prefix, i)
+				}
+			}
+		}
+	}
+	var said []any
+	for _, s := range servers {
+		said = append(said, s.Do("INFO", "errorstats"))
+	}
+	require.Contains(t, fmt.Sprint(said...), "errorstat_NOSCRIPT", "no pipeline was hit")
 }
 
 // An account that may not do what an id takes is told so, and nothing runs.

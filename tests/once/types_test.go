@@ -229,8 +229,8 @@ var lines = []string{
 // and later, as without, from every kind of server.
 func TestOnce_Types(t *testing.T) {
 	for _, kind := range []string{"client", "failover", "cluster"} {
-		for _, protocol := range []int{2, 3} {
-			t.Run(fmt.Sprint(kind, " RESP", protocol), func(t *testing.T) {
+		for name, protocol := range map[string]int{"RESP2": 2, "RESP3": 3, "without HELLO": withoutHello} {
+			t.Run(kind+" "+name, func(t *testing.T) {
 				t.Parallel()
 				w := places[kind](t, protocol)
 				for world := range worlds {
@@ -269,22 +269,51 @@ type walk struct {
 	compared          map[string]bool
 }
 
+// withoutHello stands for a protocol: the default one, with servers that know no HELLO, so
+// that their connections speak RESP2 all the same.
+const withoutHello = 0
+
+// argsFor returns the arguments of servers that are to be spoken to by a protocol.
+func argsFor(protocol int) []string {
+	if protocol == withoutHello {
+		return []string{"--rename-command", "HELLO", "NOHELLO"}
+	}
+	return nil
+}
+
+// Connections that were there before a client was supervised speak what the others do.
+func TestOnce_SupervisedWithoutHello(t *testing.T) {
+	s := redialtest.StartServer(t, argsFor(withoutHello)...)
+	s.Do("XADD", "x", "1-1", "f", "v")
+	c := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	want, err := c.Do(t.Context(), "xread", "streams", "x", 0).Result()
+	require.NoError(t, err)
+	supervisor, err := redial.Supervise(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close(); _ = supervisor.Close() })
+	testkit.WaitReady(t, supervisor)
+	got, err := c.Do(redial.Once(t.Context(), "id"), "xread", "streams", "x", 0).Result()
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	assert.EqualValues(t, 1, c.PoolStats().TotalConns, "it was the same connection")
+}
+
 // places are where commands run, and how they get there.
 var places = map[string]func(t *testing.T, protocol int) *walk{
 	"client": func(t *testing.T, protocol int) *walk {
-		s := redialtest.StartServer(t)
+		s := redialtest.StartServer(t, argsFor(protocol)...)
 		opt := &redis.Options{Addr: s.Addr(), Protocol: protocol}
 		return newWalk(t, s, redis.NewClient(opt), redial.NewClient(opt), redial.NewClient(&redis.Options{Addr: s.Addr(), Protocol: 5 - protocol}))
 	},
 	"failover": func(t *testing.T, protocol int) *walk {
-		d := redialtest.StartFailover(t, 1, 1)
+		d := redialtest.StartFailover(t, 1, 1, argsFor(protocol)...)
 		opt := func(protocol int) *redis.FailoverOptions {
 			return &redis.FailoverOptions{MasterName: d.Name, SentinelAddrs: d.SentinelAddrs(), Protocol: protocol}
 		}
 		return newWalk(t, d.Servers[0], redis.NewFailoverClient(opt(protocol)), redial.NewFailoverClient(opt(protocol)), redial.NewFailoverClient(opt(5-protocol)))
 	},
 	"cluster": func(t *testing.T, protocol int) *walk {
-		cluster := redialtest.StartCluster(t, 2, 0)
+		cluster := redialtest.StartCluster(t, 2, 0, argsFor(protocol)...)
 		opt := func(protocol int) *redis.ClusterOptions {
 			return &redis.ClusterOptions{Addrs: cluster.Addrs(), Protocol: protocol}
 		}
