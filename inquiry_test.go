@@ -763,3 +763,34 @@ func TestUnblock_Drain(t *testing.T) {
 	}
 	assert.Zero(t, lost)
 }
+
+// A server that says nothing does not keep Drain longer than it may take to end a wait.
+func TestUnblock_Drain_OneIsFrozen(t *testing.T) {
+	one, two := redialtest.StartServer(t), redialtest.StartServer(t)
+	fastest := time.Hour
+	for range 3 {
+		c := NewRing(&redis.RingOptions{Addrs: map[string]string{"a": one.Addr(), "b": two.Addr()}})
+		var wg sync.WaitGroup
+		for i := range 16 { // some on each
+			wg.Go(func() {
+				assert.ErrorIs(t, c.BLPop(context.Background(), 0, fmt.Sprint("list", i)).Err(), ErrOutcomeUnknown)
+			})
+		}
+		require.Eventually(t, func() bool {
+			waiting := 0
+			for _, s := range []*redialtest.Server{one, two} {
+				waiting += strings.Count(s.Do("CLIENT", "LIST").(string), "cmd=blpop")
+			}
+			return waiting == 16
+		}, 5*time.Second, time.Millisecond)
+		two.Freeze()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		began := time.Now()
+		assert.ErrorIs(t, c.Drain(ctx), context.DeadlineExceeded)
+		fastest = min(fastest, time.Since(began))
+		cancel()
+		wg.Wait()
+		two.Thaw()
+	}
+	assert.Less(t, fastest, 150*time.Millisecond)
+}
