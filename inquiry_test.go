@@ -539,14 +539,19 @@ func TestUnblock_HeldConnection_IsUsedAgain(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Equal(t, id, again)
 	}
-	c := NewClient(&redis.Options{Addr: s.Addr()})
+	c, other := NewClient(&redis.Options{Addr: s.Addr()}), NewClient(&redis.Options{Addr: s.Addr()})
 	defer c.Close()
+	defer other.Close()
+	for _, c := range []*Client{c, other} { // a connection has been told that nothing is in between
+		held := c.Conn()
+		defer held.Close()
+		s.Do("RPUSH", "told", "x")
+		require.NoError(t, held.BLPop(t.Context(), 0, "told").Err())
+	}
 	require.NoError(t, c.Watch(t.Context(), func(tx *redis.Tx) error {
 		block(tx)
 		return nil
 	}, "key"))
-	other := NewClient(&redis.Options{Addr: s.Addr()})
-	defer other.Close()
 	cn := other.Conn()
 	defer cn.Close()
 	block(cn)
