@@ -318,10 +318,20 @@ func told(x *wire.Call, cmd redis.Cmder, err error) error {
 }
 
 func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
-	if x := s.begin(ctx, from); x != nil {
-		defer x.Release()
-		ctx = x
+	x := s.begin(ctx, from)
+	if x == nil {
+		return s.sendAll(ctx, cmds, next, from)
 	}
+	defer x.Release()
+	f := s.sendAll(x, cmds, next, from)
+	if len(cmds) == 1 && x.Freed() && cmds[0].Err() == redis.Nil { // of several none is told to end
+		f = found(ctx, from, told(x, cmds[0], redis.Nil))
+		f.noteRest(cmds, f.err)
+	}
+	return f
+}
+
+func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	some, err := s.once.among(ctx, cmds)
 	if err != nil {
 		command.SetErrors(cmds, err)

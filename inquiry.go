@@ -77,8 +77,7 @@ func (s *instance) is(other *instance) bool {
 
 // release is a connection that is to be unblocked.
 type release struct {
-	id             int64
-	self           command.Peer
+	conn           *wire.Conn
 	settled, freed bool          // as Unblock returns them; written before done is closed
 	done           chan struct{} // closed when no more comes
 }
@@ -338,11 +337,9 @@ func (q *inquiry) Unblock(d time.Duration, conns ...*wire.Conn) (settled, freed 
 	all := make([]*release, len(conns))
 	q.mu.Lock()
 	for i, c := range conns {
-		if self := c.Self(); self != nil {
-			all[i] = &release{id: self.ID, self: *self, done: make(chan struct{})}
-			q.releases = append(q.releases, all[i])
-		}
+		all[i] = &release{conn: c, done: make(chan struct{})}
 	}
+	q.releases = append(q.releases, all...)
 	start := !q.unblocking && len(q.releases) > 0
 	q.unblocking = q.unblocking || start
 	q.mu.Unlock()
@@ -352,9 +349,6 @@ func (q *inquiry) Unblock(d time.Duration, conns ...*wire.Conn) (settled, freed 
 	ctx, cancel := context.WithTimeout(q.link.ctx, d)
 	defer cancel()
 	for i, r := range all {
-		if r == nil {
-			continue
-		}
 		select {
 		case <-r.done:
 		case <-ctx.Done():
@@ -392,7 +386,7 @@ func (q *inquiry) release(batch []*release, d time.Duration) {
 	defer cancel()
 	ids := make([]int64, len(batch))
 	for i, r := range batch {
-		ids[i] = r.id
+		ids[i] = r.conn.ID()
 	}
 	err := q.via(ctx, func(rdb *redis.Client) error {
 		cn := rdb.Conn()
@@ -404,10 +398,10 @@ func (q *inquiry) release(batch []*release, d time.Duration) {
 		pipe := cn.Pipeline()
 		told := make(map[*release]*redis.IntCmd)
 		for _, r := range batch {
-			switch peer, ok := listed[r.id]; {
-			case !ok || !peer.Is(r.self): // it is not for this server to say
+			switch peer, ok := listed[r.conn.ID()]; {
+			case !ok || !isOf(r.conn, peer): // it is not for this server to say
 			case peer.Blocked:
-				told[r] = pipe.ClientUnblock(ctx, r.id)
+				told[r] = pipe.ClientUnblock(ctx, peer.ID)
 			default:
 				r.settled = true // the reply is on its way
 			}

@@ -524,6 +524,75 @@ func unblockedInTime(t *testing.T, opt *redis.Options) {
 	assert.Equal(t, dials, c.Stats().Dials, "the connection is used again")
 }
 
+// A connection that the caller holds can be used on, too, although it had not been asked who
+// it is: with nothing in between its server knows it by its address.
+func TestUnblock_HeldConnection_IsUsedAgain(t *testing.T) {
+	s := redialtest.StartServer(t)
+	block := func(cn redis.StatefulCmdable) {
+		id := cn.ClientID(t.Context()).Val()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(50*time.Millisecond, cancel)
+		began := time.Now()
+		assert.ErrorIs(t, cn.BLPop(ctx, 0, "list").Err(), context.Canceled)
+		assert.Less(t, time.Since(began), 150*time.Millisecond)
+		again, err := cn.ClientID(t.Context()).Result()
+		assert.NoError(t, err)
+		assert.Equal(t, id, again)
+	}
+	c, other := NewClient(&redis.Options{Addr: s.Addr()}), NewClient(&redis.Options{Addr: s.Addr()})
+	defer c.Close()
+	defer other.Close()
+	for _, c := range []*Client{c, other} { // a connection has been told that nothing is in between
+		held := c.Conn()
+		defer held.Close()
+		s.Do("RPUSH", "told", "x")
+		require.NoError(t, held.BLPop(t.Context(), 0, "told").Err())
+	}
+	require.NoError(t, c.Watch(t.Context(), func(tx *redis.Tx) error {
+		block(tx)
+		return nil
+	}, "key"))
+	cn := other.Conn()
+	defer cn.Close()
+	block(cn)
+	board := newSwitchboard(t, always(s)) // through which it is not known
+	proxied := NewClient(&redis.Options{Addr: board.Addr()})
+	defer proxied.Close()
+	held := proxied.Conn()
+	defer held.Close()
+	require.NoError(t, held.Ping(t.Context()).Err())
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	assert.ErrorIs(t, held.BLPop(ctx, 0, "list").Err(), context.DeadlineExceeded)
+	assert.Less(t, time.Since(began), 150*time.Millisecond)
+	assert.Error(t, held.Ping(t.Context()).Err(), "it is closed")
+}
+
+// That a pipeline of one has found nothing, because the server was told to end it, is no
+// answer either.
+func TestUnblock_PipelineOfOne_HasNoAnswer(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := NewClient(&redis.Options{Addr: s.Addr()})
+	defer c.Close()
+	ring := NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}})
+	defer ring.Close()
+	for _, rdb := range []redis.UniversalClient{c, ring} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		pipe := rdb.Pipeline()
+		pop := pipe.BLPop(ctx, 0, "list")
+		_, err := pipe.Exec(ctx)
+		cancel()
+		for _, err := range []error{err, pop.Err()} {
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+			assert.NotErrorIs(t, err, redis.Nil)
+		}
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, CauseContextEnded, e.Cause)
+	}
+}
+
 // WAIT says how many replicas have what was written, also when it is told to end.
 func TestUnblock_Wait_SaysHowMany(t *testing.T) {
 	s := redialtest.StartServer(t)
@@ -698,4 +767,35 @@ func TestUnblock_Drain(t *testing.T) {
 		}
 	}
 	assert.Zero(t, lost)
+}
+
+// A server that says nothing does not keep Drain longer than it may take to end a wait.
+func TestUnblock_Drain_OneIsFrozen(t *testing.T) {
+	one, two := redialtest.StartServer(t), redialtest.StartServer(t)
+	fastest := time.Hour
+	for range 3 {
+		c := NewRing(&redis.RingOptions{Addrs: map[string]string{"a": one.Addr(), "b": two.Addr()}})
+		var wg sync.WaitGroup
+		for i := range 16 { // some on each
+			wg.Go(func() {
+				assert.ErrorIs(t, c.BLPop(context.Background(), 0, fmt.Sprint("list", i)).Err(), ErrOutcomeUnknown)
+			})
+		}
+		require.Eventually(t, func() bool {
+			waiting := 0
+			for _, s := range []*redialtest.Server{one, two} {
+				waiting += strings.Count(s.Do("CLIENT", "LIST").(string), "cmd=blpop")
+			}
+			return waiting == 16
+		}, 5*time.Second, time.Millisecond)
+		two.Freeze()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		began := time.Now()
+		assert.ErrorIs(t, c.Drain(ctx), context.DeadlineExceeded)
+		fastest = min(fastest, time.Since(began))
+		cancel()
+		wg.Wait()
+		two.Thaw()
+	}
+	assert.Less(t, fastest, 150*time.Millisecond)
 }

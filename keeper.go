@@ -269,9 +269,12 @@ func build[C any](k *keeper, pause time.Duration, f func() (C, error)) (c C, err
 func (k *keeper) drain(ctx context.Context) error {
 	k.refuse()
 	err := k.gate.drain(ctx)
-	if err != nil && k.part() {
-		short, cancel := context.WithTimeout(k.life, k.patience())
-		defer cancel()
+	if err == nil {
+		return nil
+	}
+	short, cancel := context.WithTimeout(k.life, k.patience())
+	defer cancel()
+	if k.part() {
 		_ = k.gate.drain(short)
 	}
 	return err
@@ -296,7 +299,8 @@ func (k *keeper) part() bool {
 	return any.Load()
 }
 
-// patience is how long the slowest server may take to end what waits for it.
+// patience is how long the slowest server may take to end what waits for it, and callers to
+// have the replies.
 func (k *keeper) patience() time.Duration {
 	d := time.Duration(wire.UnblockFloor)
 	for _, l := range k.all() {

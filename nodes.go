@@ -47,6 +47,7 @@ type nodes struct {
 	byClient map[*redis.Client]*member // guarded by mu
 	asked    bool                      // guarded by mu; refresh was called since the last load began
 	loading  bool                      // guarded by mu; there is a goroutine for that
+	late     *question                 // guarded by mu; has outlived its time; nil: none has
 	loadedAt time.Time                 // guarded by mu
 	answers  int                       // guarded by mu; how often a node has told the topology
 	slots    []redis.ClusterSlot       // guarded by mu; the topology it told last
@@ -113,7 +114,7 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 		if _, again := called.LoadOrStore(rdb, true); again {
 			return
 		}
-		f(rdb)
+		n.lent(func() { f(rdb) })
 		n.mu.Lock()
 		m := n.byClient[rdb]
 		n.mu.Unlock()
@@ -130,6 +131,26 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 	n.mu.Unlock()
 	for _, rdb := range nodes {
 		hooked(rdb)
+	}
+}
+
+// lent runs f, code of the caller that go-redis calls with a lock held which Close needs. If
+// f hangs it is left behind when supervision ends. A panic in f goes on here.
+func (n *nodes) lent(f func()) {
+	done := make(chan struct{})
+	var failure error
+	if !n.spawn(func() {
+		defer close(done)
+		failure = n.abroad(func() error { f(); return nil })
+	}) {
+		return
+	}
+	select {
+	case <-done:
+		if p, ok := failure.(*panicError); ok {
+			panic(p.value)
+		}
+	case <-n.life.Done():
 	}
 }
 
@@ -347,12 +368,17 @@ type scout struct{ *nodes }
 
 func (s scout) attempt(bool) (verdict, error) {
 	err := s.reload()
-	s.gate.despair(s.pointless(err))
-	if err != nil {
-		return dead, err
+	// It may be others than the nodes that tell the topology. When they do not any more,
+	// go-redis goes by what they told last.
+	up, cause := s.anyUp()
+	if up && s.named && s.toldSoFar() > 0 {
+		err = nil
 	}
-	// It may be others than the nodes that tell the topology.
-	if up, cause := s.anyUp(); !up {
+	s.gate.despair(s.pointless(err))
+	switch {
+	case err != nil:
+		return dead, err
+	case !up:
 		return dead, cmp.Or(cause, errors.New("no node answers yet"))
 	}
 	return alive, nil
@@ -405,12 +431,55 @@ func isNoCluster(err error) bool {
 			func(words string) bool { return redis.HasErrorPrefix(err, words) })
 }
 
+// question is the topology being asked for.
+type question struct {
+	done chan struct{} // closed when there is an answer
+	err  error         // written before that
+}
+
+// ask asks for the topology, which leads to code of the caller and may hang.
+func (n *nodes) ask() *question {
+	q := &question{done: make(chan struct{}), err: redis.ErrClosed}
+	begun := n.spawn(func() {
+		defer close(q.done)
+		ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
+		defer cancel()
+		q.err = n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
+	})
+	if !begun {
+		close(q.done)
+	}
+	return q
+}
+
+// await waits for an answer, and puts one that is late off to who asks next.
+func (n *nodes) await(q *question) error {
+	timer := time.NewTimer(n.cfg.timeout + foreignPatience)
+	defer timer.Stop()
+	select {
+	case <-q.done:
+		return q.err
+	case <-n.life.Done():
+		return redis.ErrClosed
+	case <-timer.C:
+		n.mu.Lock()
+		n.late = q
+		n.mu.Unlock()
+		return errors.New("nobody tells the topology in time")
+	}
+}
+
 // reload asks for the topology and sends those who wait for a node on their way when
 // it has changed.
 func (n *nodes) reload() error {
-	ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
-	defer cancel()
-	err := n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
+	n.mu.Lock()
+	q := n.late
+	n.late = nil
+	n.mu.Unlock()
+	if q == nil {
+		q = n.ask()
+	}
+	err := n.await(q)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loadedAt = time.Now()

@@ -33,6 +33,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -175,15 +176,32 @@ type nodeHook struct {
 // adopt builds the client of a node, with newClient if that is not nil, and the link to it.
 // go-redis calls it, holding a lock of its own.
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
-	if newClient == nil {
-		newClient = redis.NewClient
-	}
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
-	rdb := newClient(m.link.poolOptions(opt))
+	rdb := n.build(m.link.poolOptions(opt), newClient)
 	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb
+}
+
+// build has newClient build a client. If supervision ends before it has, there is another in
+// its place, which is never used.
+func (n *nodes) build(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
+	if newClient == nil {
+		return redis.NewClient(opt)
+	}
+	var built *redis.Client
+	var taken atomic.Bool // who is late closes what was built
+	n.lent(func() {
+		rdb := newClient(opt)
+		if built = rdb; taken.Swap(true) && rdb != nil {
+			_ = rdb.Close()
+		}
+	})
+	if taken.Swap(true) {
+		return built
+	}
+	return redis.NewClient(opt)
 }
 
 // ProcessHook guards single commands.

@@ -268,9 +268,10 @@ func (c *Conn) read(p []byte) (int, error) {
 }
 
 // releasable reports whether the server can be told to end what the connection waits for:
-// it is one command, and it is known who the connection is.
+// it is one command, and it is known who the connection is, or would be if it were asked.
 func (c *Conn) releasable() bool {
-	return c.waits.Load() && c.alone.Load() && c.owes.Load() != 0 && c.self.Load() != nil
+	return c.waits.Load() && c.alone.Load() && c.owes.Load() != 0 &&
+		(c.self.Load() != nil || c.id.Load() != 0 && c.fleet.direct.Load())
 }
 
 // await waits for the reply to a command that the server lets wait. When x ends it has the

@@ -430,6 +430,99 @@ func startBarker(t *testing.T, words string) (addr string, dials *atomic.Int32) 
 	return ln.Addr().String(), dials
 }
 
+// Whoever is to name the nodes of a cluster, and has, may fail, panic or hang from then on:
+// commands go by what is known.
+func TestRows_ClusterSlotsFailLater(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		hold := make(chan struct{})
+		defer close(hold)
+		for name, fail := range map[string]func() error{
+			"fails":  func() error { return errors.New("the registry is down") },
+			"panics": func() error { panic("the registry is gone") },
+			"hangs":  func() error { <-hold; return nil },
+		} {
+			for _, supervised := range []bool{false, true} {
+				if supervised && name == "panics" {
+					continue // on a goroutine of go-redis, which nobody can help
+				}
+				t.Run(fmt.Sprint(name, supervised), func(t *testing.T) { slotsFailLater(t, p, fail, supervised) })
+			}
+		}
+	})
+}
+
+func slotsFailLater(t *testing.T, p *redialtest.Proxy, fail func() error, supervised bool) {
+	var asked atomic.Int32
+	opt := &redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+		if asked.Add(1) > 2 { // of a supervised client, go-redis and redial ask
+			return nil, fail()
+		}
+		return []redis.ClusterSlot{{End: 16383, Nodes: []redis.ClusterNode{{Addr: p.Addr()}}}}, nil
+	}}
+	var rdb redis.UniversalClient
+	var sup *redial.Supervisor
+	if supervised {
+		c := redis.NewClusterClient(opt)
+		s, err := redial.Supervise(c)
+		require.NoError(t, err)
+		rdb, sup = c, s
+	} else {
+		c := redial.NewClusterClient(opt)
+		rdb, sup = c, c.Supervisor
+	}
+	require.NoError(t, rdb.Set(t.Context(), "key", 1, 0).Err())
+	p.Refuse()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, sup.WaitForState(ctx, redial.StateReconnecting))
+	time.Sleep(300 * time.Millisecond) // attempts are under way
+	p.Restore()
+	began := time.Now()
+	require.NoError(t, rdb.Get(redial.WaitFor(ctx, 5*time.Second), "key").Err())
+	assert.Less(t, time.Since(began), 3*time.Second)
+	began = time.Now()
+	require.NoError(t, rdb.Close())
+	require.NoError(t, sup.Close())
+	assert.Less(t, time.Since(began), 200*time.Millisecond)
+}
+
+// The client of a node is built while go-redis holds a lock that Close needs, and so is
+// whoever hears of it called.
+func TestRows_CloseWhileNodesAreBuilt(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		hold := make(chan struct{})
+		built := make(chan *redis.Client, 10)
+		c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{p.Addr()}, NewClient: func(opt *redis.Options) *redis.Client {
+			<-hold
+			rdb := redis.NewClient(opt)
+			built <- rdb
+			return rdb
+		}})
+		heard := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{p.Addr()}})
+		heard.OnNewNode(func(*redis.Client) { <-hold })
+		for _, c := range []*redial.ClusterClient{c, heard} {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			require.Error(t, c.Ping(ctx).Err())
+			cancel()
+			closed := make(chan error, 1)
+			began := time.Now()
+			go func() { closed <- c.Close() }()
+			select {
+			case err := <-closed:
+				assert.NoError(t, err)
+				assert.Less(t, time.Since(began), 200*time.Millisecond)
+			case <-time.After(2 * time.Second):
+				t.Error("Close hangs")
+			}
+		}
+		close(hold)
+		late := <-built
+		assert.Eventually(t, func() bool { return late.Ping(context.Background()).Err() == redis.ErrClosed }, 5*time.Second, time.Millisecond, "what comes late is closed")
+	})
+}
+
 func TestRows_ProtectedMode(t *testing.T) {
 	t.Parallel()
 	addr, dials := startBarker(t, "-DENIED Redis is running in protected mode because protected mode is enabled")
