@@ -241,8 +241,12 @@ func (c *Conn) sever(x *Call) {
 // read waits for bytes. For a call that can be canceled it watches the context,
 // but only after a moment, before which most replies have come.
 func (c *Conn) read(p []byte) (int, error) {
+	x := c.serving.Load()
+	if x == nil || c.late {
+		return c.readOn(p)
+	}
 	if c.early {
-		n, err := c.receive(p)
+		n, err := c.Conn.Read(p)
 		if n > 0 || err == nil || !sys.IsTimeout(err) {
 			return n, err
 		}
@@ -250,10 +254,6 @@ func (c *Conn) read(p []byte) (int, error) {
 		if err := c.setRead(c.reading.want); err != nil {
 			return 0, err
 		}
-	}
-	x := c.serving.Load()
-	if x == nil || c.late {
-		return c.readOn(p)
 	}
 	if c.releasable() && x != severed {
 		if !c.reading.have.Equal(c.reading.want) {

@@ -70,13 +70,11 @@ type Conn struct {
 	listens atomic.Int32 // of a subscription: what its owner was told
 	leaving atomic.Bool  // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines; each is used by one side only, and by whoever holds the claim. early says
-	// that the one for reading is sooner than it was set, for the connection to be looked at
-	// once more then, and the call to be watched.
+	// that the one for reading is sooner than it was set, for the call to be watched then.
 	reading, writing deadline
 	early            bool
 	plain            bool // a deadline that has passed does not end the connection
 	late             bool // the call has ended, and the reply is being read
-	later            later
 }
 
 // roles of a connection, known by what go-redis writes on it.
@@ -121,9 +119,6 @@ func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
 		if c.kernel != nil {
 			c.trail = trailOf(c.kernel)
 		}
-		if c.plain && c.rc != nil {
-			c.later.exchange = sys.ExchangeOn(nc, c.rc)
-		}
 	}
 	return c
 }
@@ -165,14 +160,6 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 		c.sent = 0
 		c.owes.Store(now)
-		if c.postpone(p) {
-			c.sent = len(p)
-			return len(p), nil
-		}
-	} else if c.later.take() { // its first part
-		if n, err := c.writeOn(c.later.request); err != nil {
-			return 0, c.unwritten(n, true, c.blame(err))
-		}
 	}
 	n, err := c.write(p)
 	if err != nil {
@@ -225,9 +212,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.heard.Store(max(c.fleet.clock.Last(), c.owes.Swap(0)))
 	}
 	if err != nil {
-		if err == errUnwritten {
-			return 0, c.later.failure
-		}
 		if sys.IsTimeout(err) && (c.owes.Load() == 0 || c.role.Load() == roleSubscriber) {
 			failure := &Error{Phase: PhaseRead, Err: err} // no news, not bad news
 			if c.role.Load() == roleSubscriber {

@@ -93,7 +93,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 		sent = c.fleet.clock.Read()
 	}
 	now := c.fleet.clock.at(sent)
-	if (watched || c.later.there.Load()) && !t.IsZero() {
+	if watched && !t.IsZero() {
 		if soon := now.Add(Unwatched); soon.Before(t) {
 			t, c.early = soon, true
 		}
@@ -102,9 +102,6 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 		return nil
 	}
 	if err := c.setRead(t); err != nil {
-		if c.later.take() {
-			return c.unwritten(0, true, c.reason(err))
-		}
 		return c.fleet.Seal(&Error{Phase: PhaseRead, Err: c.reason(err)})
 	}
 	return nil
@@ -128,7 +125,7 @@ func (c *Conn) setBoth(t time.Time) error {
 
 // readOn reads until the deadline that go-redis has set.
 func (c *Conn) readOn(p []byte) (int, error) {
-	n, err := c.receive(p)
+	n, err := c.Conn.Read(p)
 	if n > 0 || !c.reading.missed(err) {
 		return n, err
 	}

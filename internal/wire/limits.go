@@ -51,9 +51,6 @@ const (
 	Unwatched    = 10 * time.Millisecond
 	watchedWrite = 16 << 10
 
-	// maxPostponed is the size up to which a request is written when its reply is read.
-	maxPostponed = 1 << 10
-
 	// KeepAliveFloor is the least time that the kernel lets pass before it probes a
 	// connection on which nothing happens.
 	KeepAliveFloor = time.Second
