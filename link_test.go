@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -374,4 +375,32 @@ func TestLink_LeadsElsewhere_NothingIsHeldOfTheFormer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An answer that came when nobody waited for it any more says nothing of the topology of now.
+func TestNodes_LateAnswerIsNoneToTheNextQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := newConfig(nil)
+		require.NoError(t, err)
+		n := newNodes(cfg, "nodes")
+		var loads, under, most atomic.Int32
+		n.load = func(context.Context) error {
+			most.Store(max(most.Load(), under.Add(1)))
+			defer under.Add(-1)
+			if loads.Add(1) == 1 {
+				time.Sleep(time.Minute)
+				return errRefused
+			}
+			return nil
+		}
+		assert.EqualError(t, n.reload(), "nobody tells the topology in time")
+		assert.EqualError(t, n.reload(), "nobody tells the topology in time")
+		assert.EqualValues(t, 1, loads.Load(), "who asks while another is asked waits for the same answer")
+		time.Sleep(time.Hour)
+		assert.NoError(t, n.reload())
+		assert.EqualValues(t, 2, loads.Load())
+		assert.EqualValues(t, 1, most.Load())
+		n.end()
+		synctest.Wait()
+	})
 }

@@ -437,6 +437,16 @@ type question struct {
 	err  error         // written before that
 }
 
+// isOver reports whether there is an answer.
+func (q *question) isOver() bool {
+	select {
+	case <-q.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // ask asks for the topology, which leads to code of the caller and may hang.
 func (n *nodes) ask() *question {
 	q := &question{done: make(chan struct{}), err: redis.ErrClosed}
@@ -476,7 +486,7 @@ func (n *nodes) reload() error {
 	q := n.late
 	n.late = nil
 	n.mu.Unlock()
-	if q == nil {
+	if q == nil || q.isOver() { // what was answered before is no answer now
 		q = n.ask()
 	}
 	err := n.await(q)

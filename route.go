@@ -190,6 +190,7 @@ func (n *nodes) build(opt *redis.Options, newClient func(*redis.Options) *redis.
 	if newClient == nil {
 		return redis.NewClient(opt)
 	}
+	spare := *opt // which the function may be at work on when it is late
 	var built *redis.Client
 	var taken atomic.Bool // who is late closes what was built
 	n.lent(func() {
@@ -201,7 +202,7 @@ func (n *nodes) build(opt *redis.Options, newClient func(*redis.Options) *redis.
 	if taken.Swap(true) {
 		return built
 	}
-	return redis.NewClient(opt)
+	return redis.NewClient(&spare)
 }
 
 // ProcessHook guards single commands.

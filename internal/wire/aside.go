@@ -109,7 +109,10 @@ func (c *Conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 	case a.greeting:
 		a.text = append(a.text, p[:n]...)
 		if c.uses.Load() == 0 { // else it is a caller who says HELLO, on a connection of his own
-			c.fleet.resp2.Store(a.text[0] != '%')
+			c.refused.Store(a.text[0] != '%')
+			if a.text[0] == '%' {
+				c.fleet.resp2.Store(false)
+			}
 		}
 		id := command.HelloID(a.text)
 		if id == 0 && len(a.text) < maxGreeting {

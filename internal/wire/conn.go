@@ -67,6 +67,7 @@ type Conn struct {
 	trail   trail        // used by Inspect alone
 	vigil   vigil        // the same
 	greeted atomic.Bool  // a first byte was read
+	refused atomic.Bool  // HELLO was; whether there is to be more on the connection will be seen
 	listens atomic.Int32 // of a subscription: what its owner was told
 	leaving atomic.Bool  // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines; each is used by one side only, and by whoever holds the claim. early says
@@ -387,6 +388,10 @@ func (c *Conn) observe(p []byte) {
 	}
 	var buf [16]byte
 	name := command.Head(p, &buf)
+	if c.refused.Load() && string(name) != "hello" && string(name) != "auth" { // it is none of the password
+		c.refused.Store(false)
+		c.fleet.resp2.Store(true)
+	}
 	if waits := command.MayWait(name); waits != c.waits.Load() {
 		c.waits.Store(waits)
 	}

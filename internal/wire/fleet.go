@@ -104,7 +104,7 @@ type Fleet struct {
 	rtt        atomic.Int64            // smoothed round trip in nanoseconds, 0: unknown
 	direct     atomic.Bool             // servers see connections come from the addresses that they have here
 	declined   atomic.Bool             // a server has no notifications of maintenance
-	resp2      atomic.Bool             // the server answered HELLO so, or not at all, when asked last
+	resp2      atomic.Bool             // the server answered HELLO so, or would not and goes on without, when asked last
 	watches    atomic.Bool             // a WATCH was sent, ever
 
 	mu    sync.Mutex

@@ -1188,3 +1188,29 @@ func TestRows_PublishAfterSubscribers(t *testing.T) {
 		require.NoError(t, <-done)
 	})
 }
+
+// What the caller does to the options of a node while it builds the client is his alone.
+func TestRows_NodesAreBuiltByCallers(t *testing.T) {
+	t.Parallel()
+	testkit.OnReal(t, func(t *testing.T, b testkit.Backend, p *redialtest.Proxy) {
+		began, closed := make(chan struct{}, 10), make(chan struct{})
+		c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{p.Addr()}, NewClient: func(opt *redis.Options) *redis.Client {
+			began <- struct{}{}
+			for open := true; open; {
+				opt.ClientName = "mine"
+				select {
+				case <-closed:
+					open = false
+				default:
+				}
+			}
+			return redis.NewClient(opt)
+		}})
+		pinged := make(chan error, 1)
+		go func() { pinged <- c.Ping(t.Context()).Err() }()
+		<-began
+		require.NoError(t, c.Close())
+		close(closed)
+		assert.Error(t, <-pinged)
+	})
+}

@@ -298,6 +298,29 @@ func TestOnce_SupervisedWithoutHello(t *testing.T) {
 	assert.EqualValues(t, 1, c.PoolStats().TotalConns, "it was the same connection")
 }
 
+// A HELLO that is refused because of its password says nothing of what is spoken.
+func TestOnce_WrongPassword(t *testing.T) {
+	s := redialtest.StartServer(t)
+	s.Do("HSET", "h", "f", "v")
+	s.Do("ACL", "SETUSER", "u", "on", ">one", "~*", "+@all")
+	c := redial.NewClient(&redis.Options{Addr: s.Addr(), Username: "u", Password: "one"})
+	t.Cleanup(func() { assert.NoError(t, c.Close()) })
+	want, err := c.Do(t.Context(), "hgetall", "h").Result()
+	require.NoError(t, err)
+	s.Do("ACL", "SETUSER", "u", ">two", "<one") // who is connected stays
+	held := c.Conn()
+	require.NoError(t, held.Ping(t.Context()).Err())
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		require.Error(t, c.Ping(ctx).Err())
+		cancel()
+	}
+	require.NoError(t, held.Close())
+	got, err := c.Do(redial.Once(t.Context(), "id"), "hgetall", "h").Result()
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+}
+
 // places are where commands run, and how they get there.
 var places = map[string]func(t *testing.T, protocol int) *walk{
 	"client": func(t *testing.T, protocol int) *walk {
