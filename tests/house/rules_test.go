@@ -306,7 +306,7 @@ func (h *house) exports() (types.Importer, error) {
 		}
 	}
 	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}"}
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+	if underRace() {
 		args = append(args, "-race") // they are at hand
 	}
 	cmd := exec.Command("go", append(args, slices.Sorted(maps.Keys(wanted))...)...)
@@ -321,6 +321,12 @@ func (h *house) exports() (types.Importer, error) {
 		where[name] = file
 	}
 	return importer.ForCompiler(h.fset, "gc", func(name string) (io.ReadCloser, error) { return os.Open(where[name]) }), nil
+}
+
+// underRace reports whether the test was built with the race detector.
+func underRace() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 func aHouse(t *testing.T) *house {
