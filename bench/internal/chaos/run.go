@@ -1,8 +1,6 @@
 package chaos
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -10,10 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -202,7 +197,7 @@ func (s *Scenario) perform(ctx context.Context, kind client.Kind, p play) (run *
 	if err != nil {
 		return nil, err
 	}
-	closers = append(closers, c.close)
+	closers = append(closers, c.Close)
 	st.say = func(word string) error { return c.say(word, time.Now()) }
 	if !s.Idle {
 		if err := c.say(sayLoad, time.Now()); err != nil {
@@ -281,36 +276,19 @@ func scripts(server *redialtest.Server) (n int, busy time.Duration, err error) {
 }
 
 // child is the process of a client.
-type child struct {
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	out    *json.Decoder
-	stderr bytes.Buffer
-}
+type child struct{ *testbed.Self }
 
 // ChildFlag, as the only argument, makes the program run Child.
 const ChildFlag = "-child"
 
 // startChild returns when the client is ready.
 func startChild(ctx context.Context, j job) (*child, error) {
-	self, err := os.Executable()
+	self, err := testbed.StartSelf(ctx, ChildFlag)
 	if err != nil {
 		return nil, err
 	}
-	c := &child{cmd: exec.CommandContext(ctx, self, ChildFlag)}
-	c.cmd.Stderr = &c.stderr
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	c.out = json.NewDecoder(bufio.NewReader(out))
-	if err := c.cmd.Start(); err != nil {
-		return nil, err
-	}
-	err = json.NewEncoder(c.in).Encode(j)
+	c := &child{self}
+	err = json.NewEncoder(c.In).Encode(j)
 	if err == nil {
 		var m message
 		m, err = c.hear()
@@ -319,19 +297,19 @@ func startChild(ctx context.Context, j job) (*child, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, c.close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
 func (c *child) say(word string, at time.Time) error {
-	_, err := fmt.Fprintln(c.in, word, at.UnixNano())
+	_, err := fmt.Fprintln(c.In, word, at.UnixNano())
 	return err
 }
 
 func (c *child) hear() (m message, err error) {
-	if err := c.out.Decode(&m); err != nil {
-		return m, fmt.Errorf("chaos: child: %w", err) // close says what it wrote to stderr
+	if err := c.Out.Decode(&m); err != nil {
+		return m, fmt.Errorf("chaos: child: %w", err) // Close says what it wrote to stderr
 	}
 	if m.Error != "" {
 		return m, fmt.Errorf("chaos: child: %s", m.Error)
@@ -345,18 +323,6 @@ func (c *child) result() (*Result, error) {
 		err = errors.New("chaos: child without a result")
 	}
 	return m.Result, err
-}
-
-// close lets the child end: it has nothing more to hear.
-func (c *child) close() error {
-	err := c.in.Close()
-	if errors.Is(err, os.ErrClosed) {
-		err = nil
-	}
-	if waitErr := c.cmd.Wait(); waitErr != nil {
-		return fmt.Errorf("chaos: child: %w: %s", waitErr, c.stderr.String())
-	}
-	return err
 }
 
 const (

@@ -1,20 +1,18 @@
 package overhead
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
 	"slices"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/bench/internal/client"
+	"github.com/redial-go/redial/bench/internal/testbed"
 )
 
 // Every client is measured in a process of its own, as programs have them: with other
@@ -127,37 +125,14 @@ func (j job) do() (d did, err error) {
 }
 
 // child is a process that does jobs.
-type child struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *json.Decoder
-}
-
-// startChild starts one.
-func startChild() (*child, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	c := &child{cmd: exec.Command(self, ChildFlag)}
-	c.cmd.Stderr = os.Stderr
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	c.out = json.NewDecoder(bufio.NewReader(out))
-	return c, c.cmd.Start()
-}
+type child struct{ *testbed.Self }
 
 // do has the child do a job.
-func (c *child) do(j job) (d did, err error) {
-	if err := json.NewEncoder(c.in).Encode(j); err != nil {
+func (c child) do(j job) (d did, err error) {
+	if err := json.NewEncoder(c.In).Encode(j); err != nil {
 		return d, err
 	}
-	if err := c.out.Decode(&d); err != nil {
+	if err := c.Out.Decode(&d); err != nil {
 		return d, fmt.Errorf("overhead: child: %w", err)
 	}
 	if d.Error != "" {
@@ -166,27 +141,24 @@ func (c *child) do(j job) (d did, err error) {
 	return d, nil
 }
 
-// close lets the child end.
-func (c *child) close() error { return errors.Join(c.in.Close(), c.cmd.Wait()) }
-
 // children are the processes of the sides that are compared.
-type children []*child
+type children []child
 
 // startChildren starts n.
 func startChildren(n int) (cs children, err error) {
 	for range n {
-		c, err := startChild()
+		c, err := testbed.StartSelf(context.Background(), ChildFlag)
 		if err != nil {
 			return nil, errors.Join(err, cs.close())
 		}
-		cs = append(cs, c)
+		cs = append(cs, child{c})
 	}
 	return cs, nil
 }
 
 func (cs children) close() (err error) {
 	for _, c := range cs {
-		err = errors.Join(err, c.close())
+		err = errors.Join(err, c.Close())
 	}
 	return err
 }
