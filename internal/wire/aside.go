@@ -56,21 +56,29 @@ func (c *Conn) introduce(p []byte, now int64) error {
 	return err
 }
 
-// listen reads what is for go-redis.
-func (c *Conn) listen(p []byte) (int, error) {
-	n, err := c.next(p)
+// listen reads what is for go-redis: what was kept, and then what comes. For a call that can
+// be canceled it watches the context, but only after a moment, before which most replies
+// have come.
+//
+// This is where nearly every goroutine waits that has sent a command. The stack of a new one
+// has to grow for that, which takes longer than all that is done here: so the way down to the
+// socket is short, and what is rare has functions of its own.
+func (c *Conn) listen(p []byte) (n int, err error) {
+	x := c.serving.Load()
+	switch {
+	case c.kept.some.Load():
+		n = c.kept.take(p)
+	case x != nil && !c.early && !c.late:
+		n, err = c.watched(x, p)
+	default:
+		if n, err = c.Conn.Read(p); n == 0 {
+			n, err = c.readOn(x, p, err)
+		}
+	}
 	if a := c.aside.Load(); a != nil && n > 0 {
 		return c.overhear(a, p, n, err)
 	}
 	return n, err
-}
-
-// next returns what was kept, and then what comes.
-func (c *Conn) next(p []byte) (int, error) {
-	if c.kept.some.Load() {
-		return c.kept.take(p), nil
-	}
-	return c.read(p)
 }
 
 // Greeting is the first request on a connection, if that was HELLO, and the answer. One

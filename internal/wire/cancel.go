@@ -238,23 +238,8 @@ func (c *Conn) sever(x *Call) {
 	}
 }
 
-// read waits for bytes. For a call that can be canceled it watches the context,
-// but only after a moment, before which most replies have come.
-func (c *Conn) read(p []byte) (int, error) {
-	x := c.serving.Load()
-	if x == nil || c.late {
-		return c.readOn(p)
-	}
-	if c.early {
-		n, err := c.Conn.Read(p)
-		if n > 0 || err == nil || !sys.IsTimeout(err) {
-			return n, err
-		}
-		c.early = false
-		if err := c.setRead(c.reading.want); err != nil {
-			return 0, err
-		}
-	}
+// watched waits for bytes and watches the context of x meanwhile.
+func (c *Conn) watched(x *Call, p []byte) (int, error) {
 	if c.releasable() && x != severed {
 		if !c.reading.have.Equal(c.reading.want) {
 			if err := c.setRead(c.reading.want); err != nil {
@@ -264,7 +249,11 @@ func (c *Conn) read(p []byte) (int, error) {
 		return c.await(x, p)
 	}
 	defer c.watch(x)()
-	return c.readOn(p)
+	n, err := c.Conn.Read(p)
+	if n == 0 {
+		return c.readOn(nil, p, err)
+	}
+	return n, err
 }
 
 // releasable reports whether the server can be told to end what the connection waits for:

@@ -123,14 +123,19 @@ func (c *Conn) setBoth(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// readOn reads until the deadline that go-redis has set.
-func (c *Conn) readOn(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 || !c.reading.missed(err) {
-		return n, err
+// readOn goes on reading, after a read has ended with err, until the deadline that go-redis
+// has set. x is the call that is to be watched from now on, if it was not yet; nil: none.
+func (c *Conn) readOn(x *Call, p []byte, err error) (int, error) {
+	watch := x != nil && !c.late // because of whom the deadline was a sooner one
+	if watch && !sys.IsTimeout(err) || !watch && !c.reading.missed(err) {
+		return 0, err
 	}
 	if err := c.setRead(c.reading.want); err != nil {
 		return 0, err
+	}
+	if watch {
+		c.early = false
+		return c.watched(x, p)
 	}
 	return c.Conn.Read(p)
 }
