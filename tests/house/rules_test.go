@@ -154,7 +154,7 @@ var goroutines = map[string]string{
 	"internal/sentinel/client.go:Directory.leave":      "Directory.leave",
 	"internal/sentinel/listen.go:Directory.hear":       "Directory.hear",
 	"internal/wire/cancel.go:Conn.await":               "Conn.await",
-	"internal/wire/cancel.go:Conn.watch":               "Conn.read",
+	"internal/wire/cancel.go:Conn.watch":               "Conn.watched",
 	"internal/wire/proof.go:Conn.exchange":             "Conn.exchange",
 }
 
