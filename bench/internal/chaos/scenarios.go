@@ -21,6 +21,8 @@ type Scenario struct {
 	What string
 	// Why explains what the numbers can and cannot be; may be empty.
 	Why string
+	// Behind explains in which values redial is behind clients that pay nothing for that.
+	Behind []Reason
 
 	Plan       load.Plan
 	ServerArgs []string
@@ -112,7 +114,12 @@ func Scenarios() []*Scenario {
 			Name: "failfast", Title: "Refused port, callers that do not wait",
 			What: "As before, but the callers would rather have an error than wait. redial offers that per call " +
 				"(`redial.FailFast`); the other clients do what they always do.",
-			Why:  "Calls that fail at once do not succeed later: redial's share of successes is low by the callers' own wish.",
+			Why: "Calls that fail at once do not succeed later: redial's share of successes is low by the callers' own wish.",
+			Behind: []Reason{
+				{[]Key{InTime, OfPossible, Errors}, "Calls fail at once, as they wish; the others let them wait, for up to a second and more."},
+				{[]Key{First, ErrorsAfter, AllBack}, "An attempt every 25 ms finds the server; the others let every call try. A worker whose call has failed has another " +
+					"only after a sixth of a second, while those that were let wait are answered at once."},
+			},
 			Plan: load.Plan{Workers: workers, Every: every, Deadline: patient, FailFast: true}, Outage: true,
 			Before: before, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
 			Fault: func(st *stage) error { return refuse(st, st.lasting(1500*time.Millisecond, time.Second)) },
@@ -183,6 +190,11 @@ func Scenarios() []*Scenario {
 				"“max number of clients reached” and closes it.",
 			Why: "Calls have deadlines of 8 s here, longer than redial's grace of 5 s. What it can do for them is to dial no more than " +
 				"it must, and to let nobody wait for longer than the grace.",
+			Behind: []Reason{
+				{[]Key{InTime, OfPossible, Errors, ErrorsAfter}, "No call waits for longer than the grace, 5 s; with `WithGrace(8 * time.Second)` those would that could be answered."},
+				{[]Key{First, AllBack}, "After 10 s there is an attempt every 100 ms: a full server is not helped by more. Calls that were refused are not there any more when it is found."},
+				{[]Key{Stall}, "The others refuse every call at once."},
+			},
 			Plan: plan(8 * time.Second), Direct: true, Outage: true,
 			Before: before, After: 1500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
 			Fault: full,
@@ -193,6 +205,10 @@ func Scenarios() []*Scenario {
 				"Every call has a deadline of 500 ms. Then the load drops to what it was.",
 			Why: "The server is never away. Calls that were given up are executed all the same if they had been sent, and each that is sent again " +
 				"makes the queue longer.",
+			Behind: []Reason{
+				{[]Key{Errors}, "go-redis pays no heed to the deadlines of calls unless it is told to: they return late and without an error."},
+				{[]Key{Dials, PeakDials, CPU}, "A call that ends before its reply has come gives its connection up, and another is dialed in its place: as with go-redis when it heeds deadlines."},
+			},
 			Plan: load.Plan{Workers: workers, Every: time.Second / 4, Deadline: 500 * time.Millisecond,
 				Surge: load.Surge{OneIn: 12, Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}},
 			Direct: true,
@@ -284,6 +300,9 @@ func Scenarios() []*Scenario {
 			Name: "cold", Title: "Cold start",
 			What: "The client is made and called 1.5 s before there is a server. rueidis's constructor fails without one; " +
 				"it is repeated every 100 ms here, while calls wait for it.",
+			Behind: []Reason{
+				{[]Key{Dials, PeakDials}, "An attempt every 25 ms, where rueidis's constructor is called every 100 ms by the load."},
+			},
 			Plan: plan(patient), Outage: true, Cold: true,
 			Before: 0, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
 			Prepare: func(st *stage) (func() error, error) {
@@ -321,6 +340,10 @@ func Scenarios() []*Scenario {
 			What: "Under load, all TLS connections become half-open: the peer is gone without a FIN or RST. New connections work.",
 			Why: "A read that was under way can be repeated when the connection is known to be dead; a write cannot. " +
 				"Its caller learns that the outcome is unknown.",
+			Behind: []Reason{
+				{[]Key{InTime, Errors, ErrorsAfter, Stall, Overrun, First, AllBack}, "Something on the way acknowledges what is sent, so nothing proves the connections dead, and a call " +
+					"that began on one ends with its deadline. The tuned go-redis has given up by then, after its ReadTimeout of half a second, and sends again whatever it was: a slow server runs that twice, see below."},
+			},
 			Plan: plan(patient), TLS: true,
 			Before: before, After: 8 * time.Second, QuickAfter: 5 * time.Second,
 			Fault: func(st *stage) error {

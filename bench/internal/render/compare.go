@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/redial-go/redial/bench/internal/chaos"
@@ -55,6 +56,41 @@ func cellText(m chaos.Metric, c chaos.Cell) string {
 		return "–"
 	}
 	return m.Format(c.Value, c.Censored)
+}
+
+// price are the values in which a client that is ahead in another may have paid for that:
+// it answered fewer calls in time, or was wrong about writes.
+var price = []chaos.Key{chaos.InTime, chaos.Twice, chaos.Lied, chaos.Lost}
+
+// pays reports whether the peer is worse than redial in one of those.
+func (d duel) pays() bool {
+	return slices.ContainsFunc(d.ours, func(m chaos.Metric) bool { return slices.Contains(price, m.Key) })
+}
+
+// arrear is a value in which clients are better than redial that pay nothing for it.
+type arrear struct {
+	outcome *chaos.Outcome
+	metric  chaos.Metric
+	ahead   []client.Kind
+}
+
+// arrears returns them, in the order of the report.
+func (r *Report) arrears() (all []arrear) {
+	for _, o := range r.Outcomes {
+		fair := slices.DeleteFunc(duels([]*chaos.Outcome{o}, r.Kinds[1:]), duel.pays)
+		for _, m := range chaos.Metrics() {
+			a := arrear{outcome: o, metric: m}
+			for _, d := range fair {
+				if slices.ContainsFunc(d.theirs, func(better chaos.Metric) bool { return better.Key == m.Key }) {
+					a.ahead = append(a.ahead, d.peer)
+				}
+			}
+			if a.ahead != nil {
+				all = append(all, a)
+			}
+		}
+	}
+	return all
 }
 
 // standing counts values by where redial stands in them.

@@ -193,8 +193,12 @@ func (r *Report) goals(d *document) {
 func (r *Report) notFirst(d *document) {
 	d.p("## Where redial is not first\n")
 	c := r.count()
+	arrears := r.arrears()
 	d.p("Of %d values (a metric in a scenario), redial is better than every other client in %d, level with the best in %d, "+
-		"and behind at least one in %d.\n", c.alone+c.level+c.behind, c.alone, c.level, c.behind)
+		"and behind at least one in %d. In %d of these whoever is ahead has paid for it in the same scenario: it answered "+
+		"fewer calls in time than redial, ran writes twice, or reported writes as failed that it ran.\n",
+		c.alone+c.level+c.behind, c.alone, c.level, c.behind, c.behind-len(arrears))
+	r.reasons(d, arrears)
 	d.p("Every value in which another client is better by more than noise, and in the last column what the same client " +
 		"does worse in the same scenario. Redial's values are in parentheses.\n")
 	d.p("| scenario | client | is better in | is worse in |")
@@ -212,6 +216,25 @@ func (r *Report) notFirst(d *document) {
 		d.row("none", "", "", "")
 	}
 	d.p("\nTwo values count as equal if they differ by less than this: %s; or if neither client is ahead in every run.\n", noise())
+}
+
+// reasons says why redial is behind where nobody pays for being ahead.
+func (r *Report) reasons(d *document, arrears []arrear) {
+	if len(arrears) == 0 {
+		return
+	}
+	d.p("The other %d, each with its reason:\n", len(arrears))
+	d.row("scenario", "value", "redial", "ahead", "why")
+	d.p("|---|---|---:|---|---|")
+	for _, a := range arrears {
+		var ahead []string
+		for _, k := range a.ahead {
+			ahead = append(ahead, k.Title+" "+cellText(a.metric, a.outcome.Cell(k.Name, a.metric)))
+		}
+		d.row(a.outcome.Scenario.Title, string(a.metric.Key), cellText(a.metric, a.outcome.Cell(client.RedialName, a.metric)),
+			strings.Join(ahead, ", "), a.outcome.Scenario.Because(a.metric.Key))
+	}
+	d.p("")
 }
 
 // noise describes what counts as equal.

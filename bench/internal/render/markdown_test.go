@@ -34,8 +34,32 @@ func TestMarkdown_AdmitsWhereRedialIsNotFirst(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| Restart | redigo | worst stall 120 ms (1.5 s) | in time 70 % (100 %), run twice 3 (0) |",
-		"redial is better than every other client in 2, level with the best in 0, and behind at least one in 1.",
+		"redial is better than every other client in 2, level with the best in 0, and behind at least one in 1. " +
+			"In 1 of these whoever is ahead has paid for it",
 		"| [Restart](#restart) | 100 % · 1.5 s | 70 % · 120 ms · **3 run twice** |",
+	} {
+		if !strings.Contains(doc.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, doc.String())
+		}
+	}
+}
+
+func TestMarkdown_GivesReasons(t *testing.T) {
+	o := outcome(
+		map[chaos.Key]float64{chaos.InTime: 20, chaos.First: 54, chaos.Lost: 0, chaos.CPU: 300},
+		map[chaos.Key]float64{chaos.InTime: 87, chaos.First: 6, chaos.Lost: 0, chaos.CPU: 300},
+	)
+	o.Scenario.Behind = []chaos.Reason{{Keys: []chaos.Key{chaos.InTime}, Why: "It gives up first."}}
+	r := Report{Kinds: []client.Kind{client.Redial, client.Redigo}, Outcomes: []*chaos.Outcome{o}}
+	var doc bytes.Buffer
+	if err := r.Markdown(&doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"In 0 of these whoever is ahead has paid for it",
+		"The other 2, each with its reason:",
+		"| Restart | in time | 20 % | redigo 87 % | It gives up first. |",
+		"| Restart | first success | 54 ms | redigo 6 ms | not known |",
 	} {
 		if !strings.Contains(doc.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, doc.String())
