@@ -87,7 +87,7 @@ func (b *batch) judge(c *call, err error) ruling {
 	case err == nil:
 		c.labelOurs(b.cmds)
 		if c.attempts > 1 { // else whatever a hook of the caller has set on single commands
-			err = command.FirstError(b.cmds, nil)
+			err = errorOf(b.cmds, nil)
 		}
 		return ruling{done: true, said: err}
 	case f.from == sharedCall && c.attempts > 1, f.from == sharedCall && !f.word && !f.mayHaveRun && isOurs(f.why):
@@ -112,6 +112,7 @@ func (b *batch) judge(c *call, err error) ruling {
 	if !isSame(r.why, f.why) {
 		r.said = r.why
 	}
+	r.reads = !slices.ContainsFunc(command.Inner(b.rest), changes)
 	b.part(c, &r)
 	b.outcome = r.outcome
 	return r
@@ -150,7 +151,13 @@ func (b *batch) end(c *call, final error) error {
 		c.because(CauseSharedConnection)
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
 	}
-	return command.FirstError(b.cmds, final)
+	if c.garble != nil {
+		c.label(slices.DeleteFunc(slices.Clone(b.rest), changes), c.garble.why)
+		if c.garble.reads {
+			return final
+		}
+	}
+	return errorOf(b.cmds, final)
 }
 
 // label puts the final error on the commands that have no answer of their own.

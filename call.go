@@ -113,12 +113,13 @@ func (s *single) judge(c *call, err error) ruling {
 		return ruling{done: true}
 	}
 	f := &s.found
+	reads := command.ReadOnly(s.cmd) && !f.mayHaveRun
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
 	o := c.outcome(s.cmd, f.why, f)
 	if o != partly && !f.mayHaveRun { // else there were others on the connection, or before
 		o = c.revise(o, s.cmd)
 	}
-	return ruling{outcome: o, why: f.why, said: err}
+	return ruling{outcome: o, why: f.why, said: err, reads: reads}
 }
 
 func (s *single) end(c *call, final error) error {
@@ -156,6 +157,15 @@ type call struct {
 	// outcome is unknown. No later failure can then claim that nothing ran.
 	mayHaveRun bool
 	repeats    bool // something of it may have run, ever, and is sent again
+
+	garble *garble // of the last reply that there was, if it could not be read
+}
+
+// garble is what was said of a reply that could not be read, which those who only read are
+// told, whatever keeps them from another try.
+type garble struct {
+	why, said error // by go-redis, and by hooks of the caller
+	reads     bool  // all that is left does
 }
 
 func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
@@ -181,6 +191,7 @@ type ruling struct {
 	outcome outcome
 	why     error // the error to go by
 	said    error // what hooks of the caller have made of that
+	reads   bool  // what is left only reads
 	done    bool  // there is nothing left to do; the call returns said
 }
 
@@ -347,14 +358,17 @@ func (c *call) wait(g *gate, turn <-chan struct{}) error {
 func (c *call) settle(r ruling) error {
 	o := r.outcome
 	same := o == notSent && sameFailure(r.why, c.last) // a full-duplex command cannot be sent again
-	before := c.last
 	c.last, c.after = r.why, o
 	at, err := reveal(r.why)
+	why := err
 	if c.node, _ = at.(*link); !isSame(r.why, r.said) {
 		err = r.said
 	}
-	if c.reads && before != nil && isGarbled(before) && isHeld(err) {
-		return before // see revise: there is no other connection to try it on
+	switch {
+	case isGarbled(why):
+		c.garble = &garble{why, err, r.reads}
+	case o != notSent && o != notSentForGood: // else there was none, as on a held connection
+		c.garble = nil
 	}
 	if c.link.hopeless() {
 		if words := c.ownWords(o, err); words != nil {
@@ -556,6 +570,9 @@ func (c *call) withCtx(err error) error {
 
 // fail counts the call as failed and builds the error the caller sees.
 func (c *call) fail(kind, err error) error {
+	if c.garble != nil && c.garble.reads {
+		return c.garble.said // which it would be without redial
+	}
 	e := c.newError(kind, err)
 	switch {
 	case c.bypassesGate(): // counted with the command it is part of

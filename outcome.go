@@ -237,7 +237,6 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 // it may have one, after which the error is the caller's: it may be the command that expects
 // another type of reply.
 func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
-	changes := func(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) }
 	switch {
 	case o == garbled && !slices.ContainsFunc(cmds, changes) && (t.attempts > 1 || !t.mayRepeat(cmds)):
 		return foreign
@@ -249,6 +248,15 @@ func (t *terms) revise(o outcome, cmds ...redis.Cmder) outcome {
 	}
 	return o
 }
+
+// forOuter reports whether the hook of a node leaves what comes of a reply that could not be
+// read to the outer hook, which knows how often it was tried.
+func (t *terms) forOuter(o outcome, cmds []redis.Cmder) bool {
+	return t.atNode && o == garbled && t.mayRepeat(cmds)
+}
+
+// changes reports whether a command may change something.
+func changes(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) }
 
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
@@ -289,6 +297,8 @@ func (t *terms) transaction(at interface {
 		}
 	case o == partly:
 		return notSent, why // EXEC comes last, so it was not delivered
+	case t.forOuter(o, inner):
+		return o, why
 	}
 	return t.revise(o, inner...), why
 }
@@ -310,8 +320,8 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 	heard := *f
 	heard.word = false // it is about the pipeline as a whole
 	o = t.outcome(nil, err, &heard)
-	if t.atNode && o == garbled {
-		return o, rest, nil, err // the outer hook knows what to do
+	if t.forOuter(o, rest) {
+		return o, rest, nil, err
 	}
 	if o == partly {
 		if n := len(rest) - len(f.undelivered); n >= 0 && slices.EqualFunc(rest[n:], f.undelivered, isSame) {

@@ -17,6 +17,7 @@ package redial
 //	the gate shut, nothing sent        failure{notSent}        gives up          waits for the node, or another
 //	... of a read that replicas serve  failure{another: true}  asks a replica    the same, if none answers
 //	a reply lost or unreadable         failure{unknown, ...}   gives up          ErrOutcomeUnknown, or again
+//	... of reads beside a write        failure{garbled, final} gives up          returns why it is unreadable
 //	that the node is closed            redis.ErrClosed         asks another      looks for the topology
 //	the end of the context             it                      returns it        returns it
 //	no answer about the topology       failure{notSent}        asks another      waits
@@ -480,7 +481,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		return why
 	}
 	n := &failure{at: l, outcome: o, err: why, was: why}
-	command.SetErrors(command.Inner(cmds), n)
+	h.fail(command.Inner(cmds), n, &found)
 	return n
 }
 
@@ -508,7 +509,7 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		why = &wire.Error{Phase: wire.PhaseDial, Err: why}
 	}
 	n := &failure{at: l, outcome: o, err: why, final: f.word}
-	command.SetErrors(rest, n)
+	h.fail(rest, n, f)
 	if o == partly {
 		not := h.unsent(why)
 		not.final = true
@@ -518,6 +519,16 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		return err
 	}
 	return n
+}
+
+// fail puts a failure on commands. Where a reply could not be read, and it is unknown for that
+// what became of those that change something, the others are to have what go-redis says of it.
+func (h nodeHook) fail(cmds []redis.Cmder, n *failure, f *finding) {
+	command.SetErrors(cmds, n)
+	if n.outcome == unknown && !f.mayHaveRun && isGarbled(n.err) {
+		unread := &failure{at: n.at, outcome: new(terms).outcome(nil, n.err, &finding{from: f.from}), err: n.err, final: true}
+		command.SetErrors(slices.DeleteFunc(slices.Clone(cmds), changes), unread)
+	}
 }
 
 // panicOf returns the error of commands during whose judgement something panicked, nil

@@ -33,8 +33,18 @@ func (h hook) newBatch(ctx context.Context, cmds, rest []redis.Cmder, attempts i
 	if command.IsTransaction(cmds) {
 		name = "transaction"
 	}
-	writes := slices.ContainsFunc(rest, func(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) })
-	return h.newCall(ctx, name, attempts, !writes)
+	return h.newCall(ctx, name, attempts, !slices.ContainsFunc(rest, changes))
+}
+
+// errorOf returns the error of a batch: of the first command that has none from the server, as
+// go-redis has what ended a pipeline, or else the first, or final.
+func errorOf(cmds []redis.Cmder, final error) error {
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && asError(err) != nil {
+			return err
+		}
+	}
+	return command.FirstError(cmds, final)
 }
 
 // spread carries on a batch whose commands go-redis sends to several nodes.
@@ -76,14 +86,17 @@ func (s *spread) judge(c *call, err error) ruling {
 		_, shown := reveal(why)
 		s.end(c, c.newError(ErrUnavailable, shown))
 	}
+	if first := errorOf(s.cmds, nil); first != nil && errors.Is(err, first) {
+		return ruling{done: true, said: err} // the same, as a hook has it
+	}
 	if err != nil && failureOf(err) == nil && s.found.tells(err) {
 		c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
-		return ruling{done: true, said: command.FirstError(s.cmds, c.ownError(err))}
+		return ruling{done: true, said: errorOf(s.cmds, c.ownError(err))}
 	}
-	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil {
+	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil && asError(errorOf(s.cmds, nil)) == nil {
 		return ruling{done: true, said: err} // as go-redis or a hook has it
 	}
-	return ruling{done: true, said: command.FirstError(s.cmds, err)}
+	return ruling{done: true, said: errorOf(s.cmds, err)}
 }
 
 // sort finds out what is left after an attempt, and returns what is known of that in
@@ -108,7 +121,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		}
 		known := n.outcome
 		if known == garbled {
-			if known = c.revise(known, cmd); known == foreign {
+			if known = c.revise(known, cmd); known == foreign || n.final && command.ReadOnly(cmd) {
 				cmd.SetErr(n.err)
 				continue
 			}
@@ -205,7 +218,7 @@ func (s *spread) end(c *call, final error) error {
 		}
 		cmd.SetErr(&one)
 	}
-	return command.FirstError(s.cmds, final)
+	return errorOf(s.cmds, final)
 }
 
 // ownError returns the final error for one that our connections or nodes have told.

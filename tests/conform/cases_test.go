@@ -74,6 +74,153 @@ func TestConform_Replies_OfAnotherType(t *testing.T) {
 	})
 }
 
+// What only reads ends with what go-redis says of a reply that it cannot read, and what
+// changes something is unknown then, wherever they are sent and whatever hooks make of the
+// words. Commands that were answered before keep their replies.
+func TestConform_Replies_ThatCannotBeRead(t *testing.T) {
+	wrap := func(err error) error {
+		if err == nil || err == redis.Nil {
+			return err
+		}
+		return fmt.Errorf("hook: %w", err)
+	}
+	acts := []act{
+		{name: "none"},
+		alike("wraps", func(_ []redis.Cmder, next func() error) error { return wrap(next()) }),
+		alike("wraps and sets", func(cmds []redis.Cmder, next func() error) error {
+			err := wrap(next())
+			for _, cmd := range cmds {
+				cmd.SetErr(wrap(cmd.Err()))
+			}
+			return err
+		}),
+	}
+	for _, k := range []kind{aClient, aCluster, aRing} {
+		for _, a := range acts {
+			for _, where := range []string{"client", "node"} {
+				if where == "node" && (k != aCluster || a.single == nil) { // hooks of shards stand outside of redial's, see docs/limits.md
+					continue
+				}
+				t.Run(fmt.Sprint(k, " hook ", a.name, " on ", where), func(t *testing.T) {
+					want := misread(t, bare, k, a, where == "node")
+					require.NotEmpty(t, want)
+					for name, got := range misread(t, wrapped, k, a, where == "node") {
+						got.compare(t, name, want[name])
+					}
+				})
+			}
+		}
+	}
+}
+
+// misreading is what came of commands of which some do not fit their replies.
+type misreading struct {
+	err     error
+	cmds    []redis.Cmder
+	sent    int  // how many of the commands that read
+	claimed bool // what changes something may have go-redis's words, since nobody could know better
+}
+
+// misread sends such commands on all ways that a client has.
+func misread(t *testing.T, s side, k kind, a act, atNode bool) map[string]misreading {
+	w := newWorld(t, s, k)
+	hook := hookOf(w, a)
+	n := knobs{poolSize: 4}
+	if atNode {
+		n.nodeHook = func(*world, string) redis.Hook { return hook }
+	}
+	w.open(n)
+	if !atNode {
+		w.rdb.AddHook(hook)
+	}
+	ways := map[string]func(use func(caller)){
+		"client": func(use func(caller)) { use(w.rdb) },
+		"Tx": func(use func(caller)) {
+			require.NoError(w.t, w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { use(tx); return nil }, "{a}other"))
+		},
+	}
+	if k.isSingle() {
+		ways["Conn"] = func(use func(caller)) {
+			conn := w.client().Conn()
+			defer conn.Close()
+			use(conn)
+		}
+	}
+	results := make(map[string]misreading)
+	for way, use := range ways {
+		for _, what := range []string{ // r reads and w writes, in capital letters what does not fit
+			"R", "rR", "Rr", "rRr", "RR", "Rw", "wR", "wRw", "wrRr", "Rrw", "Wr", "rWR",
+		} {
+			for _, how := range []string{"single", "pipeline", "transaction"} {
+				if how == "single" && len(what) > 1 {
+					continue
+				}
+				name := fmt.Sprint(how, " ", what, " on ", way)
+				key := "{a}" + strings.ReplaceAll(name, " ", "-")
+				require.NoError(w.t, w.rdb.Set(w.ctx, key, 1, 0).Err())
+				r := misreading{claimed: a.name == "wraps and sets" || k == aCluster && way == "client" && how == "transaction"}
+				for _, c := range what {
+					r.cmds = append(r.cmds, map[rune]redis.Cmder{
+						'r': redis.NewCmd(w.ctx, "get", key), 'R': redis.NewSliceCmd(w.ctx, "get", key),
+						'w': redis.NewCmd(w.ctx, "set", key, "v"), 'W': redis.NewMapStringStringCmd(w.ctx, "set", key, "v"),
+					}[c])
+				}
+				fill := func(p redis.Pipeliner) error { return p.BatchProcess(w.ctx, r.cmds...) }
+				use(func(c caller) {
+					switch how {
+					case "single":
+						r.err = c.Process(w.ctx, r.cmds[0])
+					case "pipeline":
+						_, r.err = c.Pipelined(w.ctx, fill)
+					case "transaction":
+						_, r.err = c.TxPipelined(w.ctx, fill)
+					}
+				})
+				results[name] = r
+			}
+		}
+	}
+	w.close()
+	for _, line := range slices.Concat(w.transcript()["server "+clusterNodeA], w.transcript()["server "+clusterNodeB]) {
+		if key, ok := strings.CutPrefix(line, "get {a}"); ok {
+			key, _, _ = strings.Cut(key, " ")
+			name := strings.ReplaceAll(key, "-", " ")
+			r := results[name]
+			r.sent++
+			results[name] = r
+		}
+	}
+	return results
+}
+
+// compare holds what came of them with redial against what does without.
+func (r misreading) compare(t *testing.T, name string, bare misreading) {
+	unknown, reads := false, 0
+	for i, cmd := range r.cmds {
+		err, was := cmd.Err(), bare.cmds[i].Err()
+		is := errors.Is(err, redial.ErrOutcomeUnknown)
+		unknown = unknown || is
+		if cmd.Name() == "get" {
+			reads++
+		}
+		switch {
+		case err == nil: // it was answered
+		case is && cmd.Name() == "set":
+		case !is && (cmd.Name() == "get" || r.claimed):
+			assert.ErrorContains(t, was, err.Error(), "%s, %d", name, i) // hooks may have put it in words of theirs
+			assert.Regexp(t, "^(hook: )?redis: can't parse ", err.Error(), "%s, %d", name, i)
+		default:
+			t.Errorf("%s, %d: %v, and go-redis has %v", name, i, err, was)
+		}
+	}
+	if unknown {
+		assert.ErrorIs(t, r.err, redial.ErrOutcomeUnknown, name)
+	} else {
+		assert.Equal(t, describe(bare.err), describe(r.err), name)
+	}
+	assert.LessOrEqual(t, r.sent, 2*reads, name)
+}
+
 func TestConform_Batches_Empty(t *testing.T) {
 	paired(t, allKinds, knobs{}, func(w *world) {
 		w.rdb.AddHook(spy{w: w, stream: "hooks", name: "hook"})

@@ -102,6 +102,25 @@ func TestConform_Exact_ClientHookDetachesContext_IsAsExact(t *testing.T) {
 	}
 }
 
+// That there was nothing to read is no error to many callers, so it does not stand for a
+// batch in which the outcome of another command is unknown.
+func TestConform_Exact_UnknownBehindNil(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			w, ran := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+			cmds, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error {
+				p.Get(w.ctx, "{a}missing")
+				p.Incr(w.ctx, "{a}n")
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			assert.Equal(t, redis.Nil, cmds[0].Err())
+			assert.Equal(t, err, cmds[1].Err())
+			assert.EqualValues(t, 1, ran.Load())
+		})
+	}
+}
+
 type refusing struct{ err error }
 
 func (r refusing) Allow() error       { return r.err }
