@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -135,10 +136,11 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 }
 
 // lent runs f, code of the caller that go-redis calls with a lock held which Close needs. If
-// f hangs it is left behind when supervision ends. A panic in f goes on here.
+// f hangs it is left behind when supervision ends. A panic in f goes on here, and so does the
+// end of its goroutine.
 func (n *nodes) lent(f func()) {
 	done := make(chan struct{})
-	var failure error
+	failure := errExited
 	if !n.spawn(func() {
 		defer close(done)
 		failure = n.abroad(func() error { f(); return nil })
@@ -150,9 +152,15 @@ func (n *nodes) lent(f func()) {
 		if p, ok := failure.(*panicError); ok {
 			panic(p.value)
 		}
+		if failure == errExited {
+			runtime.Goexit()
+		}
 	case <-n.life.Done():
 	}
 }
+
+// errExited is why there is no answer from code of the caller that has ended its goroutine.
+var errExited = errors.New("a function of the caller has ended its goroutine")
 
 // use notes that a caller has made use of the nodes.
 func (n *nodes) use() {
@@ -449,7 +457,7 @@ func (q *question) isOver() bool {
 
 // ask asks for the topology, which leads to code of the caller and may hang.
 func (n *nodes) ask() *question {
-	q := &question{done: make(chan struct{}), err: redis.ErrClosed}
+	q := &question{done: make(chan struct{}), err: errExited}
 	begun := n.spawn(func() {
 		defer close(q.done)
 		ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
@@ -457,6 +465,7 @@ func (n *nodes) ask() *question {
 		q.err = n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
 	})
 	if !begun {
+		q.err = redis.ErrClosed
 		close(q.done)
 	}
 	return q

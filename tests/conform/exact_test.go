@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -119,6 +120,51 @@ func TestConform_Exact_UnknownBehindNil(t *testing.T) {
 			assert.EqualValues(t, 1, ran.Load())
 		})
 	}
+}
+
+// A function of the caller that ends its goroutine, as FailNow of a test does, ends that of
+// whoever has go-redis call it; nobody goes on as if it had done its work, and Close does not
+// wait for it.
+func TestConform_Exact_GoroutineEndsInFunctionOfCaller(t *testing.T) {
+	exit := func(*redis.Options) *redis.Client { runtime.Goexit(); return nil }
+	for _, s := range []side{bare, wrapped} {
+		w := newWorld(t, s, aRing)
+		defer w.close()
+		ended, survived := make(chan struct{}), false
+		go func() {
+			defer close(ended)
+			opt := &redis.RingOptions{Addrs: map[string]string{"a": clusterNodeA}, Dialer: w.dial, NewClient: exit}
+			if s == bare {
+				_ = redis.NewRing(opt).Close()
+			} else {
+				_ = redial.NewRing(opt).Close()
+			}
+			survived = true
+		}()
+		select {
+		case <-ended:
+			assert.False(t, survived, s)
+		case <-w.ctx.Done():
+			t.Fatalf("%s: hangs", s)
+		}
+	}
+	w := newWorld(t, wrapped, aCluster)
+	defer w.close()
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{clusterNodeA}, Dialer: w.dial, NewClient: exit}, redial.WithGrace(100*time.Millisecond))
+	failed := make(chan error, 1)
+	go func() {
+		err := errOther // if its goroutine ends
+		defer func() { failed <- err }()
+		err = c.Incr(w.ctx, "n").Err()
+	}()
+	select {
+	case err := <-failed:
+		assert.Error(t, err)
+		assert.NotErrorIs(t, err, redis.ErrClosed)
+	case <-w.ctx.Done():
+		t.Fatal("hangs")
+	}
+	assert.NoError(t, c.Close())
 }
 
 type refusing struct{ err error }
