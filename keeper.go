@@ -177,18 +177,37 @@ func (k *keeper) sweep() {
 		defer k.sweeping.Store(false)
 		for _, l := range k.all() {
 			if l.now() == StateConnected && l.cold.CompareAndSwap(true, false) {
-				_ = k.abroad(func() error {
-					if !l.owner.warm(l.ctx, int(l.lost.Load())) {
-						l.cold.Store(true)
-					}
-					return nil
-				})
+				k.warm(l)
 			}
 			if l.cfg.idleCheck > 0 {
 				l.sweep()
 			}
 		}
 	})
+}
+
+// warm has the pool of a link warmed up. Code of the caller, which is called for each
+// connection, may hang: then it is waited for no longer, so that the others have their turn.
+func (k *keeper) warm(l *guard) {
+	done := make(chan struct{})
+	if !k.spawn(func() {
+		defer close(done)
+		_ = k.abroad(func() error {
+			if !l.owner.warm(l.ctx, int(l.lost.Load())) {
+				l.cold.Store(true)
+			}
+			return nil
+		})
+	}) {
+		return
+	}
+	timer := time.NewTimer(warmWithin)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-k.life.Done():
+	}
 }
 
 // shut ends supervision without waiting, see cell.shut.

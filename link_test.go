@@ -2,6 +2,7 @@ package redial
 
 import (
 	"context"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -400,6 +401,37 @@ func TestNodes_LateAnswerIsNoneToTheNextQuestion(t *testing.T) {
 		assert.NoError(t, n.reload())
 		assert.EqualValues(t, 2, loads.Load())
 		assert.EqualValues(t, 1, most.Load())
+		n.end()
+		synctest.Wait()
+	})
+}
+
+// A question that hangs for good keeps nobody from asking another, and if all do, they are few.
+func TestNodes_QuestionHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := newConfig(nil)
+		require.NoError(t, err)
+		n := newNodes(cfg, "nodes")
+		var hang, loads atomic.Int32
+		hang.Store(1)
+		hold := make(chan struct{})
+		n.load = func(context.Context) error {
+			if loads.Add(1); hang.Add(-1) >= 0 {
+				<-hold
+			}
+			return nil
+		}
+		assert.Error(t, n.reload())
+		assert.Error(t, n.reload())
+		assert.NoError(t, n.reload())
+		hang.Store(math.MaxInt32)
+		for range 100 {
+			assert.Error(t, n.reload())
+		}
+		assert.EqualValues(t, 2+mostAttempts-1, loads.Load())
+		close(hold)
+		synctest.Wait()
+		assert.Zero(t, n.asking.Load())
 		n.end()
 		synctest.Wait()
 	})

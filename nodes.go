@@ -38,9 +38,10 @@ type nodes struct {
 	// mistrust says that a node is not, or not any more, what it was named as.
 	mistrust func(addr string)
 
-	used   atomic.Bool // a caller has made use of the nodes
-	empty  atomic.Bool // whoever was to name the nodes has named none
-	inners innerParts  // behind hooks that were added to the client as a whole
+	used   atomic.Bool  // a caller has made use of the nodes
+	empty  atomic.Bool  // whoever was to name the nodes has named none
+	inners innerParts   // behind hooks that were added to the client as a whole
+	asking atomic.Int32 // questions for the topology that are under way
 
 	attaching sync.Mutex // held while a client that exists already gets its hook
 
@@ -375,21 +376,32 @@ func (n *nodes) anyUp() (bool, error) {
 type scout struct{ *nodes }
 
 func (s scout) attempt(bool) (verdict, error) {
+	s.urge()
 	err := s.reload()
-	// It may be others than the nodes that tell the topology. When they do not any more,
-	// go-redis goes by what they told last.
 	up, cause := s.anyUp()
-	if up && s.named && s.toldSoFar() > 0 {
+	if up && s.toldSoFar() > 0 { // when nobody tells it any more, go-redis goes by what was told last
 		err = nil
 	}
 	s.gate.despair(s.pointless(err))
 	switch {
+	case !up && (err == nil || err == errUntold):
+		return dead, cmp.Or(cause, err, errors.New("no node answers yet"))
 	case err != nil:
 		return dead, err
-	case !up:
-		return dead, cmp.Or(cause, errors.New("no node answers yet"))
 	}
 	return alive, nil
+}
+
+// urge has the nodes that are down tried, and soon where commands want the client as a whole:
+// they come to none of them.
+func (s scout) urge() {
+	hurry := s.loop.hurry || s.gate.awaited()
+	for _, l := range s.all() {
+		l.tend()
+		if hurry {
+			l.want()
+		}
+	}
 }
 
 func (scout) dueLocked() bool                  { return false } // the nodes say when none is up any more
@@ -441,39 +453,44 @@ func isNoCluster(err error) bool {
 
 // question is the topology being asked for.
 type question struct {
-	done chan struct{} // closed when there is an answer
-	err  error         // written before that
+	began time.Time
+	done  chan struct{} // closed when there is an answer
+	err   error         // written before that
 }
 
 // isOver reports whether there is an answer.
-func (q *question) isOver() bool {
-	select {
-	case <-q.done:
-		return true
-	default:
-		return false
-	}
-}
+func (q *question) isOver() bool { return isClosed(q.done) }
 
 // ask asks for the topology, which leads to code of the caller and may hang.
 func (n *nodes) ask() *question {
-	q := &question{done: make(chan struct{}), err: errExited}
+	q := &question{began: time.Now(), done: make(chan struct{}), err: errExited}
+	n.asking.Add(1)
 	begun := n.spawn(func() {
 		defer close(q.done)
+		defer n.asking.Add(-1)
+		defer n.settle()
 		ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
 		defer cancel()
 		q.err = n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
 	})
 	if !begun {
+		n.asking.Add(-1)
 		q.err = redis.ErrClosed
 		close(q.done)
 	}
 	return q
 }
 
-// await waits for an answer, and puts one that is late off to who asks next.
+var errUntold = errors.New("nobody tells the topology in time")
+
+// await waits for an answer, and puts one that is late off to who asks next. There is less
+// time while commands wait that can go by what was told before.
 func (n *nodes) await(q *question) error {
-	timer := time.NewTimer(n.cfg.timeout + foreignPatience)
+	patience := n.cfg.timeout + foreignPatience
+	if n.gate.now() != StateConnected && n.toldSoFar() > 0 {
+		patience = foreignPatience - time.Since(q.began)
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-q.done:
@@ -484,21 +501,27 @@ func (n *nodes) await(q *question) error {
 		n.mu.Lock()
 		n.late = q
 		n.mu.Unlock()
-		return errors.New("nobody tells the topology in time")
+		n.settle()
+		return errUntold
 	}
 }
 
-// reload asks for the topology and sends those who wait for a node on their way when
-// it has changed.
+// reload asks for the topology, and again when a question was late twice: code of the caller
+// may hang on the connection that was made for it, and not on another.
 func (n *nodes) reload() error {
 	n.mu.Lock()
 	q := n.late
 	n.late = nil
 	n.mu.Unlock()
-	if q == nil || q.isOver() { // what was answered before is no answer now
+	lost := q != nil && time.Since(q.began) >= 2*(n.cfg.timeout+foreignPatience) && n.asking.Load() < mostAttempts
+	if q == nil || lost || q.isOver() { // what was answered before is no answer now
 		q = n.ask()
 	}
-	err := n.await(q)
+	return n.await(q)
+}
+
+// settle sends those who wait for a node on their way when the topology has changed.
+func (n *nodes) settle() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.loadedAt = time.Now()
@@ -507,7 +530,6 @@ func (n *nodes) reload() error {
 		n.acted, n.changed = n.seen, changed
 		n.proceedLocked()
 	}
-	return err
 }
 
 // refresh has the topology asked for, soon and by one goroutine. While no node

@@ -221,8 +221,8 @@ const (
 	unackedFor      = 10
 
 	// foreignPatience is how long Close waits for other code of the caller, such as a
-	// Dialer that does not heed its context, and how long a backoff policy may take to
-	// name a delay.
+	// Dialer that does not heed its context, how long a backoff policy may take to name a
+	// delay, and whoever tells a topology while a node is up that is known.
 	foreignPatience = 30 * time.Millisecond
 
 	// defaultDialTimeout and defaultReadTimeout are go-redis's.

@@ -14,6 +14,7 @@ type loop struct {
 	*gate
 	of       charge
 	again    chan struct{} // capacity 1: there is reason to try at once
+	hurry    bool          // commands want the next attempt to be soon; used by the goroutine
 	attended bool          // guarded by mu; the goroutine is there
 }
 
@@ -107,6 +108,7 @@ func (l *loop) work() {
 func (l *loop) reach(patient bool) {
 	began := time.Now()
 	next := l.schedule()
+	l.hurry = false
 	for attempt := 1; l.ctx.Err() == nil; attempt++ {
 		if (patient || attempt > 1) && l.sleep(next(), began, attempt-1) {
 			return
@@ -139,14 +141,14 @@ func (l *loop) heed(v verdict, err error, attempt int) bool {
 func (l *loop) sleep(d time.Duration, began time.Time, attempts int) bool {
 	start := time.Now()
 	short := min(d, wire.Eager(time.Since(began)))
-	hurry := l.demand()
+	l.hurry = l.demand()
 	over, _ := l.of.(overlapping)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		var probes, others <-chan struct{}
 		left := d
-		if hurry {
+		if l.hurry {
 			left = short
 		}
 		if over != nil {
@@ -171,7 +173,7 @@ func (l *loop) sleep(d time.Duration, began time.Time, attempts int) bool {
 		case <-l.again:
 			return false
 		case <-l.wake:
-			hurry = hurry || l.demand()
+			l.hurry = l.demand() || l.hurry
 		}
 	}
 }

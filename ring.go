@@ -150,12 +150,6 @@ func (n *nodes) anyAnswers(context.Context) error {
 	if up {
 		return nil
 	}
-	for _, l := range n.all() {
-		l.tend()
-		if n.gate.awaited() {
-			l.want()
-		}
-	}
 	return cmp.Or(cause, errors.New("no shard answers"))
 }
 

@@ -388,9 +388,6 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	err := l.firstContact(ctx)
 	if err == nil && !l.enter() {
 		l.tend()
-		if h.of.gate.awaited() {
-			l.want()
-		}
 		err = l.lastCause()
 	} else if err == nil {
 		_, err = h.try(ctx, cmd, next, w, true)

@@ -1,12 +1,17 @@
 package bubble
 
 import (
+	"context"
+	"fmt"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/cenkalti/backoff/v4"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -180,4 +185,188 @@ func TestReconnect_TenTimes(t *testing.T) {
 		assert.EqualValues(t, 10, c.Stats().Outages)
 		assert.EqualValues(t, 11, c.Stats().Generation)
 	})
+}
+
+// Whoever is to name the nodes, and has, may hang from then on. A node that is up again is
+// enough: the client is Connected and commands go by what is known, as they do with go-redis.
+func TestReconnect_WhoNamesTheNodesHangs(t *testing.T) {
+	hangs := func(obeys bool) func(t *testing.T, n *memnet.Net, opt *redis.Options, stuck *atomic.Bool) *redial.ClusterClient {
+		return func(t *testing.T, n *memnet.Net, opt *redis.Options, stuck *atomic.Bool) *redial.ClusterClient {
+			hold := make(chan struct{})
+			t.Cleanup(func() { close(hold) })
+			own := clusterOptions(opt)
+			name := own.ClusterSlots
+			own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+				if !stuck.Load() {
+					return name(ctx)
+				}
+				if !obeys {
+					ctx = context.Background()
+				}
+				select {
+				case <-hold:
+				case <-ctx.Done():
+				}
+				return nil, context.Cause(ctx)
+			}
+			return redial.NewClusterClient(own)
+		}
+	}
+	for name, build := range map[string]func(t *testing.T, n *memnet.Net, opt *redis.Options, stuck *atomic.Bool) *redial.ClusterClient{
+		"for ever":          hangs(false),
+		"until its context": hangs(true),
+		"a sentinel": func(t *testing.T, n *memnet.Net, opt *redis.Options, stuck *atomic.Bool) *redial.ClusterClient {
+			be := beSentinel(memnet.Inject(n))
+			hold := make(chan struct{})
+			t.Cleanup(func() { close(hold) })
+			n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
+				if strings.EqualFold(cmd, "sentinel") && stuck.Load() {
+					<-hold
+				}
+				return be(p, cmd, args...)
+			})
+			return redial.NewFailoverClusterClient(failoverOptions(opt))
+		},
+	} {
+		for _, after := range []time.Duration{0, 300 * time.Millisecond, 3 * time.Second} {
+			t.Run(fmt.Sprint(name, ", after ", after), func(t *testing.T) {
+				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+					var stuck atomic.Bool
+					c := build(t, n, opt, &stuck)
+					defer c.Close()
+					memnet.Ready(t, c)
+					require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+					stuck.Store(true)
+					n.Kill()
+					require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+					get := make(chan error, 1)
+					go func() { get <- c.Get(redial.WaitFor(t.Context(), time.Minute), "k").Err() }()
+					time.Sleep(after)
+					n.Start()
+					began := time.Now()
+					require.NoError(t, <-get)
+					t.Log("served after", time.Since(began))
+					assert.Less(t, time.Since(began), 80*time.Millisecond)
+				})
+			})
+		}
+	}
+}
+
+// So it is in a cluster of which one node answers nothing but PING.
+func TestReconnect_NodeThatIsAskedHangs(t *testing.T) {
+	for range 4 { // which of them is asked is up to chance
+		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+			other := memnet.New()
+			t.Cleanup(other.Close)
+			hold := make(chan struct{})
+			t.Cleanup(func() { close(hold) })
+			var stuck atomic.Bool
+			for at, n := range []*memnet.Net{n, other} {
+				be := memnet.Inject(n)
+				n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
+					if !strings.EqualFold(cmd, "cluster") {
+						return be.Hook(p, cmd, args...)
+					}
+					if at == 0 && stuck.Load() {
+						<-hold
+					}
+					p.WriteLen(2)
+					for i, ports := range []int{1, 2} {
+						p.WriteLen(3)
+						p.WriteInt(8192 * i)
+						p.WriteInt(8192*i + 8191)
+						p.WriteLen(2)
+						p.WriteBulk("127.0.0.1")
+						p.WriteInt(ports)
+					}
+					return true
+				})
+			}
+			own := clusterOptions(opt)
+			own.ClusterSlots = nil
+			own.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == opt.Addr {
+					return n.Dial(ctx, network, addr)
+				}
+				return other.Dial(ctx, network, addr)
+			}
+			c := redial.NewClusterClient(own)
+			defer c.Close()
+			memnet.Ready(t, c)
+			for i := range 10 {
+				require.NoError(t, c.Set(t.Context(), fmt.Sprint(i), 1, 0).Err())
+			}
+			stuck.Store(true)
+			n.Kill()
+			other.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+			time.Sleep(300 * time.Millisecond)
+			n.Start()
+			other.Start()
+			began := time.Now()
+			for i := range 10 {
+				require.NoError(t, c.Get(redial.WaitFor(t.Context(), time.Minute), fmt.Sprint(i)).Err())
+			}
+			t.Log("served after", time.Since(began))
+			assert.Less(t, time.Since(began), 80*time.Millisecond)
+		})
+	}
+}
+
+// Commands that want a client of several nodes make attempts at the nodes eager, whether they
+// wait or are refused, and whoever names the nodes.
+func TestReconnect_Demand_OfTheWhole(t *testing.T) {
+	for name, build := range map[string]func(n *memnet.Net, opt *redis.Options, with redial.Option) redial.UniversalClient{
+		"Client": func(_ *memnet.Net, opt *redis.Options, with redial.Option) redial.UniversalClient {
+			return redial.NewClient(opt, with)
+		},
+		"ClusterClient": func(n *memnet.Net, opt *redis.Options, with redial.Option) redial.UniversalClient {
+			tellSlots(n)
+			own := clusterOptions(opt)
+			own.ClusterSlots = nil
+			return redial.NewClusterClient(own, with)
+		},
+		"ClusterClient, named": func(_ *memnet.Net, opt *redis.Options, with redial.Option) redial.UniversalClient {
+			return redial.NewClusterClient(clusterOptions(opt), with)
+		},
+		"failover ClusterClient": func(n *memnet.Net, opt *redis.Options, with redial.Option) redial.UniversalClient {
+			n.Redis.Server().SetPreHook(beSentinel(memnet.Inject(n)))
+			return redial.NewFailoverClusterClient(failoverOptions(opt), with)
+		},
+		"Ring": func(_ *memnet.Net, opt *redis.Options, with redial.Option) redial.UniversalClient {
+			return redial.NewRing(ringOptions(opt), with)
+		},
+	} {
+		for _, grace := range []time.Duration{time.Minute, 0} {
+			t.Run(fmt.Sprint(name, ", grace ", grace), func(t *testing.T) {
+				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+					memnet.Inject(n)
+					c := build(n, opt, redial.WithGrace(grace))
+					defer c.Close()
+					memnet.Ready(t, c)
+					require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+					longest := time.Duration(0)
+					for i := range 10 {
+						n.Kill()
+						require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+						until := time.Now().Add(1900*time.Millisecond + time.Duration(i)*31*time.Millisecond)
+						var began time.Time
+						time.AfterFunc(time.Until(until), func() { began = time.Now(); n.Start() })
+						for c.Set(t.Context(), "k", 1, 0).Err() != nil {
+							time.Sleep(time.Millisecond)
+						}
+						longest = max(longest, time.Since(began))
+						time.Sleep(10 * time.Second)
+					}
+					t.Log("served after", longest)
+					most := 60 * time.Millisecond
+					if name == "Ring" { // which asks its shards for itself, ten times a second, and acts afterwards
+						most += 200 * time.Millisecond
+					}
+					assert.Less(t, longest, most)
+				})
+			})
+		}
+	}
 }

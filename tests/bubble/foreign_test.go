@@ -1,0 +1,315 @@
+package bubble
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit/memnet"
+)
+
+// greeter is an OnConnect that may hang, and heeds no context.
+type greeter struct {
+	all     atomic.Bool  // on every connection
+	next    atomic.Int32 // on so many
+	hanging atomic.Int32
+	hold    chan struct{}
+	calls   sync.WaitGroup
+}
+
+func newGreeter(t *testing.T) *greeter {
+	g := &greeter{hold: make(chan struct{})}
+	t.Cleanup(func() { close(g.hold); g.calls.Wait() })
+	return g
+}
+
+func (g *greeter) greet(context.Context, *redis.Conn) error {
+	if g.all.Load() || g.next.Add(-1) >= 0 {
+		g.hanging.Add(1)
+		<-g.hold
+	}
+	return nil
+}
+
+// tellSlots has the server name itself as the one node of a cluster.
+func tellSlots(n *memnet.Net) {
+	be := memnet.Inject(n)
+	n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
+		if !strings.EqualFold(cmd, "cluster") {
+			return be.Hook(p, cmd, args...)
+		}
+		p.WriteLen(1)
+		p.WriteLen(3)
+		p.WriteInt(0)
+		p.WriteInt(16383)
+		p.WriteLen(2)
+		p.WriteBulk("127.0.0.1")
+		p.WriteInt(1)
+		return true
+	})
+}
+
+// onGreeted runs f with a client of every kind that calls the OnConnect of a greeter.
+func onGreeted(t *testing.T, f func(t *testing.T, n *memnet.Net, g *greeter, build func() made)) {
+	for name, build := range map[string]func(n *memnet.Net, opt *redis.Options) made{
+		"Client": func(n *memnet.Net, opt *redis.Options) made {
+			c := redial.NewClient(opt)
+			return made{c, c.Supervisor, c.Close}
+		},
+		"ClusterClient": func(n *memnet.Net, opt *redis.Options) made {
+			tellSlots(n)
+			own := clusterOptions(opt)
+			own.OnConnect, own.ClusterSlots = opt.OnConnect, nil
+			c := redial.NewClusterClient(own)
+			return made{c, c.Supervisor, c.Close}
+		},
+		"ClusterClient, named": func(n *memnet.Net, opt *redis.Options) made {
+			own := clusterOptions(opt)
+			own.OnConnect = opt.OnConnect
+			c := redial.NewClusterClient(own)
+			return made{c, c.Supervisor, c.Close}
+		},
+		"Ring": func(n *memnet.Net, opt *redis.Options) made {
+			own := ringOptions(opt)
+			own.OnConnect = opt.OnConnect
+			c := redial.NewRing(own)
+			return made{c, c.Supervisor, c.Close}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				g := newGreeter(t)
+				opt.OnConnect = g.greet
+				f(t, n, g, func() made { return build(n, opt) })
+			})
+		})
+	}
+}
+
+// serves asserts that a command is served in time, and not by a connection that hangs.
+func serves(t *testing.T, c made, within time.Duration) {
+	t.Helper()
+	began, done := time.Now(), make(chan error, 1)
+	go func() { done <- c.Set(redial.WaitFor(context.Background(), time.Minute), "k", 1, 0).Err() }()
+	select {
+	case err := <-done:
+		assert.NoError(t, err)
+		assert.LessOrEqual(t, time.Since(began), within)
+	case <-time.After(10 * time.Second):
+		assert.Fail(t, "a command hangs")
+	}
+}
+
+// closes asserts that Close returns in time, whatever hangs.
+func closes(t *testing.T, c made) {
+	t.Helper()
+	began := time.Now()
+	assert.NoError(t, c.close())
+	assert.LessOrEqual(t, time.Since(began), 100*time.Millisecond)
+	synctest.Wait()
+}
+
+// hangs has a command hang in the greeting of a new connection.
+func hangs(t *testing.T, c made, g *greeter) {
+	t.Helper()
+	go c.BLPop(context.Background(), 0, "nothing") // which takes the one that there is
+	synctest.Wait()
+	before := g.hanging.Load()
+	g.calls.Go(func() { c.Get(context.Background(), "k") })
+	synctest.Wait()
+	require.Equal(t, before+1, g.hanging.Load())
+}
+
+// OnConnect that hangs on one connection costs the command that made it, and no more: the
+// end of the server is noticed, its return as well, and Close returns.
+func TestOnConnect_HangsOnOne(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		onGreeted(t, func(t *testing.T, n *memnet.Net, g *greeter, build func() made) {
+			c := build()
+			memnet.Ready(t, c)
+			serves(t, c, 0)
+			g.next.Store(1)
+			hangs(t, c, g)
+			serves(t, c, 0)
+			began := time.Now()
+			if silent {
+				n.Refuse()
+				n.Drop()
+			} else {
+				n.Kill()
+			}
+			require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+			assert.LessOrEqual(t, time.Since(began), 3*time.Second)
+			time.Sleep(time.Second)
+			began = time.Now()
+			err := c.Get(t.Context(), "k").Err()
+			assert.ErrorIs(t, err, redial.ErrUnavailable)
+			assert.LessOrEqual(t, time.Since(began), redial.DefaultGrace)
+			g.calls.Go(func() { c.Get(redial.WaitFor(context.Background(), time.Minute), "k") })
+			synctest.Wait()
+			n.Start()
+			serves(t, c, 300*time.Millisecond)
+			closes(t, c)
+		})
+	}
+}
+
+// One that hangs on all of them from now on holds up neither what is connected nor the state,
+// and once it does not any more commands are served.
+func TestOnConnect_HangsOnAll(t *testing.T) {
+	for _, mends := range []bool{false, true} {
+		onGreeted(t, func(t *testing.T, n *memnet.Net, g *greeter, build func() made) {
+			c := build()
+			memnet.Ready(t, c)
+			serves(t, c, 0)
+			g.all.Store(true)
+			serves(t, c, 0)
+			hangs(t, c, g)
+			assert.Equal(t, redial.StateConnected, c.State())
+			time.Sleep(time.Minute)
+			assert.Equal(t, redial.StateConnected, c.State())
+			n.Kill()
+			began := time.Now()
+			require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+			assert.Zero(t, time.Since(began))
+			for range 3 {
+				g.calls.Go(func() { c.Get(redial.WaitFor(context.Background(), time.Minute), "k") })
+			}
+			time.Sleep(time.Second)
+			n.Start()
+			began = time.Now()
+			require.NoError(t, c.WaitReady(t.Context()))
+			assert.LessOrEqual(t, time.Since(began), 80*time.Millisecond)
+			if mends {
+				g.all.Store(false)
+				serves(t, c, 300*time.Millisecond)
+			}
+			time.Sleep(time.Minute)
+			assert.Equal(t, redial.StateConnected, c.State())
+			closes(t, c)
+		})
+	}
+}
+
+// One that hangs on the first connections after an outage keeps nobody from making others,
+// and those that idle are proved as ever.
+func TestOnConnect_HangsAfterAnOutage(t *testing.T) {
+	onGreeted(t, func(t *testing.T, n *memnet.Net, g *greeter, build func() made) {
+		c := build()
+		memnet.Ready(t, c)
+		for range 3 { // connections, of which the pool is to have some back
+			g.calls.Go(func() { c.BLPop(context.Background(), time.Second, "nothing") })
+		}
+		time.Sleep(2 * time.Second)
+		n.Refuse()
+		c.Reconnect("test")
+		time.Sleep(time.Second)
+		g.next.Store(2)
+		n.Start()
+		began := time.Now()
+		require.NoError(t, c.WaitReady(t.Context()))
+		assert.LessOrEqual(t, time.Since(began), 2*time.Second)
+		time.Sleep(time.Second)
+		assert.Positive(t, g.hanging.Load(), "nothing warms up the pool")
+		for g.next.Load() > 0 {
+			g.calls.Go(func() { c.Get(context.Background(), "k") })
+			synctest.Wait()
+		}
+		serves(t, c, 0)
+		before := c.Stats().IdleChecks
+		time.Sleep(time.Minute)
+		assert.Greater(t, c.Stats().IdleChecks, before)
+		closes(t, c)
+	})
+}
+
+// One that hangs on the first connection of all keeps nobody from making others.
+func TestOnConnect_HangsAtTheStart(t *testing.T) {
+	onGreeted(t, func(t *testing.T, n *memnet.Net, g *greeter, build func() made) {
+		g.next.Store(1)
+		c := build()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		assert.NoError(t, c.WaitReady(ctx))
+		assert.LessOrEqual(t, time.Since(began), 3*time.Second)
+		g.calls.Go(func() { c.Get(context.Background(), "k") })
+		synctest.Wait()
+		assert.EqualValues(t, 1, g.hanging.Load())
+		serves(t, c, 0)
+		closes(t, c)
+	})
+}
+
+// Whoever names the nodes of a cluster may name none without an error, as a registry does that
+// is not filled yet. Then commands go to the addresses that the client was given, or fail at
+// once and in go-redis's words, and are served again once there is a node.
+func TestClusterSlots_Empty(t *testing.T) {
+	none := "redis: cluster has no nodes"
+	for _, row := range []struct {
+		addrs, atFirst bool
+		want           []string // bare go-redis and redial, while there is none and then
+	}{
+		{true, true, []string{"<nil>", "<nil>"}},
+		{true, false, []string{"<nil>", "<nil>"}},
+		{false, true, []string{none, "<nil>"}},
+		{false, false, []string{"<nil>", "<nil>"}},
+	} {
+		for _, supervised := range []bool{false, true} {
+			t.Run(fmt.Sprintf("addresses %v, at first %v, redial %v", row.addrs, row.atFirst, supervised), func(t *testing.T) {
+				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+					memnet.Inject(n)
+					var empty atomic.Bool
+					own := clusterOptions(opt)
+					name := own.ClusterSlots
+					own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+						if empty.Load() {
+							return nil, nil
+						}
+						return name(ctx)
+					}
+					own.MaxRetries = -1
+					if !row.addrs {
+						own.Addrs = nil
+					}
+					empty.Store(row.atFirst)
+					var c interface {
+						redis.UniversalClient
+						ReloadState(context.Context)
+					} = redis.NewClusterClient(own)
+					if supervised {
+						require.NoError(t, c.Close())
+						c = redial.NewClusterClient(own)
+					}
+					defer c.Close()
+					if !row.atFirst {
+						require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+						empty.Store(true)
+					}
+					for _, want := range row.want {
+						_ = c.Set(t.Context(), "k", 1, 0).Err()
+						c.ReloadState(t.Context())
+						for range 3 {
+							time.Sleep(time.Second)
+							began := time.Now()
+							assert.Equal(t, want, fmt.Sprint(c.Set(t.Context(), "k", 1, 0).Err()))
+							assert.Zero(t, time.Since(began))
+						}
+						empty.Store(false)
+					}
+				})
+			})
+		}
+	}
+}
