@@ -56,7 +56,6 @@ func TestHandler_Healthy(t *testing.T) {
 	want(t, get(h, "/hits"), 400, "key is missing")
 	want(t, get(h, "/healthz"), 200, "ok")
 	want(t, get(h, "/readyz"), 200, `"status":"up"`)
-	want(t, get(h, "/startupz"), 200, `"status":"up"`)
 	want(t, get(h, "/stats"), 200, `"state": "connected"`)
 	want(t, get(h, "/debug/redis"), 200, "<strong>up</strong> connected")
 	want(t, get(h, "/metrics"), 200, `redial_status{client="hits",state="connected"} 1`)
@@ -76,7 +75,6 @@ func TestHandler_ServerGone_503NothingCounted(t *testing.T) {
 		t.Errorf("Retry-After is %q, want 1", got)
 	}
 	want(t, get(h, "/readyz"), 503, "reconnecting")
-	want(t, get(h, "/startupz"), 503, "reconnecting")
 	want(t, get(h, "/healthz"), 200, "ok")
 	want(t, get(h, "/debug/redis"), 200, "<strong>down</strong> reconnecting")
 	want(t, get(h, "/metrics"), 200, `redial_command_failures_total{client="hits",outcome="not_run"} 1`)
@@ -90,20 +88,31 @@ func TestHandler_ServerGoneForAMoment_StaysReady(t *testing.T) {
 	want(t, get(h, "/readyz"), 200, `"status":"down","state":"reconnecting"`)
 }
 
-// The probes of k8s.yaml are answered, and they are patient enough.
+// The probes of k8s.yaml are answered, and they are patient enough. What has a pod restarted
+// does not ask Redis; one that has never reached it is not ready.
 func TestManifest_Probes(t *testing.T) {
 	text, err := os.ReadFile("k8s.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, h := newService(t, readyAfter)
-	for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+	told, err := newTelemetry(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer lost.Close()
+	astray := handler(lost, told, slog.New(slog.DiscardHandler), readyAfter)
+	for probe, code := range map[string]int{"startupProbe": 200, "readinessProbe": 503, "livenessProbe": 200} {
 		m := regexp.MustCompile(`(?s)` + probe + `:.*?path: (/\w+)`).FindSubmatch(text)
 		if m == nil {
 			t.Fatalf("no %s", probe)
 		}
 		if w := get(h, string(m[1])); w.Code != http.StatusOK {
 			t.Errorf("%s: %s is answered with %d", probe, m[1], w.Code)
+		}
+		if w := get(astray, string(m[1])); w.Code != code {
+			t.Errorf("%s: %s is answered with %d where there is no Redis, want %d", probe, m[1], w.Code, code)
 		}
 	}
 }

@@ -158,7 +158,6 @@ func TestService_ThroughAnOutage(t *testing.T) {
 	}
 
 	sees("/healthz", 200, "ok")
-	sees("/startupz", 200, `"status":"up"`)
 	sees("/readyz", 200, `"status":"up"`)
 	sees("/debug/redis", 200, "<strong>up</strong> connected")
 	sees("/metrics", 200, `redial_status{client="hits",state="connected"} 1`)
@@ -173,15 +172,14 @@ func TestService_ThroughAnOutage(t *testing.T) {
 	sees("/metrics", 200, `redial_status{client="hits",state="reconnecting"} 1`)
 	sees("/debug/redis", 200, "<strong>down</strong> reconnecting")
 	sees("/debug/redis", 200, "so far")
-	sees("/startupz", 503, `"cause":"connection_lost"`)
-	sees("/readyz", 200, `"status":"down"`) // not for an outage that requests ride out
+	sees("/readyz", 200, `"cause":"connection_lost"`) // not for an outage that requests ride out
 	sees("/healthz", 200, "ok")
 	redis.Start()
 	if got := <-hits; got != "200 1\n" { // the server has lost what it knew
 		t.Errorf("in the outage: %s", got)
 	}
 
-	sees("/startupz", 200, `"status":"up"`)
+	sees("/readyz", 200, `"status":"up"`)
 	sees("/debug/redis", 200, "<code>connection_lost</code>")
 	for _, line := range []string{
 		`redial_outages_total{client="hits"} 1`,
