@@ -125,7 +125,8 @@ type Stats struct {
 	// Heartbeats counts the PINGs sent while Connected, HeartbeatsMissed those
 	// that were not answered in time, HeartbeatsSkipped the ticks that needed
 	// none because there was traffic. RTT is the smoothed round trip of PINGs, 0 until
-	// one was measured; while there is traffic and no connection is idle none is.
+	// one was measured. Traffic that never pauses makes heartbeats needless, so RTT stays
+	// what it was before, however slow the server has become: time commands for that.
 	Heartbeats        uint64        `json:"heartbeats"`
 	HeartbeatsMissed  uint64        `json:"heartbeats_missed"`
 	HeartbeatsSkipped uint64        `json:"heartbeats_skipped"`
@@ -188,7 +189,7 @@ type NodeStats struct {
 	Reason string    `json:"reason"`
 	// LastError is the last transport error that caused suspicion; "" if none.
 	LastError string `json:"last_error,omitempty"`
-	// RTT is the smoothed round trip, 0 until one was measured.
+	// RTT is the smoothed round trip of PINGs, 0 until one was measured; see [Stats].
 	RTT time.Duration `json:"rtt"`
 	// Connections is how many connections of the node's pools are open now.
 	Connections int `json:"connections"`

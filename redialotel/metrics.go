@@ -144,7 +144,7 @@ func (m *Metrics) create() error {
 	counter(&i.heartbeats, "redial.heartbeats", "{heartbeat}", "PINGs sent while connected.")
 	counter(&i.heartbeatsMissed, "redial.heartbeats.missed", "{heartbeat}", "PINGs that were not answered in time.")
 	counter(&i.heartbeatsSkipped, "redial.heartbeats.skipped", "{heartbeat}", "Ticks that needed no PING because there was traffic.")
-	gauge(&i.rtt, "redial.heartbeat.rtt", "s", "Smoothed round trip to the server; of several nodes the longest.")
+	gauge(&i.rtt, "redial.heartbeat.rtt", "s", "Smoothed round trip of PINGs, of which steady traffic needs none; of several nodes the longest.")
 	counter(&i.dials, "redial.dials", "{dial}", "Connections asked of the network.")
 	counter(&i.dialErrors, "redial.dial.errors", "{error}", "Connections that could not be made.")
 	level(&i.connections, "redial.connection.count", "{connection}", "Connections of the pools that are open now.")
@@ -157,7 +157,7 @@ func (m *Metrics) create() error {
 		level(&i.nodeStatus, "redial.node.status", "1", "Whether the node is in the state: 1 for the one that it is in, else 0.")
 		counter(&i.nodeOutages, "redial.node.outages", "{outage}", "Times that the node left the state connected.")
 		level(&i.nodeWaiting, "redial.node.waiting", "{command}", "Commands that wait for the node now.")
-		gauge(&i.nodeRTT, "redial.node.rtt", "s", "Smoothed round trip to the node.")
+		gauge(&i.nodeRTT, "redial.node.rtt", "s", "Smoothed round trip of PINGs to the node, of which steady traffic needs none.")
 		level(&i.nodeConnections, "redial.node.connections", "{connection}", "Connections of the node's pools that are open now.")
 	}
 	histogram(&m.outages, "redial.outage.duration", "How long outages were, by what began them.", outageBuckets)

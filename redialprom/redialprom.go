@@ -146,7 +146,7 @@ func newDescs(labels prometheus.Labels) *descs {
 	d.heartbeats = desc("redial_heartbeats_total", "PINGs sent while connected.")
 	d.heartbeatsMissed = desc("redial_heartbeats_missed_total", "PINGs that were not answered in time.")
 	d.heartbeatsSkipped = desc("redial_heartbeats_skipped_total", "Ticks that needed no PING because there was traffic.")
-	d.rtt = desc("redial_heartbeat_rtt_seconds", "Smoothed round trip to the server; of several nodes the longest.")
+	d.rtt = desc("redial_heartbeat_rtt_seconds", "Smoothed round trip of PINGs, of which steady traffic needs none; of several nodes the longest.")
 	d.dials = desc("redial_dials_total", "Connections asked of the network.")
 	d.dialErrors = desc("redial_dial_errors_total", "Connections that could not be made.")
 	d.connections = desc("redial_connections", "Connections of the pools that are open now.")
@@ -158,7 +158,7 @@ func newDescs(labels prometheus.Labels) *descs {
 	d.nodeStatus = desc("redial_node_status", "Whether the node is in the state: 1 for the one that it is in, else 0.", "node", "state")
 	d.nodeOutages = desc("redial_node_outages_total", "Times that the node left the state connected.", "node")
 	d.nodeWaiting = desc("redial_node_waiting", "Commands that wait for the node now.", "node")
-	d.nodeRTT = desc("redial_node_rtt_seconds", "Smoothed round trip to the node.", "node")
+	d.nodeRTT = desc("redial_node_rtt_seconds", "Smoothed round trip of PINGs to the node, of which steady traffic needs none.", "node")
 	d.nodeConnections = desc("redial_node_connections", "Connections of the node's pools that are open now.", "node")
 	return d
 }
