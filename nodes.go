@@ -379,7 +379,9 @@ func (s scout) attempt(bool) (verdict, error) {
 	s.urge()
 	err := s.reload()
 	up, cause := s.anyUp()
-	if up && s.toldSoFar() > 0 { // when nobody tells it any more, go-redis goes by what was told last
+	// It may be others than the nodes that tell the topology, and who is asked may hang. Then
+	// go-redis goes by what was told last.
+	if up && s.toldSoFar() > 0 && (s.named || err == errUntold) {
 		err = nil
 	}
 	s.gate.despair(s.pointless(err))
@@ -484,13 +486,18 @@ func (n *nodes) ask() *question {
 var errUntold = errors.New("nobody tells the topology in time")
 
 // await waits for an answer, and puts one that is late off to who asks next. There is less
-// time while commands wait that can go by what was told before.
+// time while commands wait that can go by what was told before, but enough for a node that
+// has something to say.
 func (n *nodes) await(q *question) error {
-	patience := n.cfg.timeout + foreignPatience
+	wait := n.cfg.timeout + foreignPatience
 	if n.gate.now() != StateConnected && n.toldSoFar() > 0 {
-		patience = foreignPatience - time.Since(q.began)
+		wait = n.patience()
+		if n.named {
+			wait = foreignPatience
+		}
+		wait -= time.Since(q.began)
 	}
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-q.done:
