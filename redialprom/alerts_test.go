@@ -248,12 +248,22 @@ var scenarios = []scenario{
 	{
 		name: "the server is slow",
 		play: made(func(s *redial.Stats, since time.Duration) {
+			s.Heartbeats = uint64(since / time.Second)
 			if s.RTT = time.Millisecond; since > time.Minute {
 				s.RTT = 150 * time.Millisecond
 			}
 		}),
 		length: 8 * time.Minute,
 		firing: []firing{{4 * time.Minute, nil}, {7 * time.Minute, []string{"RedialSlowHeartbeat"}}},
+	},
+	{
+		name: "the server was slow, and now traffic never pauses",
+		play: made(func(s *redial.Stats, since time.Duration) {
+			s.Heartbeats, s.RTT = uint64(min(since, 2*time.Minute)/time.Second), 150*time.Millisecond
+			s.HeartbeatsSkipped = uint64(max(since-2*time.Minute, 0) / time.Second)
+		}),
+		length: 20 * time.Minute,
+		firing: []firing{{6 * time.Minute, []string{"RedialSlowHeartbeat"}}, {15 * time.Minute, nil}},
 	},
 	{
 		name: "idle connections die",

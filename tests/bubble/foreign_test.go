@@ -313,3 +313,34 @@ func TestClusterSlots_Empty(t *testing.T) {
 		}
 	}
 }
+
+// In an outage such a list is no reason to fail: commands wait for the nodes that are known.
+func TestClusterSlots_EmptyInAnOutage(t *testing.T) {
+	for _, since := range []string{"its begin", "later"} {
+		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+			memnet.Inject(n)
+			var empty atomic.Bool
+			own := clusterOptions(opt)
+			name := own.ClusterSlots
+			own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+				if empty.Load() {
+					return nil, nil
+				}
+				return name(ctx)
+			}
+			c := redial.NewClusterClient(own)
+			defer c.Close()
+			memnet.Ready(t, c)
+			require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+			empty.Store(since == "its begin")
+			n.Kill()
+			require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+			empty.Store(true)
+			time.Sleep(2 * time.Second)
+			time.AfterFunc(time.Second, n.Start)
+			began := time.Now()
+			assert.NoError(t, c.Set(t.Context(), "k", 1, 0).Err(), since)
+			assert.Less(t, time.Since(began), time.Second+80*time.Millisecond, since)
+		})
+	}
+}
