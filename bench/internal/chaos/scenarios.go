@@ -193,7 +193,7 @@ func Scenarios() []*Scenario {
 			Behind: []Reason{
 				{[]Key{InTime, OfPossible, Errors, ErrorsAfter}, "No call waits for longer than the grace, 5 s; with `WithGrace(8 * time.Second)` those would that could be answered."},
 				{[]Key{First, AllBack}, "After 10 s there is an attempt every 100 ms: a full server is not helped by more. Calls that were refused are not there any more when it is found."},
-				{[]Key{Stall}, "The others refuse every call at once."},
+				{[]Key{Stall}, "Calls wait, for as long as the grace allows. Whoever has shorter stalls has refused every call at once."},
 			},
 			Plan: plan(8 * time.Second), Direct: true, Outage: true,
 			Before: before, After: 1500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
@@ -206,7 +206,7 @@ func Scenarios() []*Scenario {
 			Why: "The server is never away. Calls that were given up are executed all the same if they had been sent, and each that is sent again " +
 				"makes the queue longer.",
 			Behind: []Reason{
-				{[]Key{Errors}, "go-redis pays no heed to the deadlines of calls unless it is told to: they return late and without an error."},
+				{[]Key{Errors, First, ErrorsAfter, AllBack}, "go-redis pays no heed to the deadlines of calls unless it is told to: they return late and without an error, those first that had ended."},
 				{[]Key{Dials, PeakDials, CPU}, "A call that ends before its reply has come gives its connection up, and another is dialed in its place: as with go-redis when it heeds deadlines."},
 			},
 			Plan: load.Plan{Workers: workers, Every: time.Second / 4, Deadline: 500 * time.Millisecond,
@@ -291,6 +291,11 @@ func Scenarios() []*Scenario {
 			What: "As the refused port, but for 10 s, with 200 goroutines that issue 400 calls a second.",
 			Why: "The outage is longer than any deadline. redial lets calls wait for 5 s after its begin, its grace; later ones " +
 				"fail at once. Clients that fail calls at once from the start have shorter stalls, and dial all the more.",
+			Behind: []Reason{
+				{[]Key{InTime, OfPossible, Errors, First, AllBack, ErrorsAfter}, "After 10 s there is an attempt every 100 ms, so that a thousand clients do not storm the server. " +
+					"Until one succeeds calls fail at once, for the grace is over."},
+				{[]Key{Stall}, "Calls wait, for as long as grace and deadline allow. Whoever has shorter stalls has refused every call at once."},
+			},
 			Plan:   load.Plan{Workers: 200, Every: 500 * time.Millisecond, Deadline: patient},
 			Outage: true,
 			Before: before, After: 3 * time.Second, QuickAfter: 2 * time.Second,

@@ -74,6 +74,17 @@ type arrear struct {
 	ahead   []client.Kind
 }
 
+func (a arrear) why() string { return a.outcome.Scenario.Because(a.metric.Key) }
+
+// String has the value of redial, and those of the clients that are ahead.
+func (a arrear) String() string {
+	ahead := make([]string, len(a.ahead))
+	for i, k := range a.ahead {
+		ahead[i] = k.Title + " " + cellText(a.metric, a.outcome.Cell(k.Name, a.metric))
+	}
+	return fmt.Sprintf("%s %s (%s)", a.metric.Key, cellText(a.metric, a.outcome.Cell(client.RedialName, a.metric)), strings.Join(ahead, " · "))
+}
+
 // arrears returns them, in the order of the report.
 func (r *Report) arrears() (all []arrear) {
 	for _, o := range r.Outcomes {

@@ -4,6 +4,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -223,16 +224,20 @@ func (r *Report) reasons(d *document, arrears []arrear) {
 	if len(arrears) == 0 {
 		return
 	}
-	d.p("The other %d, each with its reason:\n", len(arrears))
-	d.row("scenario", "value", "redial", "ahead", "why")
-	d.p("|---|---|---:|---|---|")
-	for _, a := range arrears {
-		var ahead []string
-		for _, k := range a.ahead {
-			ahead = append(ahead, k.Title+" "+cellText(a.metric, a.outcome.Cell(k.Name, a.metric)))
-		}
-		d.row(a.outcome.Scenario.Title, string(a.metric.Key), cellText(a.metric, a.outcome.Cell(client.RedialName, a.metric)),
-			strings.Join(ahead, ", "), a.outcome.Scenario.Because(a.metric.Key))
+	d.p("The other %d, each with its reason. In parentheses is who is ahead.\n", len(arrears))
+	d.row("scenario", "values", "why")
+	d.p("|---|---|---|")
+	for len(arrears) > 0 {
+		scenario, why := arrears[0].outcome.Scenario, arrears[0].why()
+		var values []string
+		arrears = slices.DeleteFunc(arrears, func(a arrear) bool {
+			same := a.outcome.Scenario == scenario && a.why() == why
+			if same {
+				values = append(values, a.String())
+			}
+			return same
+		})
+		d.row(scenario.Title, strings.Join(values, ", "), why)
 	}
 	d.p("")
 }

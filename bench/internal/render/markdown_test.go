@@ -46,10 +46,10 @@ func TestMarkdown_AdmitsWhereRedialIsNotFirst(t *testing.T) {
 
 func TestMarkdown_GivesReasons(t *testing.T) {
 	o := outcome(
-		map[chaos.Key]float64{chaos.InTime: 20, chaos.First: 54, chaos.Lost: 0, chaos.CPU: 300},
-		map[chaos.Key]float64{chaos.InTime: 87, chaos.First: 6, chaos.Lost: 0, chaos.CPU: 300},
+		map[chaos.Key]float64{chaos.InTime: 20, chaos.Errors: 80, chaos.First: 54, chaos.Lost: 0},
+		map[chaos.Key]float64{chaos.InTime: 87, chaos.Errors: 13, chaos.First: 6, chaos.Lost: 0},
 	)
-	o.Scenario.Behind = []chaos.Reason{{Keys: []chaos.Key{chaos.InTime}, Why: "It gives up first."}}
+	o.Scenario.Behind = []chaos.Reason{{Keys: []chaos.Key{chaos.InTime, chaos.Errors}, Why: "It gives up first."}}
 	r := Report{Kinds: []client.Kind{client.Redial, client.Redigo}, Outcomes: []*chaos.Outcome{o}}
 	var doc bytes.Buffer
 	if err := r.Markdown(&doc); err != nil {
@@ -57,9 +57,9 @@ func TestMarkdown_GivesReasons(t *testing.T) {
 	}
 	for _, want := range []string{
 		"In 0 of these whoever is ahead has paid for it",
-		"The other 2, each with its reason:",
-		"| Restart | in time | 20 % | redigo 87 % | It gives up first. |",
-		"| Restart | first success | 54 ms | redigo 6 ms | not known |",
+		"The other 3, each with its reason.",
+		"| Restart | in time 20 % (redigo 87 %), errors 80 (redigo 13) | It gives up first. |",
+		"| Restart | first success 54 ms (redigo 6 ms) | not known |",
 	} {
 		if !strings.Contains(doc.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, doc.String())
