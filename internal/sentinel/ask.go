@@ -160,9 +160,10 @@ func (r *round) loseOthers(p *peer) {
 	})
 }
 
-// requeue has one of those tried asked again whose attempt is that old, if there is any, and
-// returns the rest.
+// requeue has one of those tried asked again whose attempt is that old, as far as ticks tell,
+// if there is any, and returns the rest.
 func (r *round) requeue(tried []*try, age time.Duration) []*try {
+	age -= r.limits.Patience / 2 // or it would be the tick after
 	i := slices.IndexFunc(tried, func(t *try) bool { return t.peer.chosen && time.Since(t.began) >= age })
 	if i < 0 {
 		return tried
