@@ -16,8 +16,9 @@
 //   - Readiness on a server that all replicas of a program share takes all of them out at
 //     once. Where Redis is a cache, or requests can be answered without it, use [Handler] as
 //     it is: it tells, with status 200. Where nothing works without it, [Required] and
-//     [After] have it answer 503 until the server was reached once, and when an outage has
-//     lasted longer than what commands ride out.
+//     [After] have it answer 503 once an outage has lasted longer than what commands ride
+//     out. One that begins with the program counts from there, so let a program be ready for
+//     longer than that before it replaces others.
 //   - Start-up asks whether the process is up, as liveness does: one that waits for the
 //     server has programs restarted that start during an outage.
 //   - A worker that takes its jobs from Redis needs no readiness: nobody sends it requests,
@@ -59,8 +60,8 @@ func Required() Option { return func(c *config) { c.required = true } }
 
 // After has [Handler], with [Required], answer 503 only once the client has been down for
 // longer than d, so that outages which commands ride out take no program out of service;
-// the grace and the period of a probe are a good choice. A client that has never reached its
-// server, or is closed, is answered with 503 at once. The default, and what d <= 0 means, is at once.
+// the grace and the period of a probe are a good choice. A closed client is answered with
+// 503 at once. The default, and what d <= 0 means, is at once.
 func After(d time.Duration) Option { return func(c *config) { c.after = d } }
 
 // Title sets the title of [Page], overriding "Redis". "" leaves the default.
@@ -163,7 +164,7 @@ func Handler(s Source, opts ...Option) http.Handler {
 
 // fails reports whether the program is not to be used as it is.
 func (c *config) fails(s redial.Stats) bool {
-	return c.required && StatusOf(s) == Down && (s.State != redial.StateReconnecting || time.Since(s.Since) >= c.after)
+	return c.required && StatusOf(s) == Down && (s.State == redial.StateClosed || time.Since(s.Since) >= c.after)
 }
 
 func healthOf(s redial.Stats) Health {

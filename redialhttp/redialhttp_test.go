@@ -72,7 +72,8 @@ func TestHandler_Status(t *testing.T) {
 		{"down for long", in(redial.StateReconnecting, 12*time.Second), required, after, redialhttp.Down, 503},
 		{"down for long, a cache", in(redial.StateReconnecting, 12*time.Second), !required, after, redialhttp.Down, 200},
 		{"never up", in(redial.StateConnecting, time.Second), required, !after, redialhttp.Down, 503},
-		{"never up, not even for a moment", in(redial.StateConnecting, time.Second), required, after, redialhttp.Down, 503},
+		{"never up, for a moment", in(redial.StateConnecting, time.Second), required, after, redialhttp.Down, 200},
+		{"never up, for long", in(redial.StateConnecting, 12*time.Second), required, after, redialhttp.Down, 503},
 		{"closed", in(redial.StateClosed, time.Second), required, after, redialhttp.Down, 503},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -9,8 +9,8 @@
 // the listen address, 127.0.0.1:8080. Stop your Redis while you curl: requests
 // wait for it for up to two seconds, then they are answered with 503, and with
 // 503 at once when it has been away for longer than the grace of five seconds.
-// /healthz stays green, and /readyz, which is red until Redis was reached once, turns red
-// when the outage has lasted for 15 s; k8s.yaml says why each probe asks what it asks. /debug/redis shows it all to people,
+// /healthz stays green, and /readyz turns red when the outage has lasted for 15 s;
+// k8s.yaml says why each probe asks what it asks. /debug/redis shows it all to people,
 // in a browser, and /metrics to Prometheus, for which redialprom has alerts and a
 // dashboard. The same metrics and a span for each command are pushed where
 // OTEL_EXPORTER_OTLP_ENDPOINT says, if it is set. SIGTERM or Ctrl-C ends the service.

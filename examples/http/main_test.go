@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -89,7 +90,8 @@ func TestHandler_ServerGoneForAMoment_StaysReady(t *testing.T) {
 }
 
 // The probes of k8s.yaml are answered, and they are patient enough. What has a pod restarted
-// does not ask Redis; one that has never reached it is not ready.
+// does not ask Redis. One that does not reach it is not ready in the end, before it has
+// replaced others.
 func TestManifest_Probes(t *testing.T) {
 	text, err := os.ReadFile("k8s.yaml")
 	if err != nil {
@@ -102,7 +104,14 @@ func TestManifest_Probes(t *testing.T) {
 	}
 	lost := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer lost.Close()
-	astray := handler(lost, told, slog.New(slog.DiscardHandler), readyAfter)
+	astray := handler(lost, told, slog.New(slog.DiscardHandler), time.Nanosecond)
+	m := regexp.MustCompile(`minReadySeconds: (\d+)`).FindSubmatch(text)
+	if m == nil {
+		t.Fatal("no minReadySeconds")
+	}
+	if seconds, err := strconv.Atoi(string(m[1])); err != nil || time.Duration(seconds)*time.Second < readyAfter+10*time.Second {
+		t.Errorf("minReadySeconds is %s, and readiness takes %v", m[1], readyAfter)
+	}
 	for probe, code := range map[string]int{"startupProbe": 200, "readinessProbe": 503, "livenessProbe": 200} {
 		m := regexp.MustCompile(`(?s)` + probe + `:.*?path: (/\w+)`).FindSubmatch(text)
 		if m == nil {
