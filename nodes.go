@@ -394,15 +394,14 @@ func (s scout) attempt(bool) (verdict, error) {
 	return alive, nil
 }
 
-// urge has the nodes that are down tried, and soon where commands want the client as a whole:
-// they come to none of them.
+// urge has the nodes tried soon where commands want the client as a whole: they come to none
+// of them. One that is not being tried is left alone, for perhaps nobody uses it.
 func (s scout) urge() {
-	hurry := s.loop.hurry || s.gate.awaited()
+	if !s.loop.hurry && !s.gate.awaited() {
+		return
+	}
 	for _, l := range s.all() {
-		l.tend()
-		if hurry {
-			l.want()
-		}
+		l.want()
 	}
 }
 

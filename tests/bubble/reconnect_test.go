@@ -314,6 +314,42 @@ func TestReconnect_NodeThatIsAskedHangs(t *testing.T) {
 	}
 }
 
+// A node that nobody uses, as a replica that is not read from, is not connected to, and is no
+// reason to call the client Connected while it can serve nothing.
+func TestReconnect_NodeThatNobodyUses(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		replica := memnet.New()
+		t.Cleanup(replica.Close)
+		own := clusterOptions(opt)
+		own.ClusterSlots = func(context.Context) ([]redis.ClusterSlot, error) {
+			return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: "10.0.0.1:1"}, {Addr: "10.0.0.1:2"}}}}, nil
+		}
+		own.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == "10.0.0.1:2" {
+				return replica.Dial(ctx, network, addr)
+			}
+			return n.Dial(ctx, network, addr)
+		}
+		c := redial.NewClusterClient(own)
+		defer c.Close()
+		memnet.Ready(t, c)
+		require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+		assert.Zero(t, replica.Dials())
+		n.Kill()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, c.WaitForState(ctx, redial.StateReconnecting))
+		time.Sleep(time.Second)
+		get := make(chan error, 1)
+		go func() { get <- c.Get(redial.WaitFor(t.Context(), time.Minute), "k").Err() }()
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, redial.StateReconnecting, c.State())
+		n.Start()
+		require.NoError(t, <-get)
+		assert.Zero(t, replica.Dials())
+	})
+}
+
 // Commands that want a client of several nodes make attempts at the nodes eager, whether they
 // wait or are refused, and whoever names the nodes.
 func TestReconnect_Demand_OfTheWhole(t *testing.T) {
