@@ -436,3 +436,26 @@ func TestNodes_QuestionHangs(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// However long a round trip is, whoever could go by what was told before waits no longer for
+// an answer than who could not.
+func TestNodes_QuestionHangsAtADistance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := newConfig(nil)
+		require.NoError(t, err)
+		n := newNodes(cfg, "nodes")
+		far := n.newMember(&redis.Options{Addr: "127.0.0.1:1"}, true, false)
+		far.link.Measure(900 * time.Millisecond)
+		n.add(far.guard)
+		n.learn(nil, "")
+		hold := make(chan struct{})
+		n.load = func(context.Context) error { <-hold; return nil }
+		began := time.Now()
+		assert.Equal(t, errUntold, n.reload())
+		assert.LessOrEqual(t, time.Since(began), cfg.timeout+foreignPatience)
+		close(hold)
+		synctest.Wait()
+		n.end()
+		synctest.Wait()
+	})
+}

@@ -490,7 +490,7 @@ var errUntold = errors.New("nobody tells the topology in time")
 func (n *nodes) await(q *question) error {
 	wait := n.cfg.timeout + foreignPatience
 	if n.gate.now() != StateConnected && n.toldSoFar() > 0 {
-		wait = n.patience()
+		wait = min(wait, n.patience()) // which grows with the round trips
 		if n.named {
 			wait = foreignPatience
 		}
