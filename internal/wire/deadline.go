@@ -130,11 +130,11 @@ func (c *Conn) readOn(x *Call, p []byte, err error) (int, error) {
 	if watch && !sys.IsTimeout(err) || !watch && !c.reading.missed(err) {
 		return 0, err
 	}
+	c.early = c.early && !watch
 	if err := c.setRead(c.reading.want); err != nil {
 		return 0, err
 	}
 	if watch {
-		c.early = false
 		return c.watched(x, p)
 	}
 	return c.Conn.Read(p)
