@@ -151,7 +151,7 @@ func (b *batch) end(c *call, final error) error {
 		c.because(CauseSharedConnection)
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
 	}
-	if c.garble != nil {
+	if c.isUnread() {
 		c.label(slices.DeleteFunc(slices.Clone(b.rest), changes), c.garble.why)
 		if c.garble.reads {
 			return final

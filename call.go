@@ -158,11 +158,11 @@ type call struct {
 	mayHaveRun bool
 	repeats    bool // something of it may have run, ever, and is sent again
 
-	garble *garble // of the last reply that there was, if it could not be read
+	garble *garble // of the last reply, if it could not be read
 }
 
 // garble is what was said of a reply that could not be read, which those who only read are
-// told, whatever keeps them from another try.
+// told if there cannot be another, see isUnread.
 type garble struct {
 	why, said error // by go-redis, and by hooks of the caller
 	reads     bool  // all that is left does
@@ -367,7 +367,7 @@ func (c *call) settle(r ruling) error {
 	switch {
 	case isGarbled(why):
 		c.garble = &garble{why, err, r.reads}
-	case o != notSent && o != notSentForGood: // else there was none, as on a held connection
+	case !isHeld(why): // else that is what broke the connection
 		c.garble = nil
 	}
 	if c.link.hopeless() {
@@ -428,7 +428,7 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 			// the pool is held up by the server, not by its callers
 		case !errors.Is(err, redis.ErrClosed):
 			c.why = CausePoolExhausted
-			if isHeld(err) {
+			if _, why := reveal(c.last); isHeld(why) { // whatever a hook has made of it
 				c.why = CauseHeldConnectionBroken
 			}
 			return c.fail(ErrUnavailable, c.withCtx(err)), true
@@ -568,9 +568,15 @@ func (c *call) withCtx(err error) error {
 	return err
 }
 
+// isUnread reports whether a call ends for nothing but a reply that could not be read: an
+// outage, the end of the context or of the client would be news after that.
+func (c *call) isUnread() bool {
+	return c.garble != nil && (c.why == CauseUnsafe || c.why == CauseRunsSpent || c.why == CauseHeldConnectionBroken)
+}
+
 // fail counts the call as failed and builds the error the caller sees.
 func (c *call) fail(kind, err error) error {
-	if c.garble != nil && c.garble.reads {
+	if c.isUnread() && c.garble.reads {
 		return c.garble.said // which it would be without redial
 	}
 	e := c.newError(kind, err)

@@ -122,6 +122,92 @@ func TestConform_Exact_UnknownBehindNil(t *testing.T) {
 	}
 }
 
+// A read whose reply could not be read, and whose other try meets an outage, its context's
+// end or the end of the client, ends as any read that meets these.
+func TestConform_Exact_UnreadableThenUnavailable(t *testing.T) {
+	for _, k := range []kind{aClient, aCluster, aRing} {
+		for _, end := range []string{"deadline", "close", "fail fast"} {
+			for _, batch := range []bool{false, true} {
+				t.Run(fmt.Sprint(k, " ", end, " batch ", batch), func(t *testing.T) {
+					var failed atomic.Int64
+					w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithObserver(countFailures{&failed})}}, "get",
+						func(int) redialtest.Action { return redialtest.Reply("?what\r\n") })
+					ctx, cancel := context.WithCancel(w.ctx)
+					defer cancel()
+					switch end {
+					case "deadline":
+						ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
+						defer cancel()
+					case "fail fast":
+						ctx = redial.FailFast(ctx)
+					}
+					w.rdb.AddHook(hookOf(w, alike("", func(_ []redis.Cmder, next func() error) error {
+						err := next()
+						for _, s := range w.servers {
+							s.Kill()
+						}
+						if end == "close" {
+							go func() { _ = w.rdb.Close() }()
+							assert.NoError(t, w.supervisor.WaitForState(w.ctx, redial.StateClosed))
+						} else {
+							assert.NoError(t, w.supervisor.WaitForState(w.ctx, redial.StateReconnecting))
+						}
+						return err
+					})))
+					cmd := redis.NewStringCmd(ctx, "get", "{a}k")
+					var err error
+					if batch {
+						_, err = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { return p.Process(ctx, cmd) })
+					} else {
+						err = w.rdb.Process(ctx, cmd)
+					}
+					assert.ErrorAs(t, err, new(*redial.Error))
+					assert.Equal(t, err, cmd.Err())
+					assert.True(t, redial.SafeToRetry(err), "it reads")
+					assert.EqualValues(t, 1, failed.Load(), "observers were told")
+					switch end {
+					case "deadline":
+						assert.ErrorIs(t, err, context.DeadlineExceeded)
+					case "close":
+						assert.ErrorIs(t, err, redis.ErrClosed)
+					}
+				})
+			}
+		}
+	}
+}
+
+type countFailures struct{ n *atomic.Int64 }
+
+func (c countFailures) ObserveFailure(context.Context, *redial.Error) { c.n.Add(1) }
+
+// A read of OnConnect whose reply could not be read is no reply to the command that the
+// connection is for, which was not sent.
+func TestConform_Exact_UnreadableInSetUp(t *testing.T) {
+	for _, k := range []kind{aClient, aCluster} {
+		t.Run(string(k), func(t *testing.T) {
+			var bad atomic.Bool
+			onConnect := func(ctx context.Context, cn *redis.Conn) error {
+				if !bad.Load() {
+					return nil
+				}
+				return cn.Process(ctx, redis.NewSliceCmd(ctx, "echo", "what"))
+			}
+			w, ran := probe(t, k, knobs{
+				tune: func(o *redis.Options) { o.OnConnect = onConnect }, tuneNodes: func(o *redis.ClusterOptions) { o.OnConnect = onConnect },
+				opts: []redial.Option{redial.WithGrace(100 * time.Millisecond)},
+			}, "incr", func(int) redialtest.Action { return redialtest.Handle })
+			bad.Store(true)
+			for _, s := range w.servers {
+				s.CloseConns()
+			}
+			err := incr(w, false)
+			assert.ErrorIs(t, err, redial.ErrUnavailable, "%T", err)
+			assert.Zero(t, ran.Load())
+		})
+	}
+}
+
 // A function of the caller that ends its goroutine, as FailNow of a test does, ends that of
 // whoever has go-redis call it; nobody goes on as if it had done its work, and Close does not
 // wait for it.
