@@ -6,6 +6,7 @@ package redial
 // servers in spread.go.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -72,6 +73,7 @@ type batch struct {
 	outcome     outcome       // of the last attempt
 	said        error         // and its error
 	undelivered []redis.Cmder // of one that was partly written: cannot have run
+	parted      error         // of those that part has taken out, nil: none
 }
 
 func (b *batch) try(c *call) (err error) {
@@ -139,12 +141,13 @@ func (b *batch) part(c *call, r *ruling) {
 			cmd.SetErr(final)
 		}
 	}
+	b.parted = cmp.Or(b.parted, final)
 	b.rest, b.undelivered, r.outcome = again, nil, c.revise(r.outcome, again...)
 }
 
 func (b *batch) end(c *call, final error) error {
 	if c.attempts > 0 && (b.outcome == foreign || b.outcome == answered) {
-		return b.said // as go-redis or a hook of the caller has it
+		return cmp.Or(b.parted, b.said) // as go-redis or a hook of the caller has it
 	}
 	c.label(b.rest, final)
 	if b.outcome == partly {
@@ -154,19 +157,21 @@ func (b *batch) end(c *call, final error) error {
 	if c.isUnread() {
 		c.label(slices.DeleteFunc(slices.Clone(b.rest), changes), c.garble.why)
 		if c.garble.reads {
-			return final
+			return cmp.Or(b.parted, final)
 		}
 	}
 	return errorOf(b.cmds, final)
 }
 
-// label puts the final error on the commands that have no answer of their own.
+// label puts the final error on the commands that have no answer of their own. A refusal is
+// none of one that may have run before.
 func (c *call) label(cmds []redis.Cmder, final error) {
 	if asError(final) == nil && isReply(final) {
 		return
 	}
 	for _, cmd := range cmds {
-		if err := cmd.Err(); err == nil || !isReply(err) {
+		err := cmd.Err()
+		if err == nil || !isReply(err) || c.mayHaveRun && c.outcome(cmd, err, &finding{}) == refused {
 			cmd.SetErr(final)
 		}
 	}

@@ -36,13 +36,22 @@ func (h hook) newBatch(ctx context.Context, cmds, rest []redis.Cmder, attempts i
 	return h.newCall(ctx, name, attempts, !slices.ContainsFunc(rest, changes))
 }
 
-// errorOf returns the error of a batch: of the first command that has none from the server, as
-// go-redis has what ended a pipeline, or else the first, or final.
+// errorOf returns the error of a batch: of the first command that may have run, or has none
+// from the server, as go-redis has what ended a pipeline, or else the first, or final.
 func errorOf(cmds []redis.Cmder, final error) error {
+	var ours error
 	for _, cmd := range cmds {
-		if err := cmd.Err(); err != nil && asError(err) != nil {
+		err := cmd.Err()
+		switch {
+		case asError(err) == nil:
+		case !SafeToRetry(err):
 			return err
+		case ours == nil:
+			ours = err
 		}
+	}
+	if ours != nil {
+		return ours
 	}
 	return command.FirstError(cmds, final)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -206,6 +208,73 @@ func TestConform_Exact_UnreadableInSetUp(t *testing.T) {
 			assert.Zero(t, ran.Load())
 		})
 	}
+}
+
+// Of two nodes one is down, and the reply of the other is lost: the batch may have run
+// something, whichever command comes first.
+func TestConform_Exact_UnknownBehindUnavailable(t *testing.T) {
+	for _, k := range []kind{aCluster, aRing} {
+		t.Run(string(k), func(t *testing.T) {
+			w, ran := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+			at := make(map[string]string) // the key that a server has
+			for i := 0; len(at) < 2; i++ {
+				require.Less(t, i, 100)
+				key := fmt.Sprint("{", i, "}")
+				require.NoError(t, w.rdb.Set(w.ctx, key, 1, 0).Err())
+				for addr := range w.servers {
+					if slices.ContainsFunc(w.transcript()["server "+addr], func(line string) bool { return strings.HasPrefix(line, "set "+key+" ") }) {
+						at[addr] = key
+					}
+				}
+			}
+			w.servers[clusterNodeA].Kill()
+			ctx := redial.FailFast(w.ctx)
+			cmds, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+				p.Incr(ctx, at[clusterNodeA])
+				p.Incr(ctx, at[clusterNodeB])
+				return nil
+			})
+			assert.ErrorIs(t, cmds[0].Err(), redial.ErrUnavailable)
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			assert.Equal(t, err, cmds[1].Err())
+			assert.EqualValues(t, 1, ran.Load())
+		})
+	}
+}
+
+// What may have run before it was refused is unknown, and not "not executed".
+func TestConform_Exact_UnknownBehindRefusal(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithGrace(100 * time.Millisecond)}}, "incr", func(nth int) redialtest.Action {
+				if nth == 1 {
+					return redialtest.ExecuteThenClose
+				}
+				return redialtest.Reply("-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n")
+			})
+			ctx := redial.Idempotent(w.ctx)
+			cmds, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "{a}n"); return nil })
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			assert.ErrorIs(t, cmds[0].Err(), redial.ErrOutcomeUnknown)
+		})
+	}
+}
+
+// One command of a pipeline has an id, so that it is sent again, and is answered with an
+// error then. The outcome of the other, which was not, is unknown all the same.
+func TestConform_Exact_UnknownBehindOnce(t *testing.T) {
+	w, ran := probe(t, aClient, knobs{}, "eval", func(nth int) redialtest.Action {
+		if nth == 1 {
+			return redialtest.CloseBeforeExecute
+		}
+		return redialtest.Reply("-WRONGTYPE no number\r\n")
+	})
+	once, plain := redis.NewIntCmd(redial.Once(w.ctx, "id"), "incr", "{a}n"), redis.NewIntCmd(w.ctx, "incr", "{a}m")
+	_, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error { return p.BatchProcess(w.ctx, once, plain) })
+	assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+	assert.Equal(t, err, plain.Err())
+	assert.EqualError(t, once.Err(), "WRONGTYPE no number")
+	assert.EqualValues(t, 2, ran.Load())
 }
 
 // A function of the caller that ends its goroutine, as FailNow of a test does, ends that of
