@@ -2,6 +2,7 @@ package redial
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
@@ -139,6 +140,9 @@ func (b *base) abroad(f func() error) (err error) {
 func (b *base) panicked(v any, stack []byte) {
 	b.mishap.Do(func() { b.events.mishap(v, stack) })
 }
+
+// errExited is why there is no answer from code of the caller that has ended its goroutine.
+var errExited = errors.New("a function of the caller has ended its goroutine")
 
 // panicError is what a panic in code of others comes to.
 type panicError struct{ value any }

@@ -267,6 +267,7 @@ func (k *keeper) abandon() {
 // build returns what f builds, a client whose links k is to look after, after a pause. When
 // f fails nothing is left of it.
 func build[C any](k *keeper, pause time.Duration, f func() (C, error)) (c C, err error) {
+	err = errExited // unless f returns, or panics
 	defer func() {
 		if r := recover(); r != nil { // go-redis panics on options it cannot serve
 			err = fmt.Errorf("redial: %v", r)

@@ -124,7 +124,16 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 			m.hook.addInner(rdb)
 		}
 	}
-	register(hooked)
+	register(func(rdb *redis.Client) {
+		returned := false
+		defer func() {
+			if !returned { // then go-redis drops the client
+				n.drop(rdb)
+			}
+		}()
+		hooked(rdb)
+		returned = true
+	})
 	if n.used.Load() {
 		return
 	}
@@ -133,6 +142,17 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 	n.mu.Unlock()
 	for _, rdb := range nodes {
 		hooked(rdb)
+	}
+}
+
+// drop ends what belongs to the client of a node that go-redis does not keep.
+func (n *nodes) drop(rdb *redis.Client) {
+	n.mu.Lock()
+	m := n.byClient[rdb]
+	n.mu.Unlock()
+	_ = rdb.Close()
+	if m != nil {
+		n.discard(m.guard)
 	}
 }
 
@@ -159,9 +179,6 @@ func (n *nodes) lent(f func()) {
 	case <-n.life.Done():
 	}
 }
-
-// errExited is why there is no answer from code of the caller that has ended its goroutine.
-var errExited = errors.New("a function of the caller has ended its goroutine")
 
 // use notes that a caller has made use of the nodes.
 func (n *nodes) use() {

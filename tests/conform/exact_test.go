@@ -322,6 +322,68 @@ func TestConform_Exact_GoroutineEndsInFunctionOfCaller(t *testing.T) {
 	assert.NoError(t, c.Close())
 }
 
+// Neither is there anything left of a node whose function has panicked or ended its goroutine:
+// go-redis drops its client, and has another made each time that it looks for the node.
+func TestConform_Exact_GoroutineEndsInOnNewNode(t *testing.T) {
+	for name, end := range map[string]func(){"exits": runtime.Goexit, "panics": func() { panic("no") }} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wrapped, aCluster)
+			defer w.close()
+			w.open(knobs{poolSize: 4, opts: []redial.Option{redial.WithGrace(300 * time.Millisecond)}})
+			var calls atomic.Int64
+			w.rdb.(*redial.ClusterClient).OnNewNode(func(*redis.Client) { calls.Add(1); end() })
+			err := w.rdb.Incr(w.ctx, "n").Err()
+			assert.ErrorIs(t, err, redial.ErrUnavailable)
+			assert.Less(t, calls.Load(), int64(50), "nodes were made")
+			for _, s := range w.servers {
+				assert.Less(t, s.Dials(), 10)
+			}
+		})
+	}
+}
+
+// A ring of which the second shard cannot be built leaves nothing of the first.
+func TestConform_Exact_GoroutineEndsInNewRing(t *testing.T) {
+	w := newWorld(t, wrapped, aRing)
+	defer w.close()
+	down := make(chan struct{}, 100)
+	built := 0
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		redial.NewRing(&redis.RingOptions{
+			Addrs:  map[string]string{"a": clusterNodeA, "b": clusterNodeB},
+			Dialer: func(context.Context, string, string) (net.Conn, error) { down <- struct{}{}; return nil, errOther },
+			NewClient: func(o *redis.Options) *redis.Client {
+				if built++; built == 2 {
+					runtime.Goexit()
+				}
+				rdb := redis.NewClient(o)
+				t.Cleanup(func() { _ = rdb.Close() }) // go-redis has forgotten it
+				return rdb
+			},
+		})
+	}()
+	select {
+	case <-ended:
+	case <-w.ctx.Done():
+		t.Fatal("hangs")
+	}
+	for {
+		select {
+		case <-down: // under way meanwhile
+			continue
+		default:
+		}
+		break
+	}
+	select {
+	case <-down:
+		t.Error("the first shard is still dialed")
+	case <-time.After(time.Second): // more than what an attempt waits for the next
+	}
+}
+
 type refusing struct{ err error }
 
 func (r refusing) Allow() error       { return r.err }
