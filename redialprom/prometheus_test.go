@@ -303,7 +303,10 @@ func TestPrometheus_ScrapesAnOutage(t *testing.T) {
 	var log bytes.Buffer // read when it has ended
 	program.Stderr = &log
 	started(t, program)
-	require.Eventually(t, func() bool { _, body := ask(address, "/readyz"); return strings.Contains(string(body), `"status":"up"`) }, soon, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, body := ask(address, "/readyz")
+		return strings.Contains(string(body), `"status":"up"`)
+	}, soon, 50*time.Millisecond)
 
 	shipped, err := os.ReadFile("alerts.yaml")
 	require.NoError(t, err)
