@@ -476,9 +476,6 @@ type question struct {
 	err   error         // written before that
 }
 
-// isOver reports whether there is an answer.
-func (q *question) isOver() bool { return isClosed(q.done) }
-
 // ask asks for the topology, which leads to code of the caller and may hang.
 func (n *nodes) ask() *question {
 	q := &question{began: time.Now(), done: make(chan struct{}), err: errExited}
@@ -537,7 +534,7 @@ func (n *nodes) reload() error {
 	n.late = nil
 	n.mu.Unlock()
 	lost := q != nil && time.Since(q.began) >= 2*(n.cfg.timeout+foreignPatience) && n.asking.Load() < mostAttempts
-	if q == nil || lost || q.isOver() { // what was answered before is no answer now
+	if q == nil || lost || isClosed(q.done) { // what was answered before is no answer now
 		q = n.ask()
 	}
 	return n.await(q)

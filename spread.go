@@ -84,7 +84,6 @@ func (s *spread) try(c *call) (err error) {
 }
 
 func (s *spread) judge(c *call, err error) ruling {
-	s.found.unanswered(s.rest)
 	o, why := s.sort(c)
 	word := err == nil || s.found.word || s.found.mayHaveRun
 	if len(s.rest) > 0 && !word {
@@ -95,7 +94,7 @@ func (s *spread) judge(c *call, err error) ruling {
 		_, shown := reveal(why)
 		s.end(c, c.newError(ErrUnavailable, shown))
 	}
-	if first := errorOf(s.cmds, nil); first != nil && errors.Is(err, first) {
+	if err != nil && errors.Is(err, errorOf(s.cmds, nil)) {
 		return ruling{done: true, said: err} // the same, as a hook has it
 	}
 	if err != nil && failureOf(err) == nil && s.found.tells(err) {

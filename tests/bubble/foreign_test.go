@@ -252,6 +252,19 @@ func TestOnConnect_HangsAtTheStart(t *testing.T) {
 	})
 }
 
+// emptied returns clusterOptions by which no node is named while empty is set.
+func emptied(opt *redis.Options, empty *atomic.Bool) *redis.ClusterOptions {
+	own := clusterOptions(opt)
+	name := own.ClusterSlots
+	own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+		if empty.Load() {
+			return nil, nil
+		}
+		return name(ctx)
+	}
+	return own
+}
+
 // Whoever names the nodes of a cluster may name none without an error, as a registry does that
 // is not filled yet. Then commands go to the addresses that the client was given, or fail at
 // once and in go-redis's words, and are served again once there is a node.
@@ -271,14 +284,7 @@ func TestClusterSlots_Empty(t *testing.T) {
 				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 					memnet.Inject(n)
 					var empty atomic.Bool
-					own := clusterOptions(opt)
-					name := own.ClusterSlots
-					own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
-						if empty.Load() {
-							return nil, nil
-						}
-						return name(ctx)
-					}
+					own := emptied(opt, &empty)
 					own.MaxRetries = -1
 					if !row.addrs {
 						own.Addrs = nil
@@ -320,15 +326,7 @@ func TestClusterSlots_EmptyInAnOutage(t *testing.T) {
 		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 			memnet.Inject(n)
 			var empty atomic.Bool
-			own := clusterOptions(opt)
-			name := own.ClusterSlots
-			own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
-				if empty.Load() {
-					return nil, nil
-				}
-				return name(ctx)
-			}
-			c := redial.NewClusterClient(own)
+			c := redial.NewClusterClient(emptied(opt, &empty))
 			defer c.Close()
 			memnet.Ready(t, c)
 			require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
