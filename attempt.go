@@ -267,7 +267,7 @@ type oneServer struct {
 	once         onceWay
 }
 
-func newOneServer(calls *wire.Calls, resp2 func() bool, opt *redis.Options, cfg *config, of topology) *oneServer {
+func newOneServer(calls *wire.Calls, resp2 func() bool, opt *redis.Options, cfg *config, of neighbors) *oneServer {
 	resp3 := func() bool { return opt.Protocol != 2 && !resp2() }
 	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, resp3, of)}
 }

@@ -1,11 +1,14 @@
 package redial
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +23,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/testkit/memnet"
 	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/internal/wire"
@@ -554,4 +558,149 @@ func TestVeil_IsLifted(t *testing.T) {
 	got, said = a.hear(errTest)
 	assert.Equal(t, errTest, said)
 	assert.True(t, got.word)
+}
+
+// wireRecorder is a server that answers every request, and keeps them.
+type wireRecorder struct {
+	mu       sync.Mutex
+	requests [][]byte
+	reply    func(name string) string // nil, or what to answer to commands that are no handshake
+}
+
+func (r *wireRecorder) Dial(context.Context, string, string) (net.Conn, error) {
+	return &recorderConn{recorder: r, replies: make(chan []byte, 64), closed: make(chan struct{})}, nil
+}
+
+// take returns the requests since it was called last.
+func (r *wireRecorder) take() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	taken := r.requests
+	r.requests = nil
+	return taken
+}
+
+type recorderConn struct {
+	net.Conn // nil: everything that is called is implemented
+	recorder *wireRecorder
+	replies  chan []byte
+	rest     []byte
+	over     bool // the stream ends after rest
+	once     sync.Once
+	closed   chan struct{}
+}
+
+func (c *recorderConn) Write(p []byte) (int, error) {
+	var buf [16]byte
+	r := c.recorder
+	reply := "+OK\r\n"
+	switch name := string(command.Head(p, &buf)); {
+	case name == "hello":
+		reply = "*2\r\n$5\r\nproto\r\n:2\r\n"
+	case name == "ping":
+		reply = "+PONG\r\n"
+	default:
+		r.mu.Lock()
+		r.requests = append(r.requests, bytes.Clone(p))
+		if r.reply != nil {
+			reply = r.reply(name)
+		}
+		r.mu.Unlock()
+	}
+	select {
+	case c.replies <- []byte(reply):
+	case <-c.closed:
+	}
+	return len(p), nil
+}
+
+// Read ends the stream after a reply that does not suffice.
+func (c *recorderConn) Read(p []byte) (int, error) {
+	for len(c.rest) == 0 {
+		if c.over && len(c.replies) == 0 {
+			return 0, io.EOF
+		}
+		select {
+		case c.rest = <-c.replies:
+			c.over = true
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+func (c *recorderConn) Close() error                     { c.once.Do(func() { close(c.closed) }); return nil }
+func (c *recorderConn) SetDeadline(time.Time) error      { return nil }
+func (c *recorderConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *recorderConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *recorderConn) LocalAddr() net.Addr              { return noAddr{} }
+func (c *recorderConn) RemoteAddr() net.Addr             { return noAddr{} }
+
+type noAddr struct{}
+
+func (noAddr) Network() string { return "none" }
+func (noAddr) String() string  { return "not connected" }
+
+// Whatever a server replies to a command that it got, the command is only said to be
+// safe to retry when the server said that it did not run it; and it is not sent
+// again, unless for the same reason.
+func FuzzReply(f *testing.F) {
+	for _, reply := range []string{
+		":1\r\n", "$-1\r\n", "+OK\r\n", "", "\r\n", "-\r\n", "-ERR\r\n", ":", ":x\r\n", "$5\r\nabc", "*-1\r\n", "*1\r\n*1\r\n:1\r\n",
+		"-ERR value is not an integer or out of range\r\n", "-LOADING Redis is loading the dataset in memory\r\n",
+		"-READONLY You can't write against a read only replica.\r\n", "-ERR READONLY by a proxy\r\n", "-TRYAGAIN later\r\n",
+		"-MASTERDOWN Link with MASTER is down\r\n", "-CLUSTERDOWN The cluster is down\r\n", "-NOREPLICAS Not enough\r\n",
+		"-ERR max number of clients reached\r\n", "-NOAUTH Authentication required.\r\n", "-WRONGPASS no\r\n",
+		"-EXECABORT Transaction discarded\r\n", "-MOVED 1 127.0.0.1:2\r\n", "-MOVED\r\n", "-ASK 1 x\r\n", "-OOM command not allowed\r\n",
+		"-redis: Conn is in a bad state: made up\r\n", "-redis: nil\r\n", "-redis: client is closed\r\n",
+		"-ERR user_script: -READONLY You can't write against a read only replica\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n",
+		"!11\r\nLOADING now\r\n", ">2\r\n+x\r\n+y\r\n:1\r\n", "_\r\n", "#t\r\n", ",1.5\r\n", "(99\r\n", "=5\r\ntxt:x\r\n", "%1\r\n+a\r\n:1\r\n",
+		"|1\r\n+a\r\n:1\r\n:1\r\n", "*9999999\r\n", "$-9\r\n", ":1\r\n:2\r\n",
+	} {
+		f.Add([]byte(reply))
+	}
+	var reply string // guarded by rec.mu
+	rec := &wireRecorder{reply: func(string) string { return reply }}
+	c := NewClient(&redis.Options{Addr: "127.0.0.1:1", Dialer: rec.Dial, Protocol: 2, DisableIdentity: true}, WithGrace(0))
+	f.Cleanup(func() { _ = c.Close() })
+	if err := c.WaitReady(context.Background()); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		rec.mu.Lock()
+		reply, rec.requests = string(raw), nil
+		rec.mu.Unlock()
+		err := c.Incr(FailFast(context.Background()), "n").Err()
+		runs := len(rec.take())
+		if runs > 1 {
+			t.Fatalf("sent %d times: %v", runs, err)
+		}
+		if runs == 0 {
+			if !errors.Is(err, ErrUnavailable) || !SafeToRetry(err) {
+				t.Fatalf("not sent: %v", err)
+			}
+			return
+		}
+		var e *Error
+		switch {
+		case err == nil, err == redis.Nil:
+			if SafeToRetry(err) || IsConnectionError(err) {
+				t.Fatalf("%v after %q", err, raw)
+			}
+		case isReply(err):
+			if IsConnectionError(err) || errors.As(err, &e) {
+				t.Fatalf("%T %v after %q", err, err, raw)
+			}
+			if SafeToRetry(err) && !saysNotRun(err.Error()) {
+				t.Fatalf("%v is safe to retry", err)
+			}
+		default: // the connection is lost, or go-redis cannot make sense of the reply
+			if SafeToRetry(err) || IsConnectionError(err) && !errors.Is(err, ErrOutcomeUnknown) {
+				t.Fatalf("%T %v after %q", err, err, raw)
+			}
+		}
+	})
 }

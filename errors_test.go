@@ -620,3 +620,150 @@ func TestParts_NodeIsRemoved(t *testing.T) {
 	p.note(redis.ErrClosed)
 	assert.Equal(t, unknown, outcomeOf(p.together(&terms{}, redis.ErrClosed)))
 }
+
+// saysNotRun reports whether the words of a server mean that it did not run a command.
+func saysNotRun(words string) bool {
+	if strings.Contains(words, "@user_script:") || strings.Contains(words, "@user_function:") || strings.HasPrefix(words, "ERR Error running script") {
+		return false // of a script, which may have done something before
+	}
+	words = strings.TrimPrefix(words, "ERR ")
+	if strings.HasPrefix(words, "NOPERM ACLs rules changed") {
+		return false // others of the transaction ran
+	}
+	for _, w := range []string{"unauthenticated", "command not allowed. If the"} {
+		if strings.Contains(words, w) {
+			return true
+		}
+	}
+	for _, w := range []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS ",
+		"max number of clients", "NOAUTH ", "WRONGPASS ", "EXECABORT ", "MOVED ", "ASK ", "BUSY ", "UNBLOCKED ", "REDIRECT ",
+		"NOPERM ", "DENIED ", "MISCONF ", "OOM ", "NOSCRIPT ", "CROSSSLOT ", "NOCLUSTER ", "ERRCLUSTER ", "NOSUB ", "NOPROTO ",
+		"NOTBUSY ", "UNKILLABLE ", "NOMASTERLINK ", "NOTREADY ", "INPROG ", "NOGOODSLAVE ", "unknown command", "unknown subcommand",
+		"wrong number of arguments", "Protocol error", "Command not allowed inside a transaction", "Can't execute '",
+		"Replica can't interact with the keyspace", "This instance has cluster support disabled", "Can not run script on cluster"} {
+		if strings.HasPrefix(words, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// Errors of any shape are classified without a panic, wrapping changes nothing for the
+// better, and what may have run is never safe to retry.
+func FuzzOutcome(f *testing.F) {
+	f.Add("LOADING x", []byte{0})
+	f.Add("READONLY x", []byte{1})
+	f.Add("vault: unauthenticated", []byte{1})
+	f.Add("EXECABORT x", []byte{1, 20})
+	f.Add("redis: Conn is in a bad state", []byte{0, 20})
+	for i := range byte(30) {
+		f.Add("text", []byte{i})
+		f.Add("text", []byte{i, 20, 21, 22})
+		f.Add("text", []byte{12, 23, i, 25})
+	}
+	f.Fuzz(func(t *testing.T, text string, shape []byte) {
+		err, mayHaveRun := fuzzError(text, shape[:min(len(shape), 32)])
+		o := outcomeOf(err)
+		safe, lost := SafeToRetry(err), IsConnectionError(err)
+		if err == nil {
+			if o != answered || safe || lost {
+				t.Fatal("of nil")
+			}
+			return
+		}
+		if o > foreign {
+			t.Fatalf("%#v is %d", err, o)
+		}
+		if safe && mayHaveRun {
+			t.Fatalf("%T %v is safe to retry", err, err)
+		}
+		switch o {
+		case unknown, partly, repeatable, garbled, foreign:
+			if e := asError(err); safe && (e == nil || !e.reads) {
+				t.Fatalf("%T %v is %d and safe to retry", err, err, o)
+			}
+		case refused, denied:
+			if !isReply(err) {
+				t.Fatalf("%T %v is %d and no reply", err, err, o)
+			}
+		}
+		wrapped := fmt.Errorf("of a caller: %w", err)
+		if SafeToRetry(wrapped) && !safe {
+			t.Fatalf("%T %v is safe to retry when wrapped", err, err)
+		}
+		if err != redis.Nil && IsConnectionError(wrapped) != lost {
+			t.Fatalf("%T %v is a lost connection, or not, when wrapped", err, err)
+		}
+		_ = sys.IsTimeout(err)
+		_ = judge(err, false)
+		if isReply(notReply(err)) && err != redis.Nil {
+			t.Fatalf("%T %v is still a reply", err, err)
+		}
+	})
+}
+
+// fuzzError builds an error out of a text and a list of what to make of it, and says
+// whether what it is about may have run.
+func fuzzError(text string, shape []byte) (err error, mayHaveRun bool) {
+	for _, b := range shape {
+		switch kind := b % 30; kind {
+		case 0:
+			err, mayHaveRun = redisError(text), !saysNotRun(text)
+		case 1:
+			err, mayHaveRun = errors.New(text), !strings.HasPrefix(text, "redis: Conn is in a bad state")
+		case 2:
+			err, mayHaveRun = io.EOF, true
+		case 3:
+			err, mayHaveRun = redis.Nil, true
+		case 4:
+			err, mayHaveRun = redis.ErrPoolTimeout, false
+		case 5:
+			err, mayHaveRun = redis.ErrClosed, false
+		case 6:
+			err, mayHaveRun = context.Canceled, true
+		case 7:
+			err, mayHaveRun = os.ErrDeadlineExceeded, true
+		case 8:
+			err, mayHaveRun = net.ErrClosed, true
+		case 9:
+			err, mayHaveRun = syscall.Errno(len(text)), true
+		case 10:
+			err, mayHaveRun = &net.DNSError{Err: text}, true
+		case 11:
+			err, mayHaveRun = nil, false
+		case 12, 13, 14, 15:
+			cause := err
+			if cause == nil || asError(cause) != nil { // sockets know nothing of commands
+				cause = io.EOF
+			}
+			p := wire.Phase(kind - 12)
+			err, mayHaveRun = &wire.Error{Phase: p, Err: cause}, p > wire.PhaseWrite
+		}
+		if err == nil {
+			continue
+		}
+		switch b % 30 {
+		case 20:
+			err = fmt.Errorf("of a hook: %w", err)
+		case 21:
+			err = &net.OpError{Op: "read", Net: "tcp", Err: err}
+		case 22:
+			err = os.NewSyscallError("read", err)
+		case 23:
+			err, mayHaveRun = &Error{kind: ErrUnavailable, Err: err}, false
+		case 24:
+			err, mayHaveRun = &Error{kind: ErrOutcomeUnknown, Err: err}, true
+		case 25: // an application that collects errors
+			err, mayHaveRun = errors.Join(err, &Error{kind: ErrOutcomeUnknown, Err: io.EOF}), true
+		case 26:
+			err = &wire.RetiredError{Cause: err}
+		case 27:
+			err = &cutShort{context.DeadlineExceeded, err}
+		case 28:
+			err, mayHaveRun = &Error{kind: ErrOutcomeUnknown, Err: err, reads: true}, false
+		case 29:
+			err, mayHaveRun = &Error{kind: ErrClosed, Err: err}, false
+		}
+	}
+	return err, mayHaveRun
+}

@@ -632,3 +632,43 @@ func TestReconnect_DefaultSchedule_IsJitteredAndBounded(t *testing.T) {
 	}
 	assert.InDelta(t, time.Minute/wire.EagerDivisor, wire.Eager(time.Minute), float64(time.Minute/wire.EagerDivisor)*wire.EagerJitter+1)
 }
+
+// A policy may return anything, and an outage have any age: attempts go on, and not
+// without a pause.
+func FuzzBackoff(f *testing.F) {
+	f.Add(int64(-1), int64(-1), int64(0))
+	f.Add(int64(0), int64(math.MaxInt64), int64(time.Hour))
+	f.Add(int64(math.MinInt64), int64(1), int64(math.MaxInt64))
+	f.Add(int64(time.Second), int64(time.Minute), int64(-1))
+	f.Fuzz(func(t *testing.T, first, second, age int64) {
+		policy := &listed{delays: []time.Duration{time.Duration(first), time.Duration(second)}}
+		for range 5 {
+			d := nextDelay(policy)
+			if d < minDelay {
+				t.Fatalf("%v after %d and %d", d, first, second)
+			}
+		}
+		d := wire.Eager(time.Duration(age))
+		least := float64(wire.EagerDelay) * (1 - wire.EagerJitter)
+		most := float64(max(time.Duration(age)/wire.EagerDivisor, wire.EagerDelay)) * (1 + wire.EagerJitter)
+		if float64(d) < least-1 || float64(d) > most+1 {
+			t.Fatalf("%v in an outage of %v", d, time.Duration(age))
+		}
+	})
+}
+
+// listed is a policy that returns the delays of a list, and then stops.
+type listed struct {
+	delays []time.Duration
+	next   int
+}
+
+func (p *listed) Reset() { p.next = 0 }
+
+func (p *listed) NextBackOff() time.Duration {
+	if p.next >= len(p.delays) {
+		return backoff.Stop
+	}
+	p.next++
+	return p.delays[p.next-1]
+}

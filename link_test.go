@@ -1,9 +1,13 @@
 package redial
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/internal/wire"
 	"github.com/redial-go/redial/redialtest"
@@ -457,5 +462,151 @@ func TestNodes_QuestionHangsAtADistance(t *testing.T) {
 		synctest.Wait()
 		n.end()
 		synctest.Wait()
+	})
+}
+
+// fuzzLink returns a link of which nothing is started.
+func fuzzLink(f *testing.F, idleCheck time.Duration) *link {
+	cfg, err := newConfig(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	cfg.idleCheck = idleCheck
+	return deadEnd(newBase(cfg, ""))
+}
+
+// scriptedConn delivers what it is given in pieces, then the end of the stream.
+type scriptedConn struct {
+	net.Conn // nil: everything that is called is implemented
+	in       []byte
+	piece    int // largest number of bytes read at once
+	written  []byte
+	closed   bool
+}
+
+func (c *scriptedConn) Read(p []byte) (int, error) {
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	if len(c.in) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.in[:min(len(c.in), c.piece)])
+	c.in = c.in[n:]
+	return n, nil
+}
+
+func (c *scriptedConn) Write(p []byte) (int, error) {
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	c.written = append(c.written, p...)
+	return len(p), nil
+}
+
+func (c *scriptedConn) LocalAddr() net.Addr              { return noAddr{} }
+func (c *scriptedConn) RemoteAddr() net.Addr             { return noAddr{} }
+func (c *scriptedConn) Close() error                     { c.closed = true; return nil }
+func (c *scriptedConn) SetDeadline(time.Time) error      { return nil }
+func (c *scriptedConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *scriptedConn) SetWriteDeadline(time.Time) error { return nil }
+
+// The answer to the PING of an idle connection may be any reply, as long as it is complete;
+// what else is said reaches go-redis. Otherwise nothing of the caller's request is written.
+func FuzzIdleCheck(f *testing.F) {
+	f.Add([]byte("+PONG\r\n"), uint8(7))
+	f.Add([]byte("+PONG\r\n>2\r\n$10\r\ninvalidate\r\n*0\r\n"), uint8(1))
+	f.Add([]byte(">2\r\n$10\r\ninvalidate\r\n*0\r\n+PONG\r\n"), uint8(255))
+	f.Add([]byte("+PONG"), uint8(3))
+	f.Add([]byte("-LOADING Redis is loading the dataset in memory\r\n"), uint8(50))
+	f.Add([]byte("$4\r\nPONG\r\n"), uint8(2))
+	f.Add([]byte("*2\r\n$4\r\npong\r\n$0\r\n\r\n"), uint8(9))
+	f.Add([]byte("$9223372036854775807\r\n"), uint8(9))
+	f.Add([]byte(""), uint8(0))
+	l := fuzzLink(f, 1)
+	l.transition(StateConnected, CauseAnswered, "test", nil, 1)
+	pingRequest := []byte("*1\r\n$4\r\nping\r\n")
+	request := []byte("*2\r\n$4\r\nincr\r\n$1\r\nn\r\n")
+	f.Fuzz(func(t *testing.T, reply []byte, piece uint8) {
+		nc := &scriptedConn{in: bytes.Clone(reply), piece: int(piece) + 1}
+		c := l.New(nc, l.Generation())
+		for l.clock.Read() <= l.clock.Last() { // that of the system may stand still for a while
+		}
+		n, err := c.Write(request)
+		at, size := firstReply(reply)
+		if size == len(reply) && size > 0 && size <= wire.MaxAnswer && err != nil {
+			t.Fatalf("%v after %q, which is one reply", err, reply)
+		}
+		if err == nil {
+			if want := string(pingRequest) + string(request); n != len(request) || string(nc.written) != want {
+				t.Fatalf("%d, %q was written", n, nc.written)
+			}
+			want := slices.Concat(reply[:at], reply[at+size:])
+			if rest, _ := io.ReadAll(c); size == 0 || !bytes.Equal(rest, want) {
+				t.Fatalf("%q are left of %q, want %q", rest, reply, want)
+			}
+			return
+		}
+		if err == nil || n != 0 || !bytes.Equal(nc.written, pingRequest) {
+			t.Fatalf("%d, %v after %q; %q was written", n, err, reply, nc.written)
+		}
+		if outcomeOf(err) != notSent || !SafeToRetry(err) || !IsConnectionError(err) {
+			t.Fatalf("%v is %d", err, outcomeOf(err))
+		}
+		if c.Retirement() == nil || !nc.closed {
+			t.Fatal("the connection may be used again")
+		}
+	})
+}
+
+// firstReply returns where the first complete reply in b is, behind pushes perhaps. The
+// size is 0 when there is none.
+func firstReply(b []byte) (at, size int) {
+	for {
+		var f command.Frame
+		n, whole, ok := f.Feed(b[at:])
+		switch {
+		case !ok || !whole:
+			return at, 0
+		case f.Kind != '>':
+			return at, n
+		}
+		at += n
+	}
+}
+
+// What a server says is handed on as it is, unless its first words are that it has
+// too many clients.
+func FuzzGreeting(f *testing.F) {
+	f.Add([]byte("-ERR max number of clients reached\r\n"), uint8(100), 64)
+	f.Add([]byte("-ERR max number of clients + 1\r\n"), uint8(100), 64)
+	f.Add([]byte("-ERR max number of clients reached\r\n"), uint8(5), 64)
+	f.Add([]byte("-ERR unknown command 'HELLO'\r\n+OK\r\n"), uint8(20), 7)
+	f.Add([]byte("%1\r\n+proto\r\n:3\r\n"), uint8(1), 1)
+	l := fuzzLink(f, DefaultIdleCheck)
+	f.Fuzz(func(t *testing.T, greeting []byte, piece uint8, size int) {
+		nc := &scriptedConn{in: bytes.Clone(greeting), piece: int(piece) + 1}
+		c := l.New(nc, l.Generation())
+		buf := make([]byte, 1+(size&0xfff))
+		first := greeting[:min(len(greeting), nc.piece, len(buf))]
+		var got []byte
+		var err error
+		for err == nil {
+			var n int
+			n, err = c.Read(buf)
+			got = append(got, buf[:n]...)
+		}
+		if outcomeOf(err) != unknown || SafeToRetry(err) {
+			t.Fatalf("%v is %d", err, outcomeOf(err))
+		}
+		if bytes.HasPrefix(first, []byte("-ERR "+wire.FullServer)) {
+			if len(got) > 0 || !errors.Is(err, wire.ErrMaxClients) || !nc.closed {
+				t.Fatalf("%q, %v after %q", got, err, greeting)
+			}
+			return
+		}
+		if !bytes.Equal(got, greeting) || !errors.Is(err, io.EOF) {
+			t.Fatalf("%q, %v after %q", got, err, greeting)
+		}
 	})
 }

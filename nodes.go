@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,39 +24,25 @@ import (
 // nodes are the nodes of one client, and what keeps its picture of them right.
 type nodes struct {
 	*keeper
-	loop   *loop                           // has the client as a whole reached
-	load   func(ctx context.Context) error // asks for the topology afresh
-	ring   bool                            // its nodes know nothing of each other
-	pinged bool                            // go-redis PINGs them one after the other, through their hooks
-	tells  bool                            // whenever the topology is told, learn is called
-	named  bool                            // by the caller, or by sentinels, not by a cluster: they need not be one
-	reader bool                            // go-redis may read from any node of a shard
-	afar   bool                            // go-redis may read from replicas
-	splits func(redis.Cmder) bool          // whether go-redis sends parts of a command to several nodes
+	*topology
+	loop   *loop                  // has the client as a whole reached
+	ring   bool                   // its nodes know nothing of each other
+	pinged bool                   // go-redis PINGs them one after the other, through their hooks
+	tells  bool                   // whenever the topology is told, learn is called
+	reader bool                   // go-redis may read from any node of a shard
+	afar   bool                   // go-redis may read from replicas
+	splits func(redis.Cmder) bool // whether go-redis sends parts of a command to several nodes
 	// mistrust says that a node is not, or not any more, what it was named as.
 	mistrust func(addr string)
 
-	used   atomic.Bool  // a caller has made use of the nodes
-	empty  atomic.Bool  // whoever was to name the nodes has named none
-	inners innerParts   // behind hooks that were added to the client as a whole
-	asking atomic.Int32 // questions for the topology that are under way
+	used   atomic.Bool // a caller has made use of the nodes
+	empty  atomic.Bool // whoever was to name the nodes has named none
+	inners innerParts  // behind hooks that were added to the client as a whole
 
 	attaching sync.Mutex // held while a client that exists already gets its hook
 
 	mu       sync.Mutex
 	byClient map[*redis.Client]*member // guarded by mu
-	asked    bool                      // guarded by mu; refresh was called since the last load began
-	loading  bool                      // guarded by mu; there is a goroutine for that
-	late     *question                 // guarded by mu; has outlived its time; nil: none has
-	loadedAt time.Time                 // guarded by mu
-	answers  int                       // guarded by mu; how often a node has told the topology
-	slots    []redis.ClusterSlot       // guarded by mu; the topology it told last
-	origin   string                    // guarded by mu; the address of the node that did, "" when none did
-	seen     string                    // guarded by mu; the same, to compare
-	acted    string                    // guarded by mu; the one that those who wait know of
-	news     chan struct{}             // guarded by mu; closed when the topology has changed
-	changed  bool                      // guarded by mu; it had, at the last load
-	strays   []stray                   // guarded by mu; subscriptions that have to go to another node
 }
 
 // newNodes makes what stands for a client of several nodes: a state and a gate, without
@@ -67,10 +51,10 @@ func newNodes(cfg *config, addr string) *nodes {
 	n := &nodes{
 		keeper:   newKeeper(cfg, addr),
 		byClient: make(map[*redis.Client]*member),
-		news:     make(chan struct{}),
 		splits:   func(redis.Cmder) bool { return false },
 		mistrust: func(string) {},
 	}
+	n.topology = newTopology(n.keeper)
 	n.n.Generations.Add(1)
 	n.whole = n
 	n.loop = newLoop(n.gate, scout{n})
@@ -201,23 +185,6 @@ type member struct {
 	place place // guarded by mu of the nodes; among the others
 }
 
-// place is what topologies say of a node.
-type place struct {
-	best rank  // since it was heard
-	slot int   // that it had then
-	fell int64 // the clock when one was told first in which the node stands lower; 0: none was
-	told int64 // the same, last
-}
-
-// rank is how high a node stands in a topology.
-type rank uint8
-
-const (
-	unlisted rank = iota
-	follows       // it has slots of another node
-	leads         // it has slots of its own
-)
-
 func (m *member) isBuilt() {
 	if !m.built.Load() {
 		m.built.Store(true)
@@ -243,7 +210,7 @@ func (n *nodes) enlist(rdb *redis.Client, m *member) {
 	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link.Declined)
 	n.mu.Lock()
 	n.byClient[rdb] = m
-	m.place.best, m.place.slot = m.rankIn(n.slots, n.origin)
+	m.place.best = n.last().footingOf(m.name, m.link.addr)
 	n.mu.Unlock()
 	n.add(m.guard)
 }
@@ -259,20 +226,10 @@ func (n *nodes) linkOf(rdb *redis.Client) *link {
 }
 
 // learns notes what a topology says of the node.
-func (m *member) learns(slots []redis.ClusterSlot, origin string) {
-	is, slot := m.rankIn(slots, origin)
+func (m *member) learns(t layout) {
 	heard, now := m.link.LastHeard(), m.link.clock.Read()
 	m.of.mu.Lock()
-	p := &m.place
-	switch {
-	case is >= p.best, p.fell != 0 && heard > p.fell: // it lives with what it has become
-		*p = place{best: is, slot: slot}
-	case !isCovered(slots, p.slot): // nobody is known to have taken its place
-	case p.fell == 0:
-		p.fell, p.told = now, now
-	default:
-		p.told = now
-	}
+	m.place.learns(t, t.footingOf(m.name, m.link.addr), heard, now)
 	m.of.mu.Unlock()
 	m.yield()
 }
@@ -304,29 +261,6 @@ func (m *member) yield() {
 	if first {
 		l.abandon(errors.New("another node has taken the place of " + l.addr))
 	}
-}
-
-// rankIn returns how the node stands in a topology that origin tells, and a slot that it has.
-func (m *member) rankIn(slots []redis.ClusterSlot, origin string) (is rank, slot int) {
-	for _, s := range slots {
-		for i, node := range s.Nodes {
-			as := follows
-			if i == 0 {
-				as = leads
-			}
-			if as > is && (node.Addr == m.name || nodeAddrOf(node.Addr, origin) == m.link.addr) {
-				is, slot = as, s.Start
-			}
-		}
-	}
-	return is, slot
-}
-
-// isCovered reports whether a topology has a node for a slot.
-func isCovered(slots []redis.ClusterSlot, slot int) bool {
-	return slices.ContainsFunc(slots, func(s redis.ClusterSlot) bool {
-		return s.Start <= slot && slot <= s.End && len(s.Nodes) > 0
-	})
 }
 
 // changed has the client as a whole go by its nodes.
@@ -469,212 +403,15 @@ func isNoCluster(err error) bool {
 			func(words string) bool { return redis.HasErrorPrefix(err, words) })
 }
 
-// question is the topology being asked for.
-type question struct {
-	began time.Time
-	done  chan struct{} // closed when there is an answer
-	err   error         // written before that
-}
-
-// ask asks for the topology, which leads to code of the caller and may hang.
-func (n *nodes) ask() *question {
-	q := &question{began: time.Now(), done: make(chan struct{}), err: errExited}
-	n.asking.Add(1)
-	begun := n.spawn(func() {
-		defer close(q.done)
-		defer n.asking.Add(-1)
-		defer n.settle()
-		ctx, cancel := context.WithTimeout(n.life, n.cfg.timeout)
-		defer cancel()
-		q.err = n.abroad(func() error { return n.load(ctx) }) // go-redis may panic on what a server says
-	})
-	if !begun {
-		n.asking.Add(-1)
-		q.err = redis.ErrClosed
-		close(q.done)
-	}
-	return q
-}
-
-var errUntold = errors.New("nobody tells the topology in time")
-
-// await waits for an answer, and puts one that is late off to who asks next. There is less
-// time while commands wait that can go by what was told before, but enough for a node that
-// has something to say.
-func (n *nodes) await(q *question) error {
-	wait := n.cfg.timeout + foreignPatience
-	if n.gate.now() != StateConnected && n.toldSoFar() > 0 {
-		wait = min(wait, n.patience()) // which grows with the round trips
-		if n.named {
-			wait = foreignPatience
-		}
-		wait -= time.Since(q.began)
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-q.done:
-		return q.err
-	case <-n.life.Done():
-		return redis.ErrClosed
-	case <-timer.C:
-		n.mu.Lock()
-		n.late = q
-		n.mu.Unlock()
-		n.settle()
-		return errUntold
-	}
-}
-
-// reload asks for the topology, and again when a question was late twice: code of the caller
-// may hang on the connection that was made for it, and not on another.
-func (n *nodes) reload() error {
-	n.mu.Lock()
-	q := n.late
-	n.late = nil
-	n.mu.Unlock()
-	lost := q != nil && time.Since(q.began) >= 2*(n.cfg.timeout+foreignPatience) && n.asking.Load() < mostAttempts
-	if q == nil || lost || isClosed(q.done) { // what was answered before is no answer now
-		q = n.ask()
-	}
-	return n.await(q)
-}
-
-// settle sends those who wait for a node on their way when the topology has changed.
-func (n *nodes) settle() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.loadedAt = time.Now()
-	// go-redis may load it at the same time, and what it stores last be the older one.
-	if changed := n.seen != n.acted; changed || n.changed {
-		n.acted, n.changed = n.seen, changed
-		n.proceedLocked()
-	}
-}
-
-// refresh has the topology asked for, soon and by one goroutine. While no node
-// answers that is under way anyhow.
-func (n *nodes) refresh() {
-	if n.gate.now() != StateConnected {
-		return // that is under way
-	}
-	n.mu.Lock()
-	begin := !n.loading
-	n.asked, n.loading = true, true
-	n.mu.Unlock()
-	if begin {
-		n.spawn(n.keepLoading)
-	}
-}
-
-func (n *nodes) keepLoading() {
-	for {
-		n.mu.Lock()
-		if !n.asked || n.life.Err() != nil {
-			n.loading = false
-			n.mu.Unlock()
-			return
-		}
-		n.asked = false
-		wait := reloadSpacing - time.Since(n.loadedAt)
-		n.mu.Unlock()
-		if wait > 0 && !n.gate.pause(early(wait)) {
-			continue
-		}
-		if err := n.reload(); err != nil {
-			n.gate.noteCause(err)
-			continue
-		}
-		n.leadStrays()
-	}
-}
-
 // learn notes a topology that was told, by the node at origin if that is not "".
 func (n *nodes) learn(slots []redis.ClusterSlot, origin string) {
-	ranges := make([]string, len(slots))
-	for i, s := range slots {
-		ranges[i] = fmt.Sprint(s.Start, "-", s.End)
-		for _, node := range s.Nodes {
-			ranges[i] += " " + node.Addr
-		}
-	}
-	slices.Sort(ranges)
+	t := n.note(slots, origin)
 	n.mu.Lock()
-	n.answers++
-	n.seen, n.slots, n.origin = strings.Join(ranges, "\n"), slots, origin
 	members := slices.Collect(maps.Values(n.byClient))
 	n.mu.Unlock()
 	for _, m := range members {
-		m.learns(slots, origin)
+		m.learns(t)
 	}
-}
-
-// toldSoFar counts the topologies that nodes have told.
-func (n *nodes) toldSoFar() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.answers
-}
-
-// stray is a subscription that has to go to another node.
-type stray struct {
-	conn  *wire.Conn
-	seen  string    // the topology that was known when it was told to
-	since time.Time // when that was
-}
-
-// strayed has a subscription go to the node that has its slot now.
-func (n *nodes) strayed(c *wire.Conn) {
-	n.mu.Lock()
-	n.strays = append(n.strays, stray{c, n.seen, time.Now()})
-	n.mu.Unlock()
-	n.refresh()
-}
-
-// leadStrays ends the connections of stray subscriptions when there is news of the
-// topology, or has been none for a while: they subscribe anew, and go by the topology
-// that go-redis knows then.
-func (n *nodes) leadStrays() {
-	var led []*wire.Conn
-	n.mu.Lock()
-	n.strays = slices.DeleteFunc(n.strays, func(s stray) bool {
-		if s.seen == n.seen && time.Since(s.since) < strayPatience {
-			return false
-		}
-		led = append(led, s.conn)
-		return true
-	})
-	n.asked = n.asked || len(n.strays) > 0
-	n.mu.Unlock()
-	for _, c := range led {
-		c.Retire(errors.New("the slot of a subscription was moved"))
-	}
-}
-
-// rerouted returns a channel that is closed when commands that wait for a node may
-// find another.
-func (n *nodes) rerouted() <-chan struct{} {
-	_, news := n.told()
-	return news
-}
-
-// told returns the topology that nodes have told last, and the channel of rerouted.
-func (n *nodes) told() (seen string, news <-chan struct{}) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.seen, n.news
-}
-
-// proceed has commands that wait for a node look for it again.
-func (n *nodes) proceed() {
-	n.mu.Lock()
-	n.proceedLocked()
-	n.mu.Unlock()
-}
-
-func (n *nodes) proceedLocked() {
-	close(n.news)
-	n.news = make(chan struct{})
 }
 
 // stats returns a snapshot of the client: of the whole, and of each node.

@@ -158,19 +158,19 @@ type onceWay struct {
 	strays  bool         // keys are looked for on servers that do not have their records
 }
 
-func newOnceWay(cfg *config, resp3 func() bool, of topology) onceWay {
+func newOnceWay(cfg *config, resp3 func() bool, of neighbors) onceWay {
 	w := onceWay{ttl: cfg.onceTTL, resp3: resp3, cluster: new(atomic.Bool), strays: of == shards}
 	w.cluster.Store(of == cluster)
 	return w
 }
 
-// topology says what other servers there are beside one.
-type topology uint8
+// neighbors says what other servers there are beside one.
+type neighbors uint8
 
 const (
-	lone    topology = iota // or what becomes known by CROSSSLOT
-	cluster                 // the keys of a slot move from node to node, and records with them
-	shards                  // of a ring, which know nothing of each other
+	lone    neighbors = iota // or what becomes known by CROSSSLOT
+	cluster                  // the keys of a slot move from node to node, and records with them
+	shards                   // of a ring, which know nothing of each other
 )
 
 // record returns the name of the record of an id. In a cluster it shares the slot of key,

@@ -2,12 +2,15 @@ package redial
 
 import (
 	"context"
+	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/redial-go/redial/internal/wire"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/stretchr/testify/assert"
@@ -233,4 +236,62 @@ func TestOuter_None(t *testing.T) {
 	require.NoError(t, err)
 	assert.Nil(t, k)
 	k.on(nil)
+}
+
+// Any setting is either refused by the name of its option, or such that a client works
+// with it.
+func FuzzOptions(f *testing.F) {
+	for _, d := range []int64{0, 1, -1, math.MinInt64, math.MaxInt64, int64(time.Second), int64(time.Hour), int64(time.Hour) + 1, int64(24 * time.Hour), int64(time.Millisecond)} {
+		for _, n := range []int{0, 1, -1, 100, 101, math.MaxInt, math.MinInt} {
+			f.Add(d, int64(time.Second), n)
+			f.Add(int64(time.Second), d, n)
+		}
+	}
+	f.Fuzz(func(t *testing.T, d1, d2 int64, n int) {
+		a, b := time.Duration(d1), time.Duration(d2)
+		var valid []Option
+		for name, opt := range map[string]Option{
+			"WithHeartbeat":       WithHeartbeat(a, b),
+			"WithHeartbeatMisses": WithHeartbeatMisses(n),
+			"WithGrace":           WithGrace(a),
+			"WithMaxWaiting":      WithMaxWaiting(n),
+			"WithIdleCheck":       WithIdleCheck(b),
+			"WithBackoff":         WithBackoff(constant(a)),
+		} {
+			cfg, err := newConfig([]Option{opt})
+			if (cfg == nil) != (err != nil) {
+				t.Fatalf("%s: %v and %v", name, cfg, err)
+			}
+			if err != nil {
+				for line := range strings.Lines(err.Error()) {
+					if !strings.HasPrefix(line, "redial: "+name+" ") {
+						t.Fatalf("%s: %v", name, err)
+					}
+				}
+				continue
+			}
+			valid = append(valid, opt)
+		}
+		cfg, err := newConfig(valid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := newBase(cfg, "")
+		defer g.end()
+		if g.tick() <= 0 || g.beat() <= 0 || early(g.beat()) <= 0 || g.tick() > g.beat() {
+			t.Fatalf("looks every %v for heartbeats every %v", g.tick(), g.beat())
+		}
+		if d := cfg.detection(); d <= cfg.interval || d <= cfg.timeout || d > maxHeartbeat*(maxMisses+1) {
+			t.Fatalf("detects after %v", d)
+		}
+		l := deadEnd(g)
+		defer l.outage.end()
+		l.Measure(time.Duration(max(d1, 0) / wire.ProofRoundTrips))
+		if p := l.ProofTimeout(); p <= 0 || p > cfg.timeout {
+			t.Fatalf("an idle connection may take %v of %v", p, cfg.timeout)
+		}
+		if d := nextDelay(cfg.newBackOff()); d < minDelay {
+			t.Fatalf("sleeps for %v", d)
+		}
+	})
 }

@@ -153,8 +153,8 @@ func toMaster(cmd redis.Cmder) redis.Cmder {
 func (n *nodes) mark(ctx context.Context) context.Context { return routedContext(ctx, false) }
 func (n *nodes) several() bool                            { return true }
 
-// topology says what the nodes are to each other, as far as that is known.
-func (n *nodes) topology() topology {
+// neighbors says what the nodes are to each other, as far as that is known.
+func (n *nodes) neighbors() neighbors {
 	switch {
 	case n.ring:
 		return shards
@@ -179,7 +179,7 @@ type nodeHook struct {
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
 	rdb := n.build(m.link.poolOptions(opt), newClient)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, rdb.Options(), n.cfg, n.topology()), inners: new(innerParts)}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, rdb.Options(), n.cfg, n.neighbors()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb

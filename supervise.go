@@ -136,7 +136,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	m := n.newMember(opt, false, false)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, opt, n.cfg, n.topology())}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, opt, n.cfg, n.neighbors())}
 	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)
 	return m.link

@@ -43,6 +43,7 @@ var floors = []string{
 	// Several nodes, many commands, one command.
 	"route.go",
 	"nodes.go",
+	"topology.go",
 	"batch.go",
 	"spread.go",
 	"call.go",
@@ -164,7 +165,8 @@ var locks = []string{
 	"chain.mu nodes.attaching",
 	"Conn.claim",
 	"cell.mu",
-	"attempt.mu base.ends budget.mu Calls.grows events.mu Fleet.mu hookList.mu inquiry.mu keeper.mu Lanes.mu nodes.mu onces.mu parts.mu pinger.mu subscriptions.mu Directory.mu",
+	"nodes.mu",
+	"attempt.mu base.ends budget.mu Calls.grows events.mu Fleet.mu hookList.mu inquiry.mu keeper.mu Lanes.mu onces.mu parts.mu pinger.mu subscriptions.mu topology.mu Directory.mu",
 	"crew.mu",
 }
 
