@@ -83,6 +83,23 @@ func (b *batch) try(c *call) (err error) {
 }
 
 func (b *batch) judge(c *call, err error) ruling {
+	left := b.rest
+	r := b.weigh(c, err)
+	if !c.repeats {
+		return r
+	}
+	if r.outcome == refused || r.outcome == denied {
+		left = left[:len(left)-len(b.rest)] // the others are sent again
+	}
+	if c.doubt(left) && (r.said == nil || c.disclaims(r.said)) {
+		r.said = errorOf(b.cmds, r.said)
+		b.said = r.said
+	}
+	return r
+}
+
+// weigh finds out what became of an attempt, and what is left to be done.
+func (b *batch) weigh(c *call, err error) ruling {
 	f := &b.found
 	b.said = err
 	switch {
@@ -166,14 +183,15 @@ func (b *batch) end(c *call, final error) error {
 // label puts the final error on the commands that have no answer of their own. A refusal is
 // none of one that may have run before.
 func (c *call) label(cmds []redis.Cmder, final error) {
-	if asError(final) == nil && isReply(final) {
-		return
-	}
+	reply := asError(final) == nil && isReply(final)
 	for _, cmd := range cmds {
 		err := cmd.Err()
-		if err == nil || !isReply(err) || c.mayHaveRun && c.outcome(cmd, err, &finding{}) == refused {
+		if !reply && (err == nil || !isReply(err) || c.mayHaveRun && c.outcome(cmd, err, &finding{}) == refused) {
 			cmd.SetErr(final)
 		}
+	}
+	if c.repeats {
+		c.doubt(cmds)
 	}
 }
 

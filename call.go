@@ -126,6 +126,9 @@ func (s *single) end(c *call, final error) error {
 	if c.name == "shutdown" && c.after == unknown && errors.Is(final, io.EOF) {
 		return io.EOF // the server's way to say yes, as go-redis knows it
 	}
+	if c.repeats && c.after != foreign && changes(s.cmd) && c.disclaims(final) {
+		return c.despite(final)
+	}
 	return final
 }
 
@@ -591,6 +594,19 @@ func (c *call) fail(kind, err error) error {
 		tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
 	}
 	return e
+}
+
+// disclaims reports whether err is a reply which says that a command did not run, this time.
+// Of one that may have run before, and changes something, that is not the whole truth.
+func (c *call) disclaims(err error) bool {
+	return err != nil && asError(err) == nil && (isUndone(err) || c.taught(err))
+}
+
+// despite returns the final error of what may have run in an attempt before, and was answered
+// err in the last one, which is no answer to that, see disclaims.
+func (c *call) despite(err error) error {
+	c.because(CauseUnsafe)
+	return c.fail(ErrOutcomeUnknown, c.withCtx(err))
 }
 
 func (c *call) newError(kind, err error) *Error {

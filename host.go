@@ -133,9 +133,28 @@ func isUnrouted(err error) bool {
 // isGarbled reports whether err is go-redis's own and says that it could not make
 // sense of a reply.
 func isGarbled(err error) bool {
+	if errors.As(err, new(wordOfOnConnect)) {
+		return false
+	}
 	what, ours := strings.CutPrefix(err.Error(), "redis: ")
 	return ours && slices.ContainsFunc(garbles, func(begins string) bool { return strings.HasPrefix(what, begins) })
 }
+
+// ofOnConnect returns the error of an OnConnect for go-redis, which takes off what it is wrapped
+// in. What looks like go-redis's word about a reply then is told from one.
+func ofOnConnect(err error) error {
+	shown := cmp.Or(errors.Unwrap(err), err)
+	if shown == nil || wire.ErrorOf(shown) != nil || isReply(shown) || !isGarbled(shown) {
+		return err
+	}
+	return wordOfOnConnect{shown}
+}
+
+// wordOfOnConnect is an error which go-redis does not unwrap, and others do.
+type wordOfOnConnect struct{ error }
+
+func (w wordOfOnConnect) Is(target error) bool { return errors.Is(w.error, target) }
+func (w wordOfOnConnect) As(target any) bool   { return errors.As(w.error, target) }
 
 // garbles are how go-redis begins what it says of a reply that it cannot read.
 var garbles = []string{
@@ -300,7 +319,7 @@ func ownOptions(opt *redis.Options, dial dialFunc) *redis.Options {
 	if onConnect := opt.OnConnect; onConnect != nil {
 		own.OnConnect = func(ctx context.Context, cn *redis.Conn) error {
 			ctx = context.WithValue(ctx, onceKey{}, nil) // what it sends is nobody's piece of work
-			return onConnect(context.WithValue(unrouted(ctx), ctxNested, true), cn)
+			return ofOnConnect(onConnect(context.WithValue(unrouted(ctx), ctxNested, true), cn))
 		}
 	}
 	return &own

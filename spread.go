@@ -117,10 +117,14 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		ran bool // may have, in an earlier attempt
 	}
 	finals := make(map[end]error)
+	var doubtful []redis.Cmder // which were answered this time, and may have run before
 	for i, cmd := range cmds {
 		before := ran != nil && ran[i]
 		e := cmd.Err()
 		if e == nil || isReply(e) && !c.astray(e) {
+			if before {
+				doubtful = append(doubtful, cmd)
+			}
 			continue
 		}
 		n := c.failed(cmd, e)
@@ -149,7 +153,25 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			o, why = known, n
 		}
 	}
+	c.doubt(doubtful)
 	return o, why
+}
+
+// doubt gives those of cmds, which may have run in an attempt before, whose replies say that
+// they did not the error that says so, and reports whether there are any.
+func (c *call) doubt(cmds []redis.Cmder) (any bool) {
+	finals := make(map[string]error)
+	for _, cmd := range cmds {
+		err := cmd.Err()
+		if !changes(cmd) || !c.disclaims(err) {
+			continue
+		}
+		if finals[err.Error()] == nil {
+			finals[err.Error()] = c.despite(err)
+		}
+		cmd.SetErr(finals[err.Error()])
+	}
+	return len(finals) > 0
 }
 
 // failed returns what a command of such a batch has failed with, e being what go-redis has set
@@ -170,6 +192,8 @@ func (c *call) failed(cmd redis.Cmder, e error) *failure {
 		// It ended a pause of go-redis's between two rounds, and is on all commands, those
 		// that were answered before included.
 		return &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}
+	case isOfCommand(e): // a hook's, perhaps, of a command that it ran
+		return nil
 	case isOurs(e): // through a hook that went on with a context of its own, say
 		if n = (&failure{outcome: unknown, err: e, final: true}); !isAfterWrite(e) {
 			n.outcome = notSent

@@ -242,21 +242,79 @@ func TestConform_Exact_UnknownBehindUnavailable(t *testing.T) {
 	}
 }
 
-// What may have run before it was refused is unknown, and not "not executed".
+// What may have run before it was refused is unknown, and not "not executed": whether the
+// refusal is one to wait for or not, alone, among others that are answered, and as part of a
+// transaction.
 func TestConform_Exact_UnknownBehindRefusal(t *testing.T) {
-	for _, k := range allKinds {
-		t.Run(string(k), func(t *testing.T) {
-			w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithGrace(100 * time.Millisecond)}}, "incr", func(nth int) redialtest.Action {
-				if nth == 1 {
-					return redialtest.ExecuteThenClose
+	for _, reply := range []string{
+		"BUSY Redis is busy running a script.", "LOADING x", "READONLY x", "CLUSTERDOWN x", "TRYAGAIN x", "NOREPLICAS x",
+		"MISCONF x", "OOM x", "NOPERM x", "NOAUTH x", "ERR no upstream host", // which WithRefusals knows
+	} {
+		for _, k := range allKinds {
+			for _, how := range []string{"alone", "pipeline", "transaction", "auto", "asynchronous"} {
+				if k == aRing && how[0] == 'a' && how != "alone" {
+					continue // it has no auto-pipeline
 				}
-				return redialtest.Reply("-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n")
-			})
-			ctx := redial.Idempotent(w.ctx)
-			cmds, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "{a}n"); return nil })
-			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
-			assert.ErrorIs(t, cmds[0].Err(), redial.ErrOutcomeUnknown)
+				t.Run(fmt.Sprint(reply, "/", k, "/", how), func(t *testing.T) {
+					t.Parallel()
+					unknownBehindRefusal(t, reply, k, how)
+				})
+			}
+		}
+	}
+}
+
+func unknownBehindRefusal(t *testing.T, reply string, k kind, how string) {
+	var lost atomic.Bool
+	w, _ := probe(t, k, knobs{opts: []redial.Option{
+		redial.WithGrace(100 * time.Millisecond), redial.WithRetry(redial.RetryIdempotent),
+		redial.WithRefusals(func(err error) bool { return err.Error() == "ERR no upstream host" }),
+	}}, "", nil)
+	for _, s := range w.servers {
+		s.says(func(_ int, args []string) redialtest.Action {
+			tx, bad := how == "transaction", len(args) > 1 && args[1] == "{a}bad"
+			switch {
+			case (tx && args[0] == "exec" || !tx && bad) && !lost.Swap(true):
+				return redialtest.ExecuteThenClose
+			case !lost.Load():
+			case bad:
+				return redialtest.Reply("-" + reply + "\r\n")
+			case tx && args[0] == "exec":
+				return redialtest.Reply("-EXECABORT Transaction discarded because of previous errors.\r\n")
+			case tx && args[0] == "multi":
+				return redialtest.Reply("+OK\r\n")
+			case tx:
+				return redialtest.Reply("+QUEUED\r\n")
+			}
+			return redialtest.Handle
 		})
+	}
+	bad := redis.NewStatusCmd(w.ctx, "set", "{a}bad", "v")
+	cmds := []redis.Cmder{redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"), bad, redis.NewStatusCmd(w.ctx, "set", "{a}n", "v")}
+	fill := func(p redis.Pipeliner) error { return p.BatchProcess(w.ctx, cmds...) }
+	var err error
+	switch how {
+	case "alone":
+		err = w.rdb.Process(w.ctx, bad)
+	case "pipeline":
+		_, err = w.rdb.Pipelined(w.ctx, fill)
+	case "transaction":
+		_, err = w.rdb.TxPipelined(w.ctx, fill)
+	default:
+		open := w.rdb.AutoPipeline
+		if how == "asynchronous" {
+			open = w.rdb.AsyncAutoPipeline
+		}
+		ap, fails := open()
+		require.NoError(t, fails)
+		defer ap.Close()
+		_ = ap.Process(w.ctx, bad)
+		err = bad.Err()
+	}
+	assert.ErrorContains(t, bad.Err(), reply)
+	for _, err := range []error{err, bad.Err()} {
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+		assert.False(t, redial.SafeToRetry(err))
 	}
 }
 
@@ -740,6 +798,77 @@ func TestConform_Exact_WordsOfTheCaller(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The same of an OnConnect whose words are those that go-redis has for a garbled reply.
+func TestConform_Exact_WordsOfTheCaller_LikeGarbled(t *testing.T) {
+	errWords := errors.New("redis: can't parse the token")
+	for name, err := range map[string]error{"plain": errWords, "wrapped": fmt.Errorf("token: %w", errWords)} {
+		for _, k := range []kind{aClient, aCluster} {
+			t.Run(fmt.Sprint(name, "/", k), func(t *testing.T) {
+				var bad atomic.Bool
+				onConnect := func(context.Context, *redis.Conn) error {
+					if bad.Load() {
+						return err
+					}
+					return nil
+				}
+				w, ran := probe(t, k, knobs{
+					tune: func(o *redis.Options) { o.OnConnect = onConnect }, tuneNodes: func(o *redis.ClusterOptions) { o.OnConnect = onConnect },
+				}, "incr", func(int) redialtest.Action { return redialtest.Handle })
+				bad.Store(true)
+				for _, s := range w.servers {
+					s.CloseConns()
+				}
+				for _, batch := range []bool{false, true} {
+					err := incr(w, batch)
+					assert.ErrorIs(t, err, errWords)
+					assert.EqualError(t, err, errWords.Error())
+					assert.NotErrorIs(t, err, redial.ErrOutcomeUnknown)
+				}
+				assert.Zero(t, ran.Load())
+			})
+		}
+	}
+}
+
+// A hook of a node sets the error of another client on one command of a pipeline: it is the
+// caller's as it is, and the others have what became of them.
+func TestConform_Exact_NodeHookSetsErrorOfAnotherClient(t *testing.T) {
+	another, _ := probe(t, aClient, knobs{}, "incr", func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+	others := incr(another, false)
+	require.ErrorIs(t, others, redial.ErrOutcomeUnknown)
+	for _, k := range []kind{aCluster, aRing, aFailoverCluster} {
+		for _, end := range []redialtest.Action{redialtest.Handle, redialtest.ExecuteThenClose} {
+			t.Run(fmt.Sprint(k, " ", end), func(t *testing.T) {
+				set := act{batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+					err := next(ctx, cmds)
+					if len(cmds) == 3 {
+						cmds[1].SetErr(others)
+					}
+					return err
+				}}
+				w, _ := probe(t, k, knobs{nodeHook: func(w *world, _ string) redis.Hook { return hookOf(w, set) }}, "append",
+					func(int) redialtest.Action { return end })
+				cmds, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error {
+					p.Set(w.ctx, "{a}k", "v", 0)
+					p.Incr(w.ctx, "{a}n")
+					p.Append(w.ctx, "{a}log", "x")
+					return nil
+				})
+				require.Error(t, err)
+				assert.NoError(t, cmds[0].Err())
+				assert.True(t, cmds[1].Err() == others, "%v", cmds[1].Err())
+				if end == redialtest.Handle {
+					assert.NoError(t, cmds[2].Err())
+					assert.True(t, err == others, "%v", err)
+				} else {
+					assert.ErrorIs(t, cmds[2].Err(), redial.ErrOutcomeUnknown)
+					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				}
+			})
+		}
 	}
 }
 
