@@ -25,6 +25,7 @@ import (
 // one on its right is taken:
 //
 //	nodes.attaching -> nodes.mu, keeper.mu
+//	nodes.mu -> topology.mu
 //	Conn.claim -> cell.mu -> events.mu, Fleet.mu, Lanes.mu
 //	base.ends -> crew.mu
 //
