@@ -436,7 +436,7 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 			}
 			return c.fail(ErrUnavailable, c.withCtx(err)), true
 		case !c.router.several() || c.link.closing():
-			return err, true
+			return c.closed(err, c.mayHaveRun), true
 		default:
 			c.router.refresh() // the node is not part of the client any more
 		}
@@ -607,6 +607,16 @@ func (c *call) disclaims(err error) bool {
 func (c *call) despite(err error) error {
 	c.because(CauseUnsafe)
 	return c.fail(ErrOutcomeUnknown, c.withCtx(err))
+}
+
+// closed returns the final error of what go-redis did not send because the client is closed,
+// as err says: that is the whole truth of what has not run before.
+func (c *call) closed(err error, ran bool) error {
+	if !ran {
+		return err
+	}
+	c.because(CauseClosed)
+	return c.fail(ErrOutcomeUnknown, err)
 }
 
 func (c *call) newError(kind, err error) *Error {

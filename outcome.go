@@ -341,7 +341,7 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 // refusedTail finds in a pipeline whose commands were all answered the first one
 // that was refused and can be sent again together with all that follow it: those
 // were refused too, or do nothing but read. What they read before the refused one
-// runs is not what the caller asked for. Of one that is in it several times only the last
+// ran is not what the caller asked for. Of one that is in it several times only the last
 // time is known.
 func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, rest []redis.Cmder) {
 	rest = cmds
@@ -364,7 +364,7 @@ func (t *terms) refusedTail(cmds []redis.Cmder, from origin) (found outcome, res
 				behind[cmd] = true
 			}
 			found, rest = o, cmds[i:]
-		} else if !t.mayRepeat(cmds[i:i+1]) || oncesOf(t.ctx).has(cmds[i]) { // one with an id has run
+		} else if changes(cmds[i]) { // it has run, whether it may again or not
 			break
 		}
 	}

@@ -118,6 +118,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 	}
 	finals := make(map[end]error)
 	var doubtful []redis.Cmder // which were answered this time, and may have run before
+	var closed error           // of those that may have run before, and cannot be sent again
 	for i, cmd := range cmds {
 		before := ran != nil && ran[i]
 		e := cmd.Err()
@@ -128,7 +129,14 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			continue
 		}
 		n := c.failed(cmd, e)
-		if n == nil {
+		switch {
+		case n == nil && before && isClosedClient(e):
+			if closed == nil {
+				closed = c.closed(e, before)
+			}
+			cmd.SetErr(closed)
+			continue
+		case n == nil:
 			continue // foreign
 		}
 		known := n.outcome
@@ -186,7 +194,7 @@ func (c *call) failed(cmd redis.Cmder, e error) *failure {
 		n = &failure{outcome: refused, err: e, was: e}
 		cmd.SetErr(n)
 		return n
-	case isUnrouted(e) && !isOurs(e), outcomeOf(e) == notSentForGood && errors.Is(e, redis.ErrClosed) && !c.link.closing():
+	case isUnrouted(e) && !isOurs(e), isClosedClient(e) && !c.link.closing():
 		return &failure{outcome: notSent, err: e}
 	case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
 		// It ended a pause of go-redis's between two rounds, and is on all commands, those
@@ -201,6 +209,12 @@ func (c *call) failed(cmd redis.Cmder, e error) *failure {
 		return n
 	}
 	return nil
+}
+
+// isClosedClient reports whether err is what go-redis says when it sends nothing since the
+// client is closed.
+func isClosedClient(err error) bool {
+	return outcomeOf(err) == notSentForGood && errors.Is(err, redis.ErrClosed)
 }
 
 // finalOf returns the error of commands that are not sent again because of n, of which that

@@ -195,11 +195,18 @@ type load struct {
 	n    tally
 
 	mu      sync.Mutex
-	pushes  map[string]fate // by unique element
+	pushes  map[string]push // by unique element
 	strange error           // an error without an outcome
 }
 
 type tally struct{ done, unknown, not atomic.Int64 }
+
+// push is what its caller was told of a push.
+type push struct {
+	fate fate
+	err  error
+	at   time.Time
+}
 
 // fate is what is known of a write.
 type fate int
@@ -211,7 +218,7 @@ const (
 )
 
 func startLoad(c *redial.Client) *load {
-	l := &load{c: c, h: newHistory(), quit: make(chan struct{}), pushes: make(map[string]fate)}
+	l := &load{c: c, h: newHistory(), quit: make(chan struct{}), pushes: make(map[string]push)}
 	for w := range workers {
 		l.wg.Go(func() {
 			ticker := time.NewTicker(pace)
@@ -343,10 +350,10 @@ func (l *load) note(w int, call int64, in input, out output, err error) {
 
 // pushed remembers the fate of an element of the list.
 func (l *load) pushed(element string, err error) {
-	f := l.judge(err)
+	p := push{l.judge(err), err, time.Now()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pushes[element] = f
+	l.pushes[element] = p
 }
 
 // check compares what callers were told with what is on the server.
@@ -361,15 +368,16 @@ func (l *load) check(t *testing.T, server *redialtest.Server) {
 	for _, element := range server.Do("LRANGE", "list", 0, -1).([]any) {
 		there[element.(string)]++
 	}
-	for element, f := range l.pushes {
+	for element, p := range l.pushes {
 		n := there[element]
+		told := p.at.Format(time.TimeOnly + ".000")
 		switch {
 		case n > 1:
-			t.Errorf("%s was pushed %d times", element, n)
-		case f == done && n == 0:
-			t.Errorf("%s was acknowledged and is not there", element)
-		case f == notRun && n > 0:
-			t.Errorf("%s is said not to have run, and is there", element)
+			t.Errorf("%s was pushed %d times; told at %s: %v", element, n, told, p.err)
+		case p.fate == done && n == 0:
+			t.Errorf("%s was acknowledged at %s and is not there", element, told)
+		case p.fate == notRun && n > 0:
+			t.Errorf("%s is said not to have run, and is there; told at %s: %v", element, told, p.err)
 		}
 	}
 	l.h.check(t)

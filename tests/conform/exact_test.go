@@ -290,32 +290,100 @@ func unknownBehindRefusal(t *testing.T, reply string, k kind, how string) {
 		})
 	}
 	bad := redis.NewStatusCmd(w.ctx, "set", "{a}bad", "v")
-	cmds := []redis.Cmder{redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"), bad, redis.NewStatusCmd(w.ctx, "set", "{a}n", "v")}
-	fill := func(p redis.Pipeliner) error { return p.BatchProcess(w.ctx, cmds...) }
-	var err error
-	switch how {
-	case "alone":
-		err = w.rdb.Process(w.ctx, bad)
-	case "pipeline":
-		_, err = w.rdb.Pipelined(w.ctx, fill)
-	case "transaction":
-		_, err = w.rdb.TxPipelined(w.ctx, fill)
-	default:
-		open := w.rdb.AutoPipeline
-		if how == "asynchronous" {
-			open = w.rdb.AsyncAutoPipeline
-		}
-		ap, fails := open()
-		require.NoError(t, fails)
-		defer ap.Close()
-		_ = ap.Process(w.ctx, bad)
-		err = bad.Err()
-	}
+	cmds := []redis.Cmder{redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"), redis.NewStatusCmd(w.ctx, "set", "{a}n", "v"), bad}
+	err := processAs(t, w, how, cmds...)
 	assert.ErrorContains(t, bad.Err(), reply)
 	for _, err := range []error{err, bad.Err()} {
 		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
 		assert.False(t, redial.SafeToRetry(err))
 	}
+}
+
+// A write that was answered behind one that was refused is not sent again, even where it may
+// run twice: what came of another time would be all that is known of it.
+func TestConform_Exact_AnsweredBehindRefusal_RunsOnce(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			w, ran := probe(t, k, knobs{opts: []redial.Option{redial.WithRetry(redial.RetryIdempotent)}}, "set", func(nth int) redialtest.Action {
+				if nth == 2 {
+					return redialtest.Handle
+				}
+				return redialtest.Reply("-BUSY Redis is busy running a script.\r\n")
+			})
+			ctx := redial.WaitFor(w.ctx, 100*time.Millisecond)
+			cmds, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+				p.Set(ctx, "{a}k", "v", 0)
+				p.Set(ctx, "{a}n", "v", 0)
+				return nil
+			})
+			assert.EqualValues(t, 2, ran.Load())
+			assert.True(t, redial.SafeToRetry(err), "%T: %v", err, err)
+			assert.True(t, redial.SafeToRetry(cmds[0].Err()), "%v", cmds[0].Err())
+			assert.NoError(t, cmds[1].Err())
+		})
+	}
+}
+
+// The client is closed while a write, whose reply was lost, is about to be sent again: it may
+// have run, whoever says that it is closed.
+func TestConform_Exact_UnknownBehindClose(t *testing.T) {
+	for _, k := range allKinds {
+		for _, at := range []string{"gate", "pool"} {
+			for _, how := range []string{"alone", "pipeline", "transaction"} {
+				t.Run(fmt.Sprint(k, "/", at, "/", how), func(t *testing.T) {
+					t.Parallel()
+					w, ran := probe(t, k, knobs{opts: []redial.Option{redial.WithRetry(redial.RetryIdempotent)}}, "set",
+						func(int) redialtest.Action { return redialtest.ExecuteThenClose })
+					var times atomic.Int64
+					w.rdb.AddHook(hookOf(w, alike("", func(_ []redis.Cmder, next func() error) error {
+						nth := times.Add(1)
+						if at == "pool" && nth == 2 {
+							assert.NoError(t, w.rdb.Close())
+						}
+						err := next()
+						if at == "gate" && nth == 1 {
+							assert.NoError(t, w.rdb.Close())
+						}
+						return err
+					})))
+					cmd := redis.NewStatusCmd(w.ctx, "set", "{a}k", "v")
+					err := processAs(t, w, how, cmd)
+					assert.EqualValues(t, 1, ran.Load())
+					for _, err := range []error{err, cmd.Err()} {
+						assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+						assert.ErrorIs(t, err, redis.ErrClosed)
+						assert.False(t, redial.SafeToRetry(err))
+					}
+				})
+			}
+		}
+	}
+}
+
+// processAs sends a command in one of the ways there are, and returns the error of that.
+func processAs(t *testing.T, w *world, how string, cmds ...redis.Cmder) (err error) {
+	t.Helper()
+	last := cmds[len(cmds)-1]
+	fill := func(p redis.Pipeliner) error { return p.BatchProcess(w.ctx, cmds...) }
+	switch how {
+	case "alone":
+		return w.rdb.Process(w.ctx, last)
+	case "pipeline":
+		_, err = w.rdb.Pipelined(w.ctx, fill)
+		return err
+	case "transaction":
+		_, err = w.rdb.TxPipelined(w.ctx, fill)
+		return err
+	}
+	open := w.rdb.AutoPipeline
+	if how == "asynchronous" {
+		open = w.rdb.AsyncAutoPipeline
+	}
+	ap, err := open()
+	require.NoError(t, err)
+	defer ap.Close()
+	_ = ap.Process(w.ctx, last)
+	return last.Err()
 }
 
 // One command of a pipeline has an id, so that it is sent again, and is answered with an
