@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -477,18 +478,15 @@ func TestClient_KeepsFeaturesOfGoRedis(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "redis.sock")
-	args := []string{"--unixsocket", socket}
-	if runtime.GOOS == "windows" {
-		args = nil // servers have none there
+	args := []string{"--user", "app", "on", ">secret", "~*", "&*", "+@all"}
+	sockets := runtime.GOOS != "windows" // where servers have none
+	if sockets {
+		args = append(args, "--unixsocket", socket)
 	}
 	s := redialtest.StartServer(t, args...)
-	acl := func() {
-		s.Do("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
-	}
-	acl()
 	connects := new(atomic.Int64)
 	dials := new(atomic.Int64)
-	for name, opt := range map[string]*redis.Options{
+	options := map[string]*redis.Options{
 		"RESP2":       {Addr: s.Addr(), Protocol: 2},
 		"RESP3":       {Addr: s.Addr(), Protocol: 3},
 		"unix socket": {Addr: socket},
@@ -517,54 +515,62 @@ func TestClient_KeepsFeaturesOfGoRedis(t *testing.T) {
 		"no timeouts":      {Addr: s.Addr(), ReadTimeout: -1, WriteTimeout: -1},
 		"no deadlines":     {Addr: s.Addr(), ReadTimeout: -2, WriteTimeout: -2},
 		"lifetimes":        {Addr: s.Addr(), ConnMaxIdleTime: time.Millisecond, ConnMaxLifetime: 10 * time.Millisecond},
-	} {
-		if args == nil && strings.HasPrefix(name, "unix") {
-			continue
-		}
+	}
+	if !sockets {
+		maps.DeleteFunc(options, func(name string, _ *redis.Options) bool { return strings.HasPrefix(name, "unix") })
+	}
+	clients := make(map[string]*redial.Client)
+	for name, opt := range options {
+		c := testkit.Connect(t, opt)
+		clients[name] = c
 		t.Run(name, func(t *testing.T) {
-			c := testkit.Connect(t, opt)
-			ctx := t.Context()
-			round := func() {
-				t.Helper()
-				require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
-				for range 3 {
-					require.Equal(t, "v", c.Get(ctx, "k").Val())
-				}
-				_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Incr(ctx, "n"); return nil })
-				require.NoError(t, err)
-				_, err = c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
-				require.NoError(t, err)
-				require.NoError(t, c.Watch(ctx, func(tx *redis.Tx) error {
-					_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
-					return err
-				}, "n"))
-				cn := c.Conn()
-				require.NoError(t, cn.ClientSetName(ctx, "held").Err())
-				require.NoError(t, cn.Close())
-				sub := c.Subscribe(ctx, "news")
-				_, err = sub.Receive(ctx)
-				require.NoError(t, err)
-				require.NoError(t, c.Publish(ctx, "news", "hello").Err())
-				m, err := sub.ReceiveMessage(ctx)
-				require.NoError(t, err)
-				require.Equal(t, "hello", m.Payload)
-				_, err = sub.ReceiveTimeout(ctx, 10*time.Millisecond)
-				var ne net.Error
-				require.True(t, errors.As(err, &ne) && ne.Timeout(), "%v", err)
-				require.NoError(t, sub.Close())
-			}
-			round()
+			everyFeature(t, c)
 			c.Reconnect("test")
-			round()
-			s.Kill()
-			testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
-			s.Start()
-			acl()
-			round()
+			everyFeature(t, c)
 		})
+	}
+	s.Kill()
+	for _, c := range clients {
+		testkit.AwaitState(t, c, redial.StateReconnecting, 4*time.Second)
+	}
+	s.Start()
+	for name, c := range clients {
+		t.Run(name+", after an outage", func(t *testing.T) { everyFeature(t, c) })
 	}
 	assert.Positive(t, connects.Load())
 	assert.Positive(t, dials.Load())
+}
+
+// everyFeature makes use of a client in all the ways there are.
+func everyFeature(t *testing.T, c *redial.Client) {
+	t.Helper()
+	ctx := t.Context()
+	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+	for range 3 {
+		require.Equal(t, "v", c.Get(ctx, "k").Val())
+	}
+	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Incr(ctx, "n"); return nil })
+	require.NoError(t, err)
+	_, err = c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+	require.NoError(t, err)
+	require.NoError(t, c.Watch(ctx, func(tx *redis.Tx) error {
+		_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+		return err
+	}, "n"))
+	cn := c.Conn()
+	require.NoError(t, cn.ClientSetName(ctx, "held").Err())
+	require.NoError(t, cn.Close())
+	sub := c.Subscribe(ctx, "news")
+	_, err = sub.Receive(ctx)
+	require.NoError(t, err)
+	require.NoError(t, c.Publish(ctx, "news", "hello").Err())
+	m, err := sub.ReceiveMessage(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "hello", m.Payload)
+	_, err = sub.ReceiveTimeout(ctx, 10*time.Millisecond)
+	var ne net.Error
+	require.True(t, errors.As(err, &ne) && ne.Timeout(), "%v", err)
+	require.NoError(t, sub.Close())
 }
 
 // Interfaces of go-redis that applications are written against.

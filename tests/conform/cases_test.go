@@ -654,6 +654,7 @@ func TestConform_Nodes_OneRefuses(t *testing.T) {
 func TestConform_Nodes_OneIsSlow(t *testing.T) {
 	for _, viaNew := range []bool{true, false} {
 		t.Run(fmt.Sprint("by NewClient ", viaNew), func(t *testing.T) {
+			t.Parallel()
 			paired(t, []kind{aCluster, aRing}, knobs{viaNew: viaNew, before: func(w *world) {
 				w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
 			}, nodeHook: func(w *world, addr string) redis.Hook {
@@ -665,6 +666,7 @@ func TestConform_Nodes_OneIsSlow(t *testing.T) {
 
 // The same when the first that they are asked for is a pipeline.
 func TestConform_Nodes_OneIsSlow_Pipeline(t *testing.T) {
+	t.Parallel()
 	paired(t, []kind{aCluster, aRing}, knobs{viaNew: true, before: func(w *world) {
 		w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
 	}, nodeHook: func(w *world, addr string) redis.Hook {

@@ -131,6 +131,7 @@ func TestConform_Exact_UnreadableThenUnavailable(t *testing.T) {
 		for _, end := range []string{"deadline", "close", "fail fast"} {
 			for _, batch := range []bool{false, true} {
 				t.Run(fmt.Sprint(k, " ", end, " batch ", batch), func(t *testing.T) {
+					t.Parallel()
 					var failed atomic.Int64
 					w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithObserver(countFailures{&failed})}}, "get",
 						func(int) redialtest.Action { return redialtest.Reply("?what\r\n") })
