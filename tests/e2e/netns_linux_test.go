@@ -31,16 +31,19 @@ const inNamespace = "REDIAL_TEST_IN_NETWORK_NAMESPACE"
 
 // TestNetwork_PacketsDropped drops packets, as a dead host or a firewall does: no
 // proxy can, for the kernel at its end would go on acknowledging. It runs itself
-// again in a network namespace of its own, and alone: it measures times to which
-// others would add.
+// again in a network namespace of its own, and beside no other: it measures times to
+// which they would add.
 func TestNetwork_PacketsDropped(t *testing.T) {
 	if os.Getenv(inNamespace) == "1" {
 		require.NoError(t, sh("ip link set lo up"))
-		t.Run("everything", testBlackHole)
-		t.Run("one subscriber", testHalfOpenSubscriber)
-		t.Run("one blocked command", testHalfOpenBLPop)
 		t.Run("some of many, under load", testHalfOpenUnderLoad)
-		t.Run("one of two addresses", testDeadIPv6Address)
+		name := nameServer(t)
+		sideBySide(t, map[string]func(*testing.T){ // which wait, and have seconds to spare
+			"everything":           testBlackHole,
+			"one subscriber":       testHalfOpenSubscriber,
+			"one blocked command":  testHalfOpenBLPop,
+			"one of two addresses": func(t *testing.T) { testDeadIPv6Address(t, name) },
+		})
 		return
 	}
 	inNamespaceOfItsOwn(t)
@@ -51,13 +54,24 @@ func TestNetwork_PacketsDropped(t *testing.T) {
 func TestNetwork_PacketsLost(t *testing.T) {
 	if os.Getenv(inNamespace) == "1" {
 		require.NoError(t, sh("ip link set lo up"))
-		t.Run("now and then", testPacketLoss)
-		t.Run("from the first on", testPacketLossOnNewConnections)
-		t.Run("all of them for a moment", testAllPacketsLostForAMoment)
+		sideBySide(t, map[string]func(*testing.T){
+			"now and then":             testPacketLoss,
+			"from the first on":        testPacketLossOnNewConnections,
+			"all of them for a moment": testAllPacketsLostForAMoment,
+		})
 		return
 	}
 	t.Parallel()
 	inNamespaceOfItsOwn(t)
+}
+
+func sideBySide(t *testing.T, tests map[string]func(*testing.T)) {
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
 }
 
 // inNamespaceOfItsOwn runs the test again, alone, where it has a network of its own.
@@ -76,7 +90,7 @@ func inNamespaceOfItsOwn(t *testing.T) {
 		redialtest.Skip(t, msg)
 	}
 	cmd := exec.CommandContext(t.Context(), unshare[0],
-		append(unshare[1:], os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")...)
+		append(unshare[1:], os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.parallel=4")...)
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
@@ -388,13 +402,13 @@ func answerTo(query []byte) []byte {
 
 // A name has two addresses, and packets to the first one are dropped. Clients are there as
 // fast as those of go-redis, also after a restart of the server.
-func testDeadIPv6Address(t *testing.T) {
+func testDeadIPv6Address(t *testing.T, name string) {
 	s := redialtest.StartServer(t)
 	port := portOf(t, s.Addr())
 	rule := "INPUT -d ::1 -p tcp --dport " + port + " -j DROP"
 	require.NoError(t, sh("ip6tables -w -A "+rule))
 	defer func() { require.NoError(t, sh("ip6tables -w -D "+rule)) }()
-	opt := &redis.Options{Addr: net.JoinHostPort(nameServer(t), port)}
+	opt := &redis.Options{Addr: net.JoinHostPort(name, port)}
 	first := func(c redis.UniversalClient) time.Duration {
 		began := time.Now()
 		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
