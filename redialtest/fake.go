@@ -103,36 +103,26 @@ func StartFakeServer() (*FakeServer, error) {
 func NewFakeServerPipe(tb testing.TB) *FakeServer {
 	f := newFakeServer("127.0.0.1:6379")
 	f.pipe = true
-	first := inBubble() && !cleaned.swap(tb)
+	first := false
+	if inBubble() {
+		_, before := cleaned.LoadOrStore(tb, true)
+		first = !before
+	}
 	if first {
 		dropShared()
 	}
 	tb.Cleanup(func() {
 		_ = f.Close()
 		if first { // and so the last to be closed
-			cleaned.swap(nil)
+			cleaned.Delete(tb)
 			dropShared()
 		}
 	})
 	return f
 }
 
-// cleaned is the test that has dropped what is shared last: it needs to once.
-var cleaned latest
-
-type latest struct {
-	mu sync.Mutex
-	tb testing.TB
-}
-
-// swap reports whether tb is the latest already, and makes it so.
-func (l *latest) swap(tb testing.TB) (was bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	was = tb != nil && l.tb == tb
-	l.tb = tb
-	return was
-}
+// cleaned holds the tests under way that have dropped what is shared: each needs to once.
+var cleaned sync.Map // of testing.TB
 
 // inBubble reports whether the goroutine is in a testing/synctest bubble, whose clock
 // begins with the year 2000.
