@@ -444,36 +444,39 @@ func TestOutcome_SeveralNodes_RepeatFindsNoConnection_IsUnknown(t *testing.T) {
 	} {
 		t.Cleanup(func() { _ = x.c.Close() })
 		testkit.WaitReady(t, x.c)
-		for kind, ctxOf := range map[string]func(id string) context.Context{
-			"idempotent": func(string) context.Context { return redial.Idempotent(t.Context()) },
-			"once":       func(id string) context.Context { return redial.Once(t.Context(), id) },
-		} {
-			for how, exec := range map[string]func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){"pipeline": x.c.Pipelined, "transaction": x.c.TxPipelined} {
-				t.Run(name+" "+kind+" "+how, func(t *testing.T) {
-					require.NoError(t, x.c.Del(t.Context(), "{n}", "{n}list").Err())
-					require.Equal(t, "OK", x.at.Do("CLIENT", "PAUSE", 300))
-					x.p.Match("incr")
-					x.p.CutAfterRequest(1)
-					errs := make(chan error, 1)
-					go func() {
-						_, err := exec(ctxOf(name+how), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
-						errs <- err
-					}()
-					require.Eventually(t, func() bool { return inUse(x.c) == 1 }, 5*time.Second, time.Millisecond)
-					taken := make(chan error, 1)
-					go func() { // waits for the one connection, and keeps it
-						taken <- x.c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
-					}()
-					err := <-errs
-					assert.ErrorIs(t, err, redis.ErrPoolTimeout)
-					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
-					assert.False(t, redial.SafeToRetry(err))
-					assert.Equal(t, "1", x.at.Do("GET", "{n}"))
-					x.at.Do("RPUSH", "{n}list", "x")
-					assert.NoError(t, <-taken)
-				})
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for kind, ctxOf := range map[string]func(id string) context.Context{
+				"idempotent": func(string) context.Context { return redial.Idempotent(t.Context()) },
+				"once":       func(id string) context.Context { return redial.Once(t.Context(), id) },
+			} {
+				for how, exec := range map[string]func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){"pipeline": x.c.Pipelined, "transaction": x.c.TxPipelined} {
+					t.Run(kind+" "+how, func(t *testing.T) {
+						require.NoError(t, x.c.Del(t.Context(), "{n}", "{n}list").Err())
+						require.Equal(t, "OK", x.at.Do("CLIENT", "PAUSE", 300))
+						x.p.Match("incr")
+						x.p.CutAfterRequest(1)
+						errs := make(chan error, 1)
+						go func() {
+							_, err := exec(ctxOf(name+how), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
+							errs <- err
+						}()
+						require.Eventually(t, func() bool { return inUse(x.c) == 1 }, 5*time.Second, time.Millisecond)
+						taken := make(chan error, 1)
+						go func() { // waits for the one connection, and keeps it
+							taken <- x.c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
+						}()
+						err := <-errs
+						assert.ErrorIs(t, err, redis.ErrPoolTimeout)
+						assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+						assert.False(t, redial.SafeToRetry(err))
+						assert.Equal(t, "1", x.at.Do("GET", "{n}"))
+						x.at.Do("RPUSH", "{n}list", "x")
+						assert.NoError(t, <-taken)
+					})
+				}
 			}
-		}
+		})
 	}
 }
 
