@@ -267,8 +267,8 @@ func (t *terms) transaction(at interface {
 }, cmds []redis.Cmder, f *finding) (o outcome, why error) {
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
-	if f.from == routedCall && o == refused {
-		// go-redis returns what aborted the block, and sets the abort on the rest.
+	if o == refused && !at.Watched() {
+		// A cluster returns what aborted the block, and sets the abort on the rest.
 		ran := false
 		for _, cmd := range inner {
 			if redis.IsExecAbortError(cmd.Err()) {
