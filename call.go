@@ -421,6 +421,9 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 	switch o {
 	case answered, foreign:
 		l.react(err) // a refusal that must not be retried is news all the same
+		if o == answered && isUnsure(err) {
+			return c.despite(err), true
+		}
 		return err, true
 	case unknown, partly:
 		c.because(CauseUnsafe)
@@ -602,8 +605,8 @@ func (c *call) disclaims(err error) bool {
 	return err != nil && asError(err) == nil && (isUndone(err) || c.taught(err))
 }
 
-// despite returns the final error of what may have run in an attempt before, and was answered
-// err in the last one, which is no answer to that, see disclaims.
+// despite returns the final error of what may have run, in an attempt before or under an id,
+// and was answered err in the last one, which is no answer to that, see disclaims and isUnsure.
 func (c *call) despite(err error) error {
 	c.because(CauseUnsafe)
 	return c.fail(ErrOutcomeUnknown, c.withCtx(err))

@@ -2,6 +2,8 @@ package once
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,4 +160,77 @@ func TestOnce_RefusedTransaction_SaysWhy(t *testing.T) {
 		assert.NoError(t, cmds[1].Err())
 	}
 	assert.Equal(t, "1", s.Do("GET", "n"))
+}
+
+// failures are the errors that observers were told of.
+type failures struct {
+	mu  sync.Mutex
+	all []*redial.Error
+}
+
+func (f *failures) ObserveFailure(_ context.Context, e *redial.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, e)
+}
+
+// Of a command whose reply could not be recorded nobody knows what became of it, and that is
+// counted and told as of any other.
+func TestOnce_UnrecordedReply_IsCounted(t *testing.T) {
+	t.Parallel()
+	s, cluster := redialtest.StartServer(t), redialtest.StartCluster(t, 1, 0)
+	ring := func(opts ...redial.Option) redial.UniversalClient {
+		c := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}}, opts...)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	pair := func(p redis.Pipeliner) error {
+		p.Incr(t.Context(), "{n}n")
+		p.Incr(t.Context(), "{n}m")
+		return nil
+	}
+	for name, dial := range map[string]func(opts ...redial.Option) redial.UniversalClient{
+		"client": func(opts ...redial.Option) redial.UniversalClient {
+			return testkit.Connect(t, &redis.Options{Addr: s.Addr()}, opts...)
+		},
+		"ring":    ring,
+		"cluster": func(opts ...redial.Option) redial.UniversalClient { return testkit.NewCluster(t, cluster, opts...) },
+	} {
+		for shape, do := range map[string]func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string){
+			"single": func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string) {
+				err = c.Incr(ctx, "{n}n").Err()
+				return err, err, ""
+			},
+			"pipeline": func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string) {
+				cmds, err := c.Pipelined(ctx, pair)
+				assert.NoError(t, cmds[0].Err())
+				return err, cmds[1].Err(), ":1"
+			},
+			"transaction": func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string) {
+				cmds, err := c.TxPipelined(ctx, pair)
+				assert.NoError(t, cmds[0].Err())
+				return err, cmds[1].Err(), ":1"
+			},
+		} {
+			id := name + shape
+			told := new(failures)
+			c := dial(redial.WithObserver(told))
+			_, _, record := do(redial.Once(t.Context(), id), c)
+			if record = "redial:once:" + id + record; name == "cluster" {
+				record = "redial:once:{n}:" + strings.TrimPrefix(record, "redial:once:")
+			}
+			require.EqualValues(t, 1, c.Exists(t.Context(), record).Val(), record)
+			require.NoError(t, c.SetRange(t.Context(), record, 16, "?").Err()) // no reply is in it
+			err, failed, _ := do(redial.Once(t.Context(), id), c)
+			var e *redial.Error
+			if assert.ErrorAs(t, failed, &e, id) {
+				assert.Equal(t, redial.CauseUnsafe, e.Cause, id)
+				assert.Equal(t, []*redial.Error{e}, told.all, id)
+			}
+			assert.Equal(t, err, failed, id)
+			assert.ErrorIs(t, failed, redial.ErrOutcomeUnknown, id)
+			assert.False(t, redial.SafeToRetry(failed), id)
+			assert.EqualValues(t, 1, c.Stats().Unknown, id)
+		}
+	}
 }
