@@ -78,6 +78,7 @@ type batch struct {
 
 func (b *batch) try(c *call) (err error) {
 	command.SetErrors(b.rest, nil)
+	b.way.sent = b.found.sent
 	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way, false)
 	return err
 }

@@ -104,6 +104,7 @@ type single struct {
 }
 
 func (s *single) try(c *call) (err error) {
+	s.way.sent = s.found.sent
 	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way, false)
 	return err
 }

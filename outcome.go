@@ -157,6 +157,7 @@ type finding struct {
 	undelivered []redis.Cmder
 
 	veils []veil // what hooks of the caller were shown in place of something else
+	sent  lines  // what hooks have made of the commands; nil: they are not sent again
 }
 
 // veil is an error as hooks of the caller see it, and what it stands for.
@@ -164,6 +165,10 @@ type veil struct {
 	cmd       redis.Cmder // that has it; nil: it was returned
 	was, seen error
 }
+
+// lines are the arguments of commands as they were sent. Hooks of the caller that change them
+// where they are, to put a prefix before keys, say, do so in each attempt.
+type lines map[redis.Cmder][]any
 
 // tells reports whether err is, or wraps, what our parts or connections have told, and is
 // no final error of a command.

@@ -79,6 +79,7 @@ func (s *spread) try(c *call) (err error) {
 	if c.name == "transaction" {
 		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
 	}
+	s.way.sent = s.found.sent
 	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way, false)
 	return err
 }
