@@ -51,12 +51,13 @@ type router interface {
 // way is what lies between the outer part of our hook and go-redis.
 type way struct {
 	from    origin
-	through bool // hooks of the caller, with an inner part behind them
+	through bool  // hooks of the caller, with an inner part behind them
+	sent    lines // by the attempt before; nil: there was none
 }
 
 func (h hook) wayTo(next any) way {
 	from := h.originOf(next)
-	return way{from, from == foreignHook && h.inners.count() > 0}
+	return way{from: from, through: from == foreignHook && h.inners.count() > 0}
 }
 
 func (h hook) originOf(next any) origin {
@@ -74,6 +75,7 @@ func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 	}
 	if w.through {
 		a := newAttempt(ctx)
+		a.sent = w.sent
 		err := next(a, cmd)
 		if err == nil {
 			return a.hear(nil) // whatever a hook has left on the command, it is no failure
@@ -103,6 +105,7 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	}
 	if w.through {
 		a := newAttempt(ctx)
+		a.sent = w.sent
 		return a.hear(next(a, cmds), cmds...)
 	}
 	f := h.many(ctx, cmds, next, w.from)
@@ -193,6 +196,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				return err
 			}
 		}
+		a.repeat(cmd)
 		err := i.hook.one(ctx, cmd, next, from)
 		if err == nil {
 			a.note(&ran)
@@ -200,6 +204,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		f := found(ctx, from, err)
 		if a != nil { // else nobody would put back what is hidden
+			f.keep(cmd)
 			veils := f.show(cmd)
 			a.note(&f, veils...)
 		}
@@ -222,12 +227,14 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 				return err
 			}
 		}
+		a.repeat(cmds...)
 		f := i.hook.many(ctx, cmds, next, from)
 		if f.err == nil && f.rest == nil && f.undelivered == nil && !f.mayHaveRun {
 			a.note(&ran)
 			return nil
 		}
 		if a != nil {
+			f.keep(cmds...)
 			veils := f.show(cmds...)
 			kept := f
 			a.note(&kept, veils...)

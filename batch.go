@@ -78,6 +78,7 @@ type batch struct {
 
 func (b *batch) try(c *call) (err error) {
 	command.SetErrors(b.rest, nil)
+	b.way.sent = b.found.sent
 	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way, false)
 	return err
 }
@@ -85,13 +86,10 @@ func (b *batch) try(c *call) (err error) {
 func (b *batch) judge(c *call, err error) ruling {
 	left := b.rest
 	r := b.weigh(c, err)
-	if !c.repeats {
-		return r
-	}
 	if r.outcome == refused || r.outcome == denied {
 		left = left[:len(left)-len(b.rest)] // the others are sent again
 	}
-	if c.doubt(left) && (r.said == nil || c.disclaims(r.said)) {
+	if c.doubt(left, c.repeats) && (c.repeats && r.said == nil || c.disclaims(r.said) || !r.done && isUnsure(r.said)) {
 		r.said = errorOf(b.cmds, r.said)
 		b.said = r.said
 	}
@@ -190,9 +188,7 @@ func (c *call) label(cmds []redis.Cmder, final error) {
 			cmd.SetErr(final)
 		}
 	}
-	if c.repeats {
-		c.doubt(cmds)
-	}
+	c.doubt(cmds, c.repeats)
 }
 
 // word ends a call of whose batch a hook of the caller has had the last word, or made

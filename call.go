@@ -104,6 +104,7 @@ type single struct {
 }
 
 func (s *single) try(c *call) (err error) {
+	s.way.sent = s.found.sent
 	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way, false)
 	return err
 }
@@ -421,6 +422,9 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 	switch o {
 	case answered, foreign:
 		l.react(err) // a refusal that must not be retried is news all the same
+		if o == answered && isUnsure(err) {
+			return c.despite(err), true
+		}
 		return err, true
 	case unknown, partly:
 		c.because(CauseUnsafe)
@@ -602,8 +606,8 @@ func (c *call) disclaims(err error) bool {
 	return err != nil && asError(err) == nil && (isUndone(err) || c.taught(err))
 }
 
-// despite returns the final error of what may have run in an attempt before, and was answered
-// err in the last one, which is no answer to that, see disclaims.
+// despite returns the final error of what may have run, in an attempt before or under an id,
+// and was answered err in the last one, which is no answer to that, see disclaims and isUnsure.
 func (c *call) despite(err error) error {
 	c.because(CauseUnsafe)
 	return c.fail(ErrOutcomeUnknown, c.withCtx(err))

@@ -560,6 +560,45 @@ func TestVeil_IsLifted(t *testing.T) {
 	assert.True(t, got.word)
 }
 
+// untold is a command that cannot be compared with others.
+type untold struct {
+	redis.Cmder
+	_ []int
+}
+
+// What hooks make of arguments is sent again as it was. One that asks again in an attempt may
+// ask for something else.
+func TestVeil_WhatWasSent_IsSentAgain(t *testing.T) {
+	cmd, big := redis.NewCmd(t.Context(), "get", "k"), untold{Cmder: redis.NewCmd(t.Context(), "get", "k")}
+	key := func() any { return cmd.Args()[1] }
+	change := func(to string) { cmd.Args()[1], big.Args()[1] = to, to }
+	asked := func(a *attempt, err error) finding {
+		a.repeat(cmd, big)
+		f := finding{reached: true, err: err}
+		f.keep(cmd, big)
+		a.note(&f)
+		heard, _ := a.hear(err)
+		return heard
+	}
+	a := newAttempt(t.Context())
+	change("first")
+	a.sent = asked(a, errTest).sent
+	assert.Equal(t, "first", key(), "nothing was sent before")
+
+	b := newAttempt(t.Context())
+	b.sent = a.sent
+	change("again first")
+	assert.NotNil(t, asked(b, errTest).sent)
+	assert.Equal(t, "first", key())
+	assert.Equal(t, "again first", big.Args()[1], "which of them it is cannot be told")
+	change("second")
+	assert.Nil(t, asked(b, errTest).sent, "which of the two it was is not known")
+	assert.Equal(t, "second", key())
+
+	assert.Nil(t, asked(newAttempt(t.Context()), nil).sent)
+	assert.Nil(t, asked(newAttempt(t.Context()), redis.Nil).sent)
+}
+
 // wireRecorder is a server that answers every request, and keeps them.
 type wireRecorder struct {
 	mu       sync.Mutex

@@ -142,7 +142,11 @@ type onceError struct {
 }
 
 func (e *onceError) Error() string {
-	text := fmt.Sprintf("%v: %s: %s", e.kind, e.cmd, e.why)
+	kind := e.kind.Error()
+	if e.kind == ErrOutcomeUnknown { // which an Error around it says
+		kind = "redial: once"
+	}
+	text := kind + ": " + e.cmd + ": " + e.why
 	if e.err != nil {
 		text += ": " + e.err.Error()
 	}
@@ -160,6 +164,16 @@ func (e *onceError) Unwrap() (all []error) {
 		all = append(all, e.err)
 	}
 	return all
+}
+
+// isUnsure reports whether err says of a command with an id that something may have run, and
+// is no final error.
+func isUnsure(err error) bool {
+	if err == nil || asError(err) != nil {
+		return false
+	}
+	var o *onceError // not before: it is an allocation
+	return errors.As(err, &o) && o.ran
 }
 
 // SafeToRetry reports whether the command that failed with err can be sent again

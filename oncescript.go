@@ -8,6 +8,7 @@ package redial
 // wants to know; go-redis decodes the reply into the command that the caller holds.
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -101,7 +102,8 @@ end
 if has('u') then
   local first = look(KEYS[#KEYS - 1])
   if bad(first) then return first end
-  if not first or not is(first) then return {err='REDIALONCE other'} end
+  if not first or first == '' then return {err='REDIALONCE first'} end
+  if not is(first) then return {err='REDIALONCE other'} end
 end
 local no = keep(sum .. '?', ttl)
 if bad(no) then return no end
@@ -147,6 +149,7 @@ var onceSHA = func() string {
 // What the script says by error replies.
 const (
 	onceOther = "REDIALONCE other"
+	onceFirst = "REDIALONCE first" // the first command of the transaction has left no record
 	onceLost  = "REDIALONCE lost"
 )
 
@@ -384,7 +387,7 @@ func (w *onceWay) read(cmd redis.Cmder, err error) error {
 	}
 	e := &onceError{kind: ErrOnceUnsupported, cmd: cmd.Name()}
 	switch text := err.Error(); {
-	case text == onceOther:
+	case text == onceOther, text == onceFirst:
 		e.kind, e.why = ErrOnceMismatch, "nothing ran"
 	case text == onceLost:
 		e.kind, e.ran, e.why = ErrOutcomeUnknown, true, "it began, and its reply was not recorded"
@@ -496,15 +499,19 @@ func (f *finding) join(g finding) {
 	*f = g
 }
 
-// readBatch does for the commands of a batch that have ids what read does for one.
+// readBatch does for the commands of a batch that have ids what read does for one. What
+// refused the first of a transaction, so that it left no record, has refused all of it.
 func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding) {
-	o := oncesOf(ctx)
+	o, unit := oncesOf(ctx), unitOf(cmds)
 	for _, cmd := range cmds {
 		if !o.has(cmd) {
 			continue
 		}
 		was := cmd.Err()
 		err := w.read(cmd, was)
+		if unit != nil && was != nil && was.Error() == onceFirst {
+			err = cmp.Or(unit[0].Err(), err)
+		}
 		if isSame(err, was) {
 			continue
 		}

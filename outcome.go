@@ -157,6 +157,7 @@ type finding struct {
 	undelivered []redis.Cmder
 
 	veils []veil // what hooks of the caller were shown in place of something else
+	sent  lines  // what hooks have made of the commands; nil: they are not sent again
 }
 
 // veil is an error as hooks of the caller see it, and what it stands for.
@@ -164,6 +165,10 @@ type veil struct {
 	cmd       redis.Cmder // that has it; nil: it was returned
 	was, seen error
 }
+
+// lines are the arguments of commands as they were sent. Hooks of the caller that change them
+// where they are, to put a prefix before keys, say, do so in each attempt.
+type lines map[redis.Cmder][]any
 
 // tells reports whether err is, or wraps, what our parts or connections have told, and is
 // no final error of a command.
@@ -267,8 +272,8 @@ func (t *terms) transaction(at interface {
 }, cmds []redis.Cmder, f *finding) (o outcome, why error) {
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
-	if f.from == routedCall && o == refused {
-		// go-redis returns what aborted the block, and sets the abort on the rest.
+	if o == refused && !at.Watched() {
+		// A cluster returns what aborted the block, and sets the abort on the rest.
 		ran := false
 		for _, cmd := range inner {
 			if redis.IsExecAbortError(cmd.Err()) {

@@ -79,6 +79,7 @@ func (s *spread) try(c *call) (err error) {
 	if c.name == "transaction" {
 		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
 	}
+	s.way.sent = s.found.sent
 	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way, false)
 	return err
 }
@@ -117,13 +118,13 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 		ran bool // may have, in an earlier attempt
 	}
 	finals := make(map[end]error)
-	var doubtful []redis.Cmder // which were answered this time, and may have run before
+	var doubtful []redis.Cmder // which were answered this time, and may have run before, or under an id
 	var closed error           // of those that may have run before, and cannot be sent again
 	for i, cmd := range cmds {
 		before := ran != nil && ran[i]
 		e := cmd.Err()
 		if e == nil || isReply(e) && !c.astray(e) {
-			if before {
+			if before || isUnsure(e) {
 				doubtful = append(doubtful, cmd)
 			}
 			continue
@@ -161,25 +162,29 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			o, why = known, n
 		}
 	}
-	c.doubt(doubtful)
+	c.doubt(doubtful, true)
 	return o, why
 }
 
-// doubt gives those of cmds, which may have run in an attempt before, whose replies say that
-// they did not the error that says so, and reports whether there are any.
-func (c *call) doubt(cmds []redis.Cmder) (any bool) {
-	finals := make(map[string]error)
+// doubt gives those of cmds of which replies do not say what became of them the error that
+// says so, and reports whether there are any: those with ids that say it themselves, and, if
+// they may have run in an attempt before, those whose replies say that they did not.
+func (c *call) doubt(cmds []redis.Cmder, ran bool) (any bool) {
+	var finals map[string]error
 	for _, cmd := range cmds {
 		err := cmd.Err()
-		if !changes(cmd) || !c.disclaims(err) {
+		if !isUnsure(err) && !(ran && changes(cmd) && c.disclaims(err)) {
 			continue
+		}
+		if finals == nil {
+			finals = make(map[string]error)
 		}
 		if finals[err.Error()] == nil {
 			finals[err.Error()] = c.despite(err)
 		}
 		cmd.SetErr(finals[err.Error()])
 	}
-	return len(finals) > 0
+	return finals != nil
 }
 
 // failed returns what a command of such a batch has failed with, e being what go-redis has set

@@ -3,7 +3,8 @@ package redial
 // What hooks of the caller are shown of an attempt, and what they make of it. They run
 // between the two parts of our hook, see attempt.go, and see the errors of go-redis and of
 // the system: what our parts and connections tell by errors is hidden from them, comes home
-// with the attempt, and is put back where they have left what they were shown.
+// with the attempt, and is put back where they have left what they were shown. What they
+// have made of arguments is sent again as it was.
 // TestVeil in call_test.go, and tests/conform with the same hooks on go-redis alone, hold it to
 // that.
 //
@@ -19,6 +20,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redial-go/redial/internal/command"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -75,6 +77,7 @@ type attempt struct {
 	mu    sync.Mutex // a hook may call next on another goroutine
 	found *finding   // guarded by mu; nil: go-redis was not asked
 	veils []veil     // guarded by mu; what hooks were shown in place of something else
+	sent  lines      // by the attempt before; nil: there was none
 	room  *wire.Call
 	lent  atomic.Bool // room is in use, or was: a hook may call next twice
 }
@@ -117,6 +120,7 @@ func (a *attempt) note(f *finding, veils ...veil) {
 	if was := a.found; was != nil {
 		again := *f
 		again.mayHaveRun = was.mayHaveRun || !was.unran()
+		again.sent = nil // which of the times it was is not known the next time
 		f = &again
 	}
 	a.found = f
@@ -160,4 +164,36 @@ func (f *finding) lift(cmd redis.Cmder, err error) error {
 		}
 	}
 	return was
+}
+
+// keep notes what was sent of commands of which some may be sent again.
+func (f *finding) keep(cmds ...redis.Cmder) {
+	if (f.err == nil || f.err == redis.Nil) && !slices.ContainsFunc(cmds, command.IsTroubled) {
+		return
+	}
+	f.sent = make(lines, len(cmds))
+	for _, cmd := range cmds {
+		if reflect.ValueOf(cmd).Comparable() {
+			f.sent[cmd] = slices.Clone(cmd.Args())
+		}
+	}
+}
+
+// repeat has commands go out as they did in the attempt before, unless a hook asks again: it
+// may ask for something else.
+func (a *attempt) repeat(cmds ...redis.Cmder) {
+	if a == nil || a.sent == nil || a.asked() {
+		return
+	}
+	for _, cmd := range cmds {
+		if reflect.ValueOf(cmd).Comparable() {
+			copy(cmd.Args(), a.sent[cmd])
+		}
+	}
+}
+
+func (a *attempt) asked() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.found != nil
 }

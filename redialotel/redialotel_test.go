@@ -568,6 +568,36 @@ func TestTracer_AttributesOnly_WithRedisotel(t *testing.T) {
 	})
 }
 
+// What comes of an id is named as such, not by the replies that it is read from.
+func TestTracer_Once(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, spans := spanning(t)
+		tracer := redialotel.NewTracer("cache", redialotel.WithTracerProvider(provider))
+		server, rdb := inMemory(t, redial.WithOuterHook(tracer), redial.WithObserver(tracer))
+		said := func(id, reply string) map[string]any {
+			server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+				if strings.EqualFold(args[0], "evalsha") {
+					return redialtest.Reply(reply)
+				}
+				return redialtest.Handle
+			})
+			spans.Reset()
+			require.Error(t, rdb.Incr(redial.Once(t.Context(), id), "n").Err())
+			all := make(map[string]any)
+			for _, a := range spans.GetSpans()[0].Attributes {
+				if key := string(a.Key); !strings.HasPrefix(key, "db.") || key == "db.response.status_code" {
+					all[key] = a.Value.AsInterface()
+				}
+			}
+			return all
+		}
+		assert.Equal(t, map[string]any{"error.type": "redial.once_mismatch"}, said("id", "-REDIALONCE other\r\n"))
+		assert.Equal(t, map[string]any{"error.type": "redial.once_unsupported"}, said("", ""))
+		assert.Equal(t, map[string]any{"error.type": "redial.once_unsupported"}, said("id", "-NOPERM this user has no permissions\r\n"))
+		assert.Equal(t, map[string]any{"error.type": "redial.outcome_unknown", "redial.outcome": "unknown"}, said("id", "-REDIALONCE lost\r\n"))
+	})
+}
+
 // Whoever has no span, and asked for none, is left alone.
 func TestTracer_AttributesOnly_WithoutSpan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -34,9 +34,10 @@ const (
 //   - redial.outcome: not_run or unknown, if it failed for the connection.
 //
 // error.type is the first word of a reply of the server, or one of redial.unavailable,
-// redial.outcome_unknown, redial.closed, canceled and timeout. redis.Nil is no error. There
-// are no events on a span. Pub/Sub, heartbeats and what sets up connections (HELLO, AUTH,
-// CLIENT, SELECT, READONLY) have no spans.
+// redial.outcome_unknown, redial.closed, redial.once_mismatch, redial.once_unsupported,
+// canceled and timeout. redis.Nil is no error. There are no events on a span. Pub/Sub,
+// heartbeats and what sets up connections (HELLO, AUTH, CLIENT, SELECT, READONLY) have no
+// spans.
 //
 // It is given to redial.WithOuterHook and to redial.WithObserver, and may be shared by
 // several clients. It is safe for concurrent use.
@@ -245,6 +246,10 @@ func errorType(err error) (kind, code string) {
 		return "redial.unavailable", ""
 	case errors.Is(err, redial.ErrClosed):
 		return "redial.closed", ""
+	case errors.Is(err, redial.ErrOnceMismatch):
+		return "redial.once_mismatch", ""
+	case errors.Is(err, redial.ErrOnceUnsupported):
+		return "redial.once_unsupported", ""
 	case errors.Is(err, context.Canceled):
 		return "canceled", ""
 	case errors.Is(err, context.DeadlineExceeded):

@@ -22,7 +22,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -226,7 +228,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, n := range s.Nodes {
-		node := strings.ToValidUTF8(n.Addr, "\uFFFD") // a label is no other text
+		node := n.Addr
+		if !utf8.ValidString(node) { // a label is no other text; two nodes are never one
+			node = strings.Trim(strconv.Quote(node), `"`)
+		}
 		for _, state := range states {
 			gauge(d.nodeStatus, is(n.State == state), node, state.String())
 		}

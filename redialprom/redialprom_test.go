@@ -218,10 +218,12 @@ func TestCollector_BadInput(t *testing.T) {
 
 	// What a server calls its nodes is not ours to choose.
 	odd := numbered()
-	odd.Nodes[0].Addr = "node\xff:6379"
+	odd.Nodes[0].Addr, odd.Nodes[1].Addr = "node\xff:6379", "node\xfe:6379"
 	reg = prometheus.NewPedanticRegistry()
 	require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))
-	assert.Contains(t, exposed(t, reg), "redial_node_outages_total{client=\"cache\",node=\"node\uFFFD:6379\"} 4")
+	text := exposed(t, reg)
+	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xff:6379"} 4`)
+	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xfe:6379"}`)
 
 	labels := prometheus.Labels{"team": "shop"}
 	reg = prometheus.NewPedanticRegistry()

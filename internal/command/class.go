@@ -5,6 +5,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -150,15 +151,14 @@ var classesByArgs = map[string]func(args []any) Class{
 	"zrangestore": stores(1),
 	// SORT key ... [STORE destination]
 	"sort": func(args []any) Class {
-		for i := 2; i+1 < len(args); i++ {
-			if word(args, i) == "store" {
-				if same(args[i+1], args[1]) {
-					return Changes
-				}
-				return Repeats
-			}
+		to := destinations(args, 2)
+		switch {
+		case len(to) == 0:
+			return Reads
+		case slices.ContainsFunc(to, func(i int) bool { return same(args[i], args[1]) }):
+			return Changes
 		}
-		return Reads
+		return Repeats
 	},
 
 	// BITFIELD key [GET ...] [SET ...] [INCRBY ...]

@@ -198,7 +198,7 @@ func TestCommands_Classes(t *testing.T) {
 		"xadd s idmp p i * f v": Repeats, "xadd s nomkstream acked IDMPAUTO p maxlen ~ 5 limit 7 * f v": Repeats,
 		"xadd s maxlen ~ 5 limit 7 idmp p i * f v": Repeats, "xadd s * idmp p": Changes, "xadd s 1-1 idmpauto v": Changes, "xadd idmp * f v": Changes,
 		"xadd s maxlen 5 * idmpauto x": Changes, "xadd s minid = 1-1 * idmp x": Changes,
-		"sort l": Reads, "sort l by w limit 0 1": Reads, "sort l store d": Repeats, "sort l store l": Changes, "sort l STORE l": Changes,
+		"sort l": Reads, "sort l by w limit 0 1": Reads, "sort l store d": Repeats, "sort l store l": Changes, "sort l STORE l": Changes, "sort l by store": Reads, "sort l by store store l": Changes, "sort l store d store l": Changes,
 		"zunionstore d 2 a b": Repeats, "zunionstore a 2 a b": Changes, "bitop xor a a b": Changes, "bitop xor d a b": Repeats,
 		"copy a b": Changes, "copy a b replace": Repeats, "restore k 0 x": Changes, "restore k 0 x REPLACE": Repeats,
 		"bitfield k get u8 0": Reads, "bitfield k set u8 0 1": Changes, "bitfield k incrby u8 0 1": Changes,

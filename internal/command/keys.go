@@ -110,8 +110,8 @@ var keyed = finders([]struct {
 	{counted(1, 1), `lmpop sintercard zdiff zinter zintercard zmpop zunion`},
 	{counted(1, 2), `msetex`},
 	{storing, `zdiffstore zinterstore zunionstore`},
-	{and("store"), `sort`},
-	{and("store", "storedist"), `georadius georadiusbymember`},
+	{and(2), `sort`},
+	{and(5), `georadius georadiusbymember`},
 	{streams, `xread xreadgroup`},
 })
 
@@ -218,18 +218,25 @@ func storing(args []any) []int {
 	return append([]int{1}, counted(2, 1)(args)...)
 }
 
-// and returns the finder of a command with a key in front and another behind one of the
-// words.
-func and(words ...string) finder {
-	return func(args []any) []int {
-		at := []int{1}
-		for i := 2; i < len(args)-1; i++ {
-			if has(args[:i+1], i, words...) {
-				at = append(at, i+1)
-			}
+// and returns the finder of a command with a key in front and others that it stores to,
+// behind options that begin at the given position.
+func and(options int) finder {
+	return func(args []any) []int { return append([]int{1}, destinations(args, options)...) }
+}
+
+// destinations returns where the keys are that SORT, or GEORADIUS and its like, stores to: the
+// last of them counts. A pattern may be any word.
+func destinations(args []any, options int) (at []int) {
+	for i := options; i < len(args)-1; i++ {
+		switch word(args, i) {
+		case "by", "get":
+			i++
+		case "store", "storedist":
+			i++
+			at = append(at, i)
 		}
-		return at
 	}
+	return at
 }
 
 // streams is for XREAD ... STREAMS key ... id ...; names of groups and consumers may be

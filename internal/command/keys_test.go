@@ -70,10 +70,7 @@ func TestKeys_AgreeWithTheServer(t *testing.T) {
 		if !ok {
 			tail = "a b c d e f g h"
 		}
-		args := []any{name}
-		for w := range strings.FieldsSeq(tail) {
-			args = append(args, w)
-		}
+		args := split(name + " " + tail)
 		server, err := getKeys(args)
 		for err != nil && !ok && len(args) > 2 { // it may not have as many arguments
 			args = args[:len(args)-1]
@@ -96,6 +93,29 @@ func TestKeys_AgreeWithTheServer(t *testing.T) {
 		checked++
 	}
 	require.Greater(t, checked, 150)
+
+	// What looks like an option may be the argument of another, or a name.
+	for _, line := range []string{
+		"sort k by store desc", "sort k get store get #", "sort k by get store d", "sort k limit 0 1 STORE store", "sort k by store store d",
+		"georadiusbymember k store 10 km", "georadiusbymember k storedist 10 km store d", "georadius k 1 2 3 km count 1 storedist store",
+	} {
+		args := split(line)
+		server, err := getKeys(args)
+		require.NoError(t, err, line)
+		at, _, _ := Keys(redis.NewCmd(context.Background(), args...))
+		var ours []string
+		for _, i := range at {
+			ours = append(ours, args[i].(string))
+		}
+		assert.Equal(t, server, ours, line)
+	}
+}
+
+func split(line string) (args []any) {
+	for w := range strings.FieldsSeq(line) {
+		args = append(args, w)
+	}
+	return args
 }
 
 func TestKeys_Refused(t *testing.T) {
@@ -105,11 +125,7 @@ func TestKeys_Refused(t *testing.T) {
 		"zunion 0": "no key", "zunion x a": "no key", "zunion 5 a": "no key", "del": "no key", "memory doctor": "no key", "object help": "no key",
 		"bitfield k set i54 0 1": "53 bits", "bitfield k get u63 0": "53 bits", "lmpop -1 a left": "no key", "xinfo stream x": "recorded",
 	} {
-		var args []any
-		for w := range strings.FieldsSeq(line) {
-			args = append(args, w)
-		}
-		_, _, why := Keys(redis.NewCmd(context.Background(), args...))
+		_, _, why := Keys(redis.NewCmd(context.Background(), split(line)...))
 		assert.Contains(t, why, want, line)
 	}
 	_, _, why := Keys(redis.NewCmd(context.Background(), "bitfield", "k", "set", "i53", 0, 1))

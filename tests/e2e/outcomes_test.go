@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -502,4 +503,74 @@ func TestOutcome_CommandTwiceInAPipeline_RefusedTheSecondTime(t *testing.T) {
 	require.NoError(t, err)
 	assert.EqualValues(t, 3, twice.Val())
 	assert.Equal(t, "3", c.Get(ctx, "n").Val())
+}
+
+// prefixing puts a prefix before the keys of commands, where they are.
+type prefixing struct{}
+
+func (prefixing) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (p prefixing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { p.prefix(cmd); return next(ctx, cmd) }
+}
+func (p prefixing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { p.prefix(cmds...); return next(ctx, cmds) }
+}
+
+func (prefixing) prefix(cmds ...redis.Cmder) {
+	for _, cmd := range cmds {
+		if cmd.Name() == "set" || cmd.Name() == "get" {
+			cmd.Args()[1] = fmt.Sprint("app:", cmd.Args()[1])
+		}
+	}
+}
+
+// A hook that changes the arguments of commands sees each attempt, and what is sent again is
+// what was sent.
+func TestHook_ChangesArguments_TheSameIsSentAgain(t *testing.T) {
+	t.Parallel()
+	s, cluster := redialtest.StartServer(t), redialtest.StartCluster(t, 2, 0)
+	p := redialtest.NewProxy(t, s.Addr())
+	proxies := cluster.AddProxies()
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": p.Addr(), "b": redialtest.StartServer(t).Addr()}})
+	t.Cleanup(func() { _ = ring.Close() })
+	clustered := testkit.NewCluster(t, cluster)
+	for name, x := range map[string]struct {
+		c       redial.UniversalClient
+		proxies []*redialtest.Proxy
+	}{
+		"client": {testkit.Connect(t, &redis.Options{Addr: p.Addr()}), []*redialtest.Proxy{p}}, "ring": {ring, []*redialtest.Proxy{p}}, "cluster": {clustered, proxies},
+	} {
+		c, ctx := x.c, redial.Idempotent(t.Context())
+		c.AddHook(prefixing{})
+		for i := range 12 {
+			key := fmt.Sprint("{", i, "}", name)
+			lose := func(times int) {
+				for _, p := range x.proxies {
+					p.Match("app:" + key)
+					p.CutAfterRequest(times)
+				}
+			}
+			lose(2)
+			require.NoError(t, c.Set(ctx, key, "v", 0).Err())
+			lose(2)
+			require.Equal(t, "v", c.Get(ctx, key).Val(), key)
+			for _, exec := range []func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){c.Pipelined, c.TxPipelined} {
+				lose(1)
+				cmds, err := exec(ctx, func(p redis.Pipeliner) error {
+					p.Set(ctx, key, "other", 0)
+					p.Get(ctx, key)
+					return nil
+				})
+				require.NoError(t, err)
+				assert.Equal(t, "other", cmds[1].(*redis.StringCmd).Val(), key)
+			}
+			lose(0)
+			assert.Equal(t, "other", c.Get(ctx, key).Val(), key)
+		}
+	}
+	for _, s := range append([]*redialtest.Server{s}, cluster.Nodes...) {
+		for _, key := range s.Do("KEYS", "*").([]any) {
+			assert.NotContains(t, key, "app:app:")
+		}
+	}
 }

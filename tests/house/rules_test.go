@@ -97,6 +97,7 @@ var numbers = []struct{ where, numbers, why string }{
 	{"classesByArgs", "*", "numbers of arguments"},
 	{"lasting", "3", "the number of an argument"},
 	{"options", "4", "the number of an argument"},
+	{"keyed", "5", "the number of an argument"},
 	{"exactBits", "53", "of a double"},
 	{"slots", "*", "of Redis Cluster"},
 	{"crcs", "*", "of CRC16"},

@@ -205,6 +205,12 @@ func TestOnce_Mismatch(t *testing.T) {
 	require.NoError(t, c.IncrBy(ctx, "n", 5).Err())
 	assert.Equal(t, "5", c.Get(t.Context(), "n").Val())
 
+	// What counts of an argument is what is sent.
+	five := int64(5)
+	for _, arg := range []any{5, "5", []byte("5"), uint8(5), 5.0, float32(5), &five, time.Duration(5)} {
+		require.NoError(t, c.Do(ctx, "incrby", []byte("n"), arg).Err(), "%T", arg)
+	}
+
 	// Of a pipeline it is the position as well, of a transaction all of it.
 	unit := redial.Once(t.Context(), "unit")
 	incr := func(keys ...string) error {

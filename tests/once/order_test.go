@@ -143,6 +143,7 @@ func TestOnce_RingMovesKeys(t *testing.T) {
 			onB = key
 		}
 	}
+	stats := map[string]func() redial.Stats{"ours": ours.Stats, "supervised": sup.Stats}
 	for kind, c := range map[string]redis.UniversalClient{"ours": ours, "supervised": theirs} {
 		for name, incr := range map[string]func(ctx context.Context, key string) error{
 			"single": func(ctx context.Context, key string) error { return c.Incr(ctx, key).Err() },
@@ -174,9 +175,11 @@ func TestOnce_RingMovesKeys(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- incr(redial.Once(t.Context(), key), key) }()
 			require.Eventually(t, func() bool { return a.Do("GET", key) == "2" }, 5*time.Second, 5*time.Millisecond)
+			was := stats[kind]().Unknown
 			p.Refuse()
 			err := <-done
 			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, key)
+			assert.Equal(t, was+1, stats[kind]().Unknown, key)
 			assert.ErrorContains(t, err, "another shard", key)
 			assert.False(t, redial.SafeToRetry(err), key)
 			assert.Equal(t, "2", a.Do("GET", key), key)
