@@ -196,32 +196,32 @@ func TestOnce_UnrecordedReply_IsCounted(t *testing.T) {
 		"ring":    ring,
 		"cluster": func(opts ...redial.Option) redial.UniversalClient { return testkit.NewCluster(t, cluster, opts...) },
 	} {
-		for shape, do := range map[string]func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string){
-			"single": func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string) {
+		for shape, do := range map[string]func(ctx context.Context, c redis.UniversalClient) (record string, failed, err error){
+			"single": func(ctx context.Context, c redis.UniversalClient) (record string, failed, err error) {
 				err = c.Incr(ctx, "{n}n").Err()
-				return err, err, ""
+				return "", err, err
 			},
-			"pipeline": func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string) {
+			"pipeline": func(ctx context.Context, c redis.UniversalClient) (record string, failed, err error) {
 				cmds, err := c.Pipelined(ctx, pair)
 				assert.NoError(t, cmds[0].Err())
-				return err, cmds[1].Err(), ":1"
+				return ":1", cmds[1].Err(), err
 			},
-			"transaction": func(ctx context.Context, c redis.UniversalClient) (err, failed error, record string) {
+			"transaction": func(ctx context.Context, c redis.UniversalClient) (record string, failed, err error) {
 				cmds, err := c.TxPipelined(ctx, pair)
 				assert.NoError(t, cmds[0].Err())
-				return err, cmds[1].Err(), ":1"
+				return ":1", cmds[1].Err(), err
 			},
 		} {
 			id := name + shape
 			told := new(failures)
 			c := dial(redial.WithObserver(told))
-			_, _, record := do(redial.Once(t.Context(), id), c)
+			record, _, _ := do(redial.Once(t.Context(), id), c)
 			if record = "redial:once:" + id + record; name == "cluster" {
 				record = "redial:once:{n}:" + strings.TrimPrefix(record, "redial:once:")
 			}
 			require.EqualValues(t, 1, c.Exists(t.Context(), record).Val(), record)
 			require.NoError(t, c.SetRange(t.Context(), record, 16, "?").Err()) // no reply is in it
-			err, failed, _ := do(redial.Once(t.Context(), id), c)
+			_, failed, err := do(redial.Once(t.Context(), id), c)
 			var e *redial.Error
 			if assert.ErrorAs(t, failed, &e, id) {
 				assert.Equal(t, redial.CauseUnsafe, e.Cause, id)
