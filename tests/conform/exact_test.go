@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -1016,4 +1017,53 @@ func TestConform_Exact_SafeToRetry_RingWatch(t *testing.T) {
 	err := w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil }, "{a}k", "{b}k", "{c}k", "{d}k", "{e}k")
 	require.Error(t, err)
 	assert.True(t, redial.SafeToRetry(err), "nothing ran: %v", err)
+}
+
+// The first command of what a deferred auto-pipeline sends to a node of a cluster is sent on to
+// another node: it comes to an end there, as it does in go-redis, also where a hook of that
+// node asks for its error before it has any.
+func TestConform_Exact_DeferredIsSentOn(t *testing.T) {
+	for _, reply := range []string{"MOVED 15495 " + clusterNodeA, "ASK 15495 " + clusterNodeA} {
+		for _, s := range []side{bare, wrapped, managed} {
+			t.Run(fmt.Sprint(reply, "/", s), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { deferredIsSentOn(t, s, reply) })
+			})
+		}
+	}
+}
+
+func deferredIsSentOn(t *testing.T, s side, reply string) {
+	defer time.Sleep(time.Second) // go-redis is about to look for the topology for longer than it lives
+	w := newWorld(t, s, aCluster)
+	defer w.close()
+	peek := alike("", func(cmds []redis.Cmder, next func() error) error {
+		_ = last(cmds).Err()
+		return next()
+	})
+	w.open(knobs{poolSize: 4, quick: true, nodeHook: func(w *world, _ string) redis.Hook { return hookOf(w, peek) }})
+	w.ready()
+	w.servers[clusterNodeB].says(func(_ int, args []string) redialtest.Action {
+		if args[0] == "incr" && args[1] == "{a}1" {
+			return redialtest.Reply("-" + reply + "\r\n")
+		}
+		return redialtest.Handle
+	})
+	open := w.rdb.(interface {
+		AsyncAutoPipelineWithOptions(*redis.AutoPipelineOptions) (*redis.AutoPipeliner, error)
+	}).AsyncAutoPipelineWithOptions
+	ap, err := open(&redis.AutoPipelineOptions{MaxFlushDelay: time.Second})
+	require.NoError(t, err)
+	cmds := []*redis.IntCmd{ap.Incr(w.ctx, "{a}1"), ap.Incr(w.ctx, "{a}2")}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, cmd := range cmds {
+			assert.EqualValues(t, 1, cmd.Val(), cmd)
+		}
+	}()
+	select {
+	case <-done:
+	case <-w.ctx.Done():
+		panic("it waits for ever") // and so would whatever cleans up
+	}
 }
