@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,20 +99,22 @@ func isReply(err error) bool {
 		return true
 	}
 	var re redis.Error
-	return errors.As(err, &re)
+	return errors.As(err, &re) && !isHeld(err) // by a reply to another command, perhaps
 }
 
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
-	switch err.(type) {
-	case *wire.Error, *wire.SealedError: // which have their text from elsewhere
-		return false
+	for ; err != nil; err = errors.Unwrap(err) {
+		switch err.(type) {
+		case *wire.Error, *wire.SealedError, redis.Error: // which have their text from elsewhere
+			return false
+		}
+		if strings.HasPrefix(err.Error(), "redis: Conn is in a bad state") {
+			return true
+		}
 	}
-	if isReply(err) {
-		return false
-	}
-	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
+	return false
 }
 
 // isUnsupported reports whether err is go-redis's word that the server does not speak the
@@ -131,13 +134,13 @@ func isUnrouted(err error) bool {
 }
 
 // isGarbled reports whether err is go-redis's own and says that it could not make
-// sense of a reply.
+// sense of a reply. Of numbers it says so in the words of strconv.
 func isGarbled(err error) bool {
 	if errors.As(err, new(wordOfOnConnect)) {
 		return false
 	}
 	what, ours := strings.CutPrefix(err.Error(), "redis: ")
-	return ours && slices.ContainsFunc(garbles, func(begins string) bool { return strings.HasPrefix(what, begins) })
+	return errors.As(err, new(*strconv.NumError)) || ours && slices.ContainsFunc(garbles, func(begins string) bool { return strings.HasPrefix(what, begins) })
 }
 
 // ofOnConnect returns the error of an OnConnect for go-redis, which takes off what it is wrapped
