@@ -200,6 +200,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		f := found(ctx, from, err)
 		if a != nil { // else nobody would put back what is hidden
+			f.undone = f.unsent || saysUndone(err)
 			veils := f.show(cmd)
 			a.note(&f, veils...)
 		}
@@ -228,6 +229,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 			return nil
 		}
 		if a != nil {
+			f.judge(command.Inner(cmds)...)
 			veils := f.show(cmds...)
 			kept := f
 			a.note(&kept, veils...)

@@ -116,7 +116,7 @@ func (a *attempt) note(f *finding, veils ...veil) {
 	defer a.mu.Unlock()
 	if was := a.found; was != nil {
 		again := *f
-		again.mayHaveRun = was.mayHaveRun || !was.unran()
+		again.mayHaveRun = was.mayHaveRun || !was.undone
 		f = &again
 	}
 	a.found = f
