@@ -91,6 +91,9 @@ func (b *batch) judge(c *call, err error) ruling {
 	if r.outcome == refused || r.outcome == denied {
 		left = left[:len(left)-len(b.rest)] // the others are sent again
 	}
+	if b.found.mayHaveRun && !c.repeats {
+		left = b.found.doubtful(left)
+	}
 	if c.doubt(left) && r.said == nil {
 		r.said = errorOf(b.cmds, nil)
 	}

@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -134,13 +133,13 @@ func isUnrouted(err error) bool {
 }
 
 // isGarbled reports whether err is go-redis's own and says that it could not make
-// sense of a reply. Of numbers it says so in the words of strconv.
+// sense of a reply.
 func isGarbled(err error) bool {
 	if errors.As(err, new(wordOfOnConnect)) {
 		return false
 	}
 	what, ours := strings.CutPrefix(err.Error(), "redis: ")
-	return errors.As(err, new(*strconv.NumError)) || ours && slices.ContainsFunc(garbles, func(begins string) bool { return strings.HasPrefix(what, begins) })
+	return ours && slices.ContainsFunc(garbles, func(begins string) bool { return strings.HasPrefix(what, begins) })
 }
 
 // ofOnConnect returns the error of an OnConnect for go-redis, which takes off what it is wrapped

@@ -158,8 +158,11 @@ type finding struct {
 	errs        []error
 	undelivered []redis.Cmder
 
-	undone bool   // its error, or those of all of its commands, say that nothing ran
-	veils  []veil // what hooks of the caller were shown in place of something else
+	undone bool          // its error, or those of all of its commands, say that nothing ran
+	not    []redis.Cmder // of a batch: those that say so
+	before []redis.Cmder // those that may have run when a hook asked go-redis before
+
+	veils []veil // what hooks of the caller were shown in place of something else
 }
 
 // veil is an error as hooks of the caller see it, and what it stands for.
@@ -168,9 +171,22 @@ type veil struct {
 	was, seen error
 }
 
-// judge notes whether anything ran of what go-redis was asked: cmds, of which it has returned.
+// judge notes which commands of a batch did not run, of those that go-redis was asked.
 func (f *finding) judge(cmds ...redis.Cmder) {
-	f.undone = f.unsent || !slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return !saysUndone(cmd.Err()) })
+	f.not = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !f.unsent && !saysUndone(cmd.Err()) })
+	f.undone = len(f.not) == len(cmds)
+}
+
+// doubtful returns those of cmds that may have run in a time before, by what is known of that.
+func (f *finding) doubtful(cmds []redis.Cmder) []redis.Cmder {
+	return slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !f.ranBefore(cmd) })
+}
+
+func (f *finding) ranBefore(cmd redis.Cmder) bool { return holds(f.before, cmd) }
+
+// holds reports whether a command is among others.
+func holds(cmds []redis.Cmder, cmd redis.Cmder) bool {
+	return slices.ContainsFunc(cmds, func(other redis.Cmder) bool { return isSame(cmd, other) })
 }
 
 // tells reports whether err is, or wraps, what our parts or connections have told, and is

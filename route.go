@@ -465,7 +465,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 	}
 	t := &terms{cfg: l.cfg, ctx: ctx, attempts: 1, atNode: true}
 	if found.mayHaveRun {
-		h.doubt(t, command.Inner(cmds))
+		h.doubt(t, found.doubtful(command.Inner(cmds)))
 	}
 	if cluster || !command.IsTransaction(cmds) {
 		return h.label(t, cmds, err, &found)

@@ -138,7 +138,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 	var doubtful []redis.Cmder // which were answered this time, and may have run before
 	var closed error           // of those that may have run before, and cannot be sent again
 	for i, cmd := range cmds {
-		before := s.found.mayHaveRun || ran != nil && ran[i]
+		before := s.found.ranBefore(cmd) || ran != nil && ran[i]
 		e := cmd.Err()
 		if e == nil || isReply(e) && !c.astray(e) {
 			if before {

@@ -72,9 +72,10 @@ func unveiled(err error) error {
 // brings home what the inner part finds.
 type attempt struct {
 	context.Context
-	mu    sync.Mutex // a hook may call next on another goroutine
-	found *finding   // guarded by mu; nil: go-redis was not asked
-	veils []veil     // guarded by mu; what hooks were shown in place of something else
+	mu    sync.Mutex    // a hook may call next on another goroutine
+	found *finding      // guarded by mu; nil: go-redis was not asked
+	veils []veil        // guarded by mu; what hooks were shown in place of something else
+	asked []redis.Cmder // guarded by mu; of a batch: what it was asked last
 	room  *wire.Call
 	lent  atomic.Bool // room is in use, or was: a hook may call next twice
 }
@@ -108,7 +109,7 @@ func attemptOf(ctx context.Context) *attempt {
 }
 
 // note is called by the inner part when go-redis has returned.
-func (a *attempt) note(f *finding, veils ...veil) {
+func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 	if a == nil {
 		return
 	}
@@ -117,9 +118,15 @@ func (a *attempt) note(f *finding, veils ...veil) {
 	if was := a.found; was != nil {
 		again := *f
 		again.mayHaveRun = was.mayHaveRun || !was.undone
+		again.before = slices.Clone(was.before)
+		for _, cmd := range a.asked {
+			if !holds(was.not, cmd) {
+				again.before = append(again.before, cmd)
+			}
+		}
 		f = &again
 	}
-	a.found = f
+	a.found, a.asked = f, cmds
 	a.veils = append(a.veils, veils...)
 }
 

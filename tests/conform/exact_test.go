@@ -1172,23 +1172,6 @@ func TestConform_Exact_UnreadableInTransaction(t *testing.T) {
 	}
 }
 
-// What go-redis says of a number that it cannot read is in the words of strconv.
-func TestConform_Exact_UnreadableNumber(t *testing.T) {
-	for _, k := range allKinds {
-		for _, how := range []string{"alone", "pipeline"} {
-			t.Run(fmt.Sprint(k, "/", how), func(t *testing.T) {
-				w, ran := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.Reply("*what\r\n") })
-				cmd := redis.NewSliceCmd(w.ctx, "incr", "{a}n")
-				err := processAs(t, w, how, cmd)
-				for _, err := range []error{err, cmd.Err()} {
-					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
-				}
-				assert.EqualValues(t, 1, ran.Load())
-			})
-		}
-	}
-}
-
 // A connection that the caller holds is given up by go-redis because of a reply, with which it
 // then explains why nothing is sent on it: that is no reply to what was not sent.
 func TestConform_Exact_HeldConnectionBrokenByReply(t *testing.T) {
