@@ -199,14 +199,15 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		a.repeat(cmd)
 		err := i.hook.one(ctx, cmd, next, from)
 		if err == nil {
-			a.note(&ran)
+			a.note(&ran, nil)
 			return nil
 		}
 		f := found(ctx, from, err)
 		if a != nil { // else nobody would put back what is hidden
 			f.keep(cmd)
+			f.undone = f.unsent || saysUndone(err)
 			veils := f.show(cmd)
-			a.note(&f, veils...)
+			a.note(&f, nil, veils...)
 		}
 		return f.seen
 	}
@@ -229,15 +230,16 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		}
 		a.repeat(cmds...)
 		f := i.hook.many(ctx, cmds, next, from)
-		if f.err == nil && f.rest == nil && f.undelivered == nil && !f.mayHaveRun {
-			a.note(&ran)
+		if f.err == nil && f.rest == nil && f.undelivered == nil && !f.mayHaveRun && !slices.ContainsFunc(cmds, command.IsTroubled) {
+			a.note(&ran, cmds)
 			return nil
 		}
 		if a != nil {
 			f.keep(cmds...)
+			f.judge(command.Inner(cmds)...)
 			veils := f.show(cmds...)
 			kept := f
-			a.note(&kept, veils...)
+			a.note(&kept, cmds, veils...)
 		}
 		return f.seen
 	}

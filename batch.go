@@ -73,7 +73,6 @@ type batch struct {
 	outcome     outcome       // of the last attempt
 	said        error         // and its error
 	undelivered []redis.Cmder // of one that was partly written: cannot have run
-	parted      error         // of those that part has taken out, nil: none
 }
 
 func (b *batch) try(c *call) (err error) {
@@ -85,12 +84,19 @@ func (b *batch) try(c *call) (err error) {
 
 func (b *batch) judge(c *call, err error) ruling {
 	left := b.rest
+	c.mayHaveRun = c.mayHaveRun || b.found.mayHaveRun
 	r := b.weigh(c, err)
 	if r.outcome == refused || r.outcome == denied {
 		left = left[:len(left)-len(b.rest)] // the others are sent again
 	}
-	if c.doubt(left, c.repeats) && (c.repeats && r.said == nil || c.disclaims(r.said) || !r.done && isUnsure(r.said)) {
-		r.said = errorOf(b.cmds, r.said)
+	doubted := c.doubt(left, func(cmd redis.Cmder) bool {
+		return c.mayHaveRun && (c.repeats || !b.found.mayHaveRun || b.found.ranBefore(cmd))
+	})
+	if doubted && c.mayHaveRun && r.said == nil {
+		r.said = errorOf(b.cmds, nil)
+	}
+	if c.mayHaveRun || doubted && !r.done {
+		r.said = c.worst(b.cmds, r.said)
 		b.said = r.said
 	}
 	return r
@@ -110,7 +116,6 @@ func (b *batch) weigh(c *call, err error) ruling {
 	case f.from == sharedCall && c.attempts > 1, f.from == sharedCall && !f.word && !f.mayHaveRun && isOurs(f.why):
 		return ruling{done: true, said: c.shared(b.rest, f.why, err, holdsOurs)} // it cannot be sent again from here
 	}
-	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
 	r := ruling{why: f.why, said: err}
 	switch {
 	case f.word, f.mayHaveRun:
@@ -119,6 +124,7 @@ func (b *batch) weigh(c *call, err error) ruling {
 	case c.name == "transaction":
 		f.unanswered(b.cmds)
 		r.outcome, r.why = c.transaction(c.link, b.cmds, f)
+		c.mayHaveRun = c.mayHaveRun || isUnqueued(b.cmds, r.why)
 	default:
 		lost := f.lost(b.rest)
 		if len(lost) == 0 && isOurs(f.why) { // a hook handed on other commands in their place
@@ -156,13 +162,12 @@ func (b *batch) part(c *call, r *ruling) {
 			cmd.SetErr(final)
 		}
 	}
-	b.parted = cmp.Or(b.parted, final)
 	b.rest, b.undelivered, r.outcome = again, nil, c.revise(r.outcome, again...)
 }
 
 func (b *batch) end(c *call, final error) error {
 	if c.attempts > 0 && (b.outcome == foreign || b.outcome == answered) {
-		return cmp.Or(b.parted, b.said) // as go-redis or a hook of the caller has it
+		return cmp.Or(unknownOf(b.cmds), b.said) // as go-redis or a hook of the caller has it
 	}
 	c.label(b.rest, final)
 	if b.outcome == partly {
@@ -172,7 +177,7 @@ func (b *batch) end(c *call, final error) error {
 	if c.isUnread() {
 		c.label(slices.DeleteFunc(slices.Clone(b.rest), changes), c.garble.why)
 		if c.garble.reads {
-			return cmp.Or(b.parted, final)
+			return cmp.Or(unknownOf(b.cmds), final)
 		}
 	}
 	return errorOf(b.cmds, final)
@@ -188,7 +193,7 @@ func (c *call) label(cmds []redis.Cmder, final error) {
 			cmd.SetErr(final)
 		}
 	}
-	c.doubt(cmds, c.repeats)
+	c.doubt(cmds, func(redis.Cmder) bool { return c.mayHaveRun })
 }
 
 // word ends a call of whose batch a hook of the caller has had the last word, or made

@@ -127,7 +127,7 @@ func (s *single) end(c *call, final error) error {
 	if c.name == "shutdown" && c.after == unknown && errors.Is(final, io.EOF) {
 		return io.EOF // the server's way to say yes, as go-redis knows it
 	}
-	if c.repeats && c.after != foreign && changes(s.cmd) && c.disclaims(final) {
+	if c.mayHaveRun && changes(s.cmd) && c.disclaims(final) {
 		return c.despite(final)
 	}
 	return final
@@ -587,30 +587,30 @@ func (c *call) fail(kind, err error) error {
 		return c.garble.said // which it would be without redial
 	}
 	e := c.newError(kind, err)
+	c.count(e)
+	return e
+}
+
+// count counts a failure and has observers told.
+func (c *call) count(e *Error) {
 	switch {
 	case c.bypassesGate(): // counted with the command it is part of
+		return
 	case e.kind == ErrUnavailable:
 		c.link.n.refused.Add(1)
 	case e.kind == ErrOutcomeUnknown:
 		c.link.n.unknown.Add(1)
 	}
-	if !c.bypassesGate() {
-		tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
-	}
-	return e
-}
-
-// disclaims reports whether err is a reply which says that a command did not run, this time.
-// Of one that may have run before, and changes something, that is not the whole truth.
-func (c *call) disclaims(err error) bool {
-	return err != nil && asError(err) == nil && (isUndone(err) || c.taught(err))
+	tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
 }
 
 // despite returns the final error of what may have run, in an attempt before or under an id,
 // and was answered err in the last one, which is no answer to that, see disclaims and isUnsure.
-func (c *call) despite(err error) error {
+func (c *call) despite(err error) *Error {
 	c.because(CauseUnsafe)
-	return c.fail(ErrOutcomeUnknown, c.withCtx(err))
+	e := c.newError(ErrOutcomeUnknown, c.withCtx(err))
+	c.count(e)
+	return e
 }
 
 // closed returns the final error of what go-redis did not send because the client is closed,

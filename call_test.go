@@ -548,7 +548,7 @@ func TestVeil_IsLifted(t *testing.T) {
 	assert.Equal(t, errTest, f.lift(mine, errTest))
 
 	a := newAttempt(t.Context())
-	a.note(&f, f.veils...)
+	a.note(&f, nil, f.veils...)
 	other.SetErr(errTest)
 	got, said := a.hear(errRefused, mine, other)
 	assert.Same(t, was, said)
@@ -576,7 +576,7 @@ func TestVeil_WhatWasSent_IsSentAgain(t *testing.T) {
 		a.repeat(cmd, big)
 		f := finding{reached: true, err: err}
 		f.keep(cmd, big)
-		a.note(&f)
+		a.note(&f, nil)
 		heard, _ := a.hear(err)
 		return heard
 	}

@@ -153,7 +153,8 @@ func (e *onceError) Error() string {
 	return text
 }
 
-func (e *onceError) RedisError() {}
+func (e *onceError) RedisError()      {}
+func (e *onceError) saysUndone() bool { return !e.ran }
 
 func (e *onceError) Unwrap() (all []error) {
 	all = append(all, e.kind)

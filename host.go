@@ -98,20 +98,22 @@ func isReply(err error) bool {
 		return true
 	}
 	var re redis.Error
-	return errors.As(err, &re)
+	return errors.As(err, &re) && !isHeld(err) // by a reply to another command, perhaps
 }
 
 // isHeld reports whether err is go-redis's word that a connection which the caller
 // holds, as Conn and Tx do, was broken before.
 func isHeld(err error) bool {
-	switch err.(type) {
-	case *wire.Error, *wire.SealedError: // which have their text from elsewhere
-		return false
+	for ; err != nil; err = errors.Unwrap(err) {
+		switch err.(type) {
+		case *wire.Error, *wire.SealedError, redis.Error: // which have their text from elsewhere
+			return false
+		}
+		if strings.HasPrefix(err.Error(), "redis: Conn is in a bad state") {
+			return true
+		}
 	}
-	if isReply(err) {
-		return false
-	}
-	return strings.HasPrefix(err.Error(), "redis: Conn is in a bad state")
+	return false
 }
 
 // isUnsupported reports whether err is go-redis's word that the server does not speak the
@@ -169,6 +171,9 @@ func atMostOnce(cmds []redis.Cmder) []redis.Cmder {
 		if len(cmds) > 1 && cmd.Name() != "himport" { // which go-redis must recognize
 			once := slices.Clone(cmds)
 			once[i] = noRetry{cmd}
+			if own := gateOf(cmd); own != nil {
+				once[i] = noRetryDeferred{cmd, itsGate{own}}
+			}
 			return once
 		}
 	}
@@ -188,6 +193,8 @@ func plainCommand(cmd redis.Cmder) redis.Cmder {
 	for {
 		switch stand := cmd.(type) {
 		case noRetry:
+			cmd = stand.Cmder
+		case noRetryDeferred:
 			cmd = stand.Cmder
 		case *onceCmd:
 			cmd = stand.Cmder
@@ -286,6 +293,55 @@ func insideSetUp() bool {
 type noRetry struct{ redis.Cmder }
 
 func (noRetry) NoRetry() bool { return true }
+
+// noRetryDeferred is the same for one of a deferred auto-pipeline. When that is sent on to
+// another node, go-redis asks it for its gate, and marks the goroutine that must not wait there.
+type noRetryDeferred struct {
+	redis.Cmder
+	itsGate
+}
+
+func (noRetryDeferred) NoRetry() bool { return true }
+
+// itsGate answers that question, which nothing can but a command of go-redis's own. All else
+// is for the Cmder to say, since its methods are less deep.
+type itsGate struct{ *redis.Cmd }
+
+// gateOf returns a command that is done when cmd is, of a deferred auto-pipeline, and else nil.
+func gateOf(cmd redis.Cmder) *redis.Cmd {
+	v := reflect.ValueOf(cmd)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return nil
+	}
+	found, ok := gateFields.Load(v.Type())
+	if !ok {
+		found, _ = gateFields.LoadOrStore(v.Type(), gateFieldOf(v.Type().Elem()))
+	}
+	index := found.([]int)
+	if index == nil {
+		return nil
+	}
+	from := v.Elem().FieldByIndex(index)
+	if from.IsZero() {
+		return nil
+	}
+	own := new(redis.Cmd)
+	to := reflect.ValueOf(own).Elem().FieldByIndex(gateFieldOf(reflect.TypeFor[redis.Cmd]()))
+	reflect.NewAt(to.Type(), to.Addr().UnsafePointer()).Elem().Set(reflect.NewAt(from.Type(), from.Addr().UnsafePointer()).Elem())
+	return own
+}
+
+var gateFields sync.Map // []int by reflect.Type, of commands
+
+// gateFieldOf returns where commands of one type have their gate, nil for one that is none of
+// go-redis's.
+func gateFieldOf(t reflect.Type) []int {
+	if t.Kind() != reflect.Struct || t.PkgPath()+"." != goRedis {
+		return nil
+	}
+	f, _ := t.FieldByName("ready")
+	return f.Index
+}
 
 // readCmd stands for a command while its reply is read.
 type readCmd struct {

@@ -1368,6 +1368,22 @@ func TestHost_ContextOfACommand(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(1000, func() { _ = contextOf(cmd) }))
 }
 
+// A command of a deferred auto-pipeline is known by its gate, which a stand-in can have.
+func TestHost_GateOfDeferred(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }, MaxRetries: -1})
+	defer func() { _ = rdb.Close() }()
+	async, err := rdb.AsyncAutoPipeline()
+	require.NoError(t, err)
+	cmd := async.Incr(t.Context(), "k")
+	own := gateOf(cmd)
+	believe(t, own != nil, "A command of a deferred auto-pipeline has a gate, in a field ready.")
+	require.Error(t, cmd.Err())
+	require.NoError(t, own.Err(), "which is open now")
+	require.Nil(t, gateOf(redis.NewStringCmd(t.Context(), "get", "k")))
+	require.Nil(t, gateOf(readCommand{}))
+	require.Nil(t, gateOf((*redis.Cmd)(nil)))
+}
+
 type readCommand struct{ redis.Cmder }
 
 // go-redis writes the arguments of what it is given, and reads the reply into the command

@@ -483,15 +483,15 @@ func (w *onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) 
 	return rest
 }
 
-// join adds what became of the part of a batch that was sent once more.
+// join adds what became of the part of a batch that was sent once more. If the whole has failed
+// before, that is what to go by: what it says of commands that may have run is no more for those
+// that have not.
 func (f *finding) join(g finding) {
 	if len(f.rest) > 0 {
 		g.unsent = false
 	}
-	if g.err == nil || isReply(g.err) {
-		if f.err != nil && !isReply(f.err) {
-			g.err, g.seen, g.why = f.err, f.seen, f.why
-		}
+	if f.err != nil && !isReply(f.err) {
+		g.err, g.seen, g.why = f.err, f.seen, f.why
 	}
 	g.rest = append(f.rest, g.rest...)
 	g.errs = append(f.errs, g.errs...)

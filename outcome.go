@@ -6,12 +6,14 @@ package redial
 // sends or counts.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"iter"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -156,6 +158,10 @@ type finding struct {
 	errs        []error
 	undelivered []redis.Cmder
 
+	undone bool          // its error, or those of all of its commands, say that nothing ran
+	not    []redis.Cmder // of a batch: those that say so
+	before []redis.Cmder // those that may have run when a hook asked go-redis before
+
 	veils []veil // what hooks of the caller were shown in place of something else
 	sent  lines  // what hooks have made of the commands; nil: they are not sent again
 }
@@ -169,6 +175,24 @@ type veil struct {
 // lines are the arguments of commands as they were sent. Hooks of the caller that change them
 // where they are, to put a prefix before keys, say, do so in each attempt.
 type lines map[redis.Cmder][]any
+
+// judge notes which commands of a batch did not run, of those that go-redis was asked.
+func (f *finding) judge(cmds ...redis.Cmder) {
+	f.not = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !f.unsent && !saysUndone(cmd.Err()) })
+	f.undone = len(f.not) == len(cmds)
+}
+
+// doubtful returns those of cmds that may have run in a time before, by what is known of that.
+func (f *finding) doubtful(cmds []redis.Cmder) []redis.Cmder {
+	return slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !f.ranBefore(cmd) })
+}
+
+func (f *finding) ranBefore(cmd redis.Cmder) bool { return holds(f.before, cmd) }
+
+// holds reports whether a command is among others.
+func holds(cmds []redis.Cmder, cmd redis.Cmder) bool {
+	return slices.ContainsFunc(cmds, func(other redis.Cmder) bool { return isSame(cmd, other) })
+}
 
 // tells reports whether err is, or wraps, what our parts or connections have told, and is
 // no final error of a command.
@@ -199,7 +223,7 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
 	n := failureOf(err)
 	switch {
-	case f.word && f.mayHaveRun && f.tells(err):
+	case f.word && f.mayHaveRun && (f.tells(err) || one && changes(cmd) && t.disclaims(err)):
 		o = unknown // a hook returns what became of a time before
 	case f.word:
 		o = foreign
@@ -231,7 +255,7 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	switch {
 	case !one || !f.mayHaveRun || o == foreign:
 		return o
-	case isReply(err): // as it is, but not again: what a hook asked for besides has run
+	case isReply(err) && !(changes(cmd) && t.disclaims(err)): // as it is, but not again: what a hook asked for besides has run
 		return answered
 	}
 	return unknown
@@ -300,12 +324,24 @@ func (t *terms) transaction(at interface {
 			at.react(why)
 			return answered, why // EXEC ran, and this is what a command in it said
 		}
+	case o == foreign && f.from == routedCall && !f.word && isGarbled(why):
+		o = garbled // it has no label, see route.go
 	case o == partly:
 		return notSent, why // EXEC comes last, so it was not delivered
 	case t.forOuter(o, inner):
 		return o, why
 	}
 	return t.revise(o, inner...), why
+}
+
+// isUnqueued reports whether err, of a transaction, is what MULTI was refused with: what came
+// behind that was not queued but run, perhaps. In a cluster go-redis does not note it on MULTI.
+func isUnqueued(cmds []redis.Cmder, err error) bool {
+	if outcomeOf(err) != answered || !isUndone(err) || redis.IsExecAbortError(err) {
+		return false
+	}
+	text := strings.ToLower(err.Error())
+	return isSame(cmds[0].Err(), err) || strings.Contains(text, "'multi'") || strings.Contains(text, "`multi`")
 }
 
 // tail finds the commands of a pipeline, at its end, that were not run, or may not have
@@ -320,7 +356,7 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 		return o, rest, nil, err
 	}
 	if t.atNode {
-		err = rest[0].Err()
+		err = weakest(rest)
 	}
 	heard := *f
 	heard.word = false // it is about the pipeline as a whole
@@ -341,6 +377,11 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 		o = unknown
 	}
 	return o, rest, undelivered, err
+}
+
+// weakest returns that of the errors of cmds which claims least, and of such the first.
+func weakest(cmds []redis.Cmder) error {
+	return slices.MaxFunc(cmds, func(a, b redis.Cmder) int { return cmp.Compare(outcomeOf(a.Err()), outcomeOf(b.Err())) }).Err()
 }
 
 // refusedTail finds in a pipeline whose commands were all answered the first one
@@ -410,6 +451,28 @@ func (t *terms) taught(err error) (yes bool) {
 	}
 	return t.cfg.refusals(reply)
 }
+
+// disclaims reports whether err says that a command did not run, this time. Of one that may
+// have run before, and changes something, that is not the whole truth.
+func (t *terms) disclaims(err error) bool {
+	return saysUndone(err) || outcomeOf(err) == answered && t.taught(err)
+}
+
+// saysUndone reports whether err says by itself that a command did not run.
+func saysUndone(err error) bool {
+	switch outcomeOf(err) {
+	case refused, denied, notSent, notSentForGood:
+		return true
+	case answered:
+		var o interface{ saysUndone() bool } // of a command with an id
+		return isUndone(err) || errors.As(err, &o) && o.saysUndone()
+	}
+	return isEnd(err)
+}
+
+// isEnd reports whether err is that of a context and nothing else, which go-redis returns where
+// it sends nothing.
+func isEnd(err error) bool { return err == context.Canceled || err == context.DeadlineExceeded }
 
 // panicked is what a function of the caller panicked with on a goroutine of go-redis's,
 // where nobody could recover it. It panics again on the caller's own.

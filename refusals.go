@@ -155,7 +155,7 @@ func refusalOf(err error) (row *refusal, script bool) {
 // replyOf returns the reply of a server that is in err, nil when there is none but Nil.
 func replyOf(err error) redis.Error {
 	var reply redis.Error
-	if err == nil || err == redis.Nil || !errors.As(err, &reply) {
+	if err == nil || err == redis.Nil || !isReply(err) || !errors.As(err, &reply) {
 		return nil
 	}
 	return reply

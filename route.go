@@ -464,6 +464,9 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		return err // nil, or the word of a hook of the caller
 	}
 	t := &terms{cfg: l.cfg, ctx: ctx, attempts: 1, atNode: true}
+	if found.mayHaveRun {
+		h.doubt(t, found.doubtful(command.Inner(cmds)))
+	}
 	if cluster || !command.IsTransaction(cmds) {
 		return h.label(t, cmds, err, &found)
 	}
@@ -474,6 +477,9 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 	switch p := h.panicOf(t, cmds); {
 	case p != nil:
 		return p
+	case o == answered && isUnqueued(cmds, why):
+		h.doubt(t, command.Inner(cmds))
+		return why
 	case o == answered, o == foreign:
 		return why
 	}
@@ -516,6 +522,17 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		return err
 	}
 	return n
+}
+
+// doubt puts a failure on those of cmds, for which a hook of the caller has asked go-redis
+// before, whose errors say that they did not run.
+func (h nodeHook) doubt(t *terms, cmds []redis.Cmder) {
+	for _, cmd := range cmds {
+		if err := cmd.Err(); changes(cmd) && t.disclaims(err) {
+			f := &finding{from: pooledCall, unsent: isEnd(err), mayHaveRun: true}
+			cmd.SetErr(&failure{at: h.at.link, outcome: t.outcome(cmd, err, f), err: err, final: true})
+		}
+	}
 }
 
 // fail puts a failure on commands. Where a reply could not be read, and it is unknown for that

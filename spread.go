@@ -5,6 +5,7 @@ package redial
 // Here is, too, what a batch for one server has in common with that, see batch.go.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -56,6 +57,23 @@ func errorOf(cmds []redis.Cmder, final error) error {
 	return command.FirstError(cmds, final)
 }
 
+// worst returns the error of a batch for which hooks of the caller have said: another, if that is
+// about a command which did not run, or was answered, and there is one of which that is unknown.
+func (c *call) worst(cmds []redis.Cmder, said error) error {
+	if isReply(said) || c.disclaims(said) {
+		return cmp.Or(unknownOf(cmds), said)
+	}
+	return said
+}
+
+// unknownOf returns the error of the first of cmds that may have run, as far as is known, or nil.
+func unknownOf(cmds []redis.Cmder) error {
+	if err := errorOf(cmds, nil); asError(err) != nil && !SafeToRetry(err) {
+		return err
+	}
+	return nil
+}
+
 // spread carries on a batch whose commands go-redis sends to several nodes.
 func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	rest := command.Inner(cmds)
@@ -85,6 +103,7 @@ func (s *spread) try(c *call) (err error) {
 }
 
 func (s *spread) judge(c *call, err error) ruling {
+	c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
 	o, why := s.sort(c)
 	word := err == nil || s.found.word || s.found.mayHaveRun
 	if len(s.rest) > 0 && !word {
@@ -99,11 +118,10 @@ func (s *spread) judge(c *call, err error) ruling {
 		return ruling{done: true, said: err} // the same, as a hook has it
 	}
 	if err != nil && failureOf(err) == nil && s.found.tells(err) {
-		c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
 		return ruling{done: true, said: errorOf(s.cmds, c.ownError(err))}
 	}
 	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil && asError(errorOf(s.cmds, nil)) == nil {
-		return ruling{done: true, said: err} // as go-redis or a hook has it
+		return ruling{done: true, said: c.worst(s.cmds, err)} // as go-redis or a hook has it
 	}
 	return ruling{done: true, said: errorOf(s.cmds, err)}
 }
@@ -121,7 +139,7 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 	var doubtful []redis.Cmder // which were answered this time, and may have run before, or under an id
 	var closed error           // of those that may have run before, and cannot be sent again
 	for i, cmd := range cmds {
-		before := ran != nil && ran[i]
+		before := s.found.ranBefore(cmd) || ran != nil && ran[i]
 		e := cmd.Err()
 		if e == nil || isReply(e) && !c.astray(e) {
 			if before || isUnsure(e) {
@@ -162,29 +180,29 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			o, why = known, n
 		}
 	}
-	c.doubt(doubtful, true)
+	c.doubt(doubtful, func(redis.Cmder) bool { return true })
 	return o, why
 }
 
-// doubt gives those of cmds of which replies do not say what became of them the error that
-// says so, and reports whether there are any: those with ids that say it themselves, and, if
-// they may have run in an attempt before, those whose replies say that they did not.
-func (c *call) doubt(cmds []redis.Cmder, ran bool) (any bool) {
-	var finals map[string]error
+// doubt gives those of cmds of which errors do not say what became of them the error that says
+// so, and reports whether there are any: those with ids that say it themselves, and those whose
+// errors say that they did not run, where ran says that they may have before. It counts as one
+// failure, however many reasons there are.
+func (c *call) doubt(cmds []redis.Cmder, ran func(redis.Cmder) bool) bool {
+	var first *Error
 	for _, cmd := range cmds {
 		err := cmd.Err()
-		if !isUnsure(err) && !(ran && changes(cmd) && c.disclaims(err)) {
+		if !isUnsure(err) && !(changes(cmd) && c.disclaims(err) && ran(cmd)) {
 			continue
 		}
-		if finals == nil {
-			finals = make(map[string]error)
+		if first == nil {
+			first = c.despite(err)
 		}
-		if finals[err.Error()] == nil {
-			finals[err.Error()] = c.despite(err)
-		}
-		cmd.SetErr(finals[err.Error()])
+		one := *first
+		one.Err = c.withCtx(err)
+		cmd.SetErr(&one)
 	}
-	return finals != nil
+	return first != nil
 }
 
 // failed returns what a command of such a batch has failed with, e being what go-redis has set
@@ -225,7 +243,7 @@ func isClosedClient(err error) bool {
 // finalOf returns the error of commands that are not sent again because of n, of which that
 // is known; ran says that they may have run before.
 func (c *call) finalOf(n *failure, known outcome, ran bool) error {
-	kind, sent := ErrUnavailable, known == unknown || known == partly
+	kind, sent := ErrUnavailable, known == unknown || known == partly || known == repeatable
 	if sent || ran {
 		kind = ErrOutcomeUnknown
 	}

@@ -139,8 +139,10 @@ type Stats struct {
 
 	// Waiting is how many commands wait for the link now, MaxWaiting how many may, see
 	// WithMaxWaiting, and Grace for how long in an outage, see WithGrace. Waited counts
-	// the times that a command had to, Refused those that failed with ErrUnavailable,
-	// Unknown those that failed with ErrOutcomeUnknown.
+	// the times that a command had to, Refused the calls that failed with ErrUnavailable,
+	// Unknown those that failed with ErrOutcomeUnknown. A pipeline or transaction is one
+	// call, however many commands it has; one for several nodes counts once for each of its
+	// parts that failed, as a FailureObserver is told.
 	Waiting    int           `json:"waiting"`
 	MaxWaiting int           `json:"max_waiting"`
 	Grace      time.Duration `json:"grace"`

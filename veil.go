@@ -74,10 +74,11 @@ func unveiled(err error) error {
 // brings home what the inner part finds.
 type attempt struct {
 	context.Context
-	mu    sync.Mutex // a hook may call next on another goroutine
-	found *finding   // guarded by mu; nil: go-redis was not asked
-	veils []veil     // guarded by mu; what hooks were shown in place of something else
-	sent  lines      // by the attempt before; nil: there was none
+	mu    sync.Mutex    // a hook may call next on another goroutine
+	found *finding      // guarded by mu; nil: go-redis was not asked
+	veils []veil        // guarded by mu; what hooks were shown in place of something else
+	last  []redis.Cmder // guarded by mu; of a batch: what go-redis was asked last
+	sent  lines         // by the attempt before; nil: there was none
 	room  *wire.Call
 	lent  atomic.Bool // room is in use, or was: a hook may call next twice
 }
@@ -111,7 +112,7 @@ func attemptOf(ctx context.Context) *attempt {
 }
 
 // note is called by the inner part when go-redis has returned.
-func (a *attempt) note(f *finding, veils ...veil) {
+func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 	if a == nil {
 		return
 	}
@@ -119,11 +120,17 @@ func (a *attempt) note(f *finding, veils ...veil) {
 	defer a.mu.Unlock()
 	if was := a.found; was != nil {
 		again := *f
-		again.mayHaveRun = was.mayHaveRun || !was.unran()
+		again.mayHaveRun = was.mayHaveRun || !was.undone
+		again.before = slices.Clone(was.before)
+		for _, cmd := range a.last {
+			if !holds(was.not, cmd) {
+				again.before = append(again.before, cmd)
+			}
+		}
 		again.sent = nil // which of the times it was is not known the next time
 		f = &again
 	}
-	a.found = f
+	a.found, a.last = f, cmds
 	a.veils = append(a.veils, veils...)
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -1017,4 +1018,280 @@ func TestConform_Exact_SafeToRetry_RingWatch(t *testing.T) {
 	err := w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil }, "{a}k", "{b}k", "{c}k", "{d}k", "{e}k")
 	require.Error(t, err)
 	assert.True(t, redial.SafeToRetry(err), "nothing ran: %v", err)
+}
+
+// The first command of what a deferred auto-pipeline sends to a node of a cluster is sent on to
+// another node: it comes to an end there, as it does in go-redis, also where a hook of that
+// node asks for its error before it has any.
+func TestConform_Exact_DeferredIsSentOn(t *testing.T) {
+	for _, reply := range []string{"MOVED 15495 " + clusterNodeA, "ASK 15495 " + clusterNodeA} {
+		for _, s := range []side{bare, wrapped, managed} {
+			t.Run(fmt.Sprint(reply, "/", s), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { deferredIsSentOn(t, s, reply) })
+			})
+		}
+	}
+}
+
+func deferredIsSentOn(t *testing.T, s side, reply string) {
+	defer time.Sleep(time.Second) // go-redis is about to look for the topology for longer than it lives
+	w := newWorld(t, s, aCluster)
+	defer w.close()
+	peek := alike("", func(cmds []redis.Cmder, next func() error) error {
+		_ = last(cmds).Err()
+		return next()
+	})
+	w.open(knobs{poolSize: 4, quick: true, nodeHook: func(w *world, _ string) redis.Hook { return hookOf(w, peek) }})
+	w.ready()
+	w.servers[clusterNodeB].says(func(_ int, args []string) redialtest.Action {
+		if args[0] == "incr" && args[1] == "{a}1" {
+			return redialtest.Reply("-" + reply + "\r\n")
+		}
+		return redialtest.Handle
+	})
+	open := w.rdb.(interface {
+		AsyncAutoPipelineWithOptions(*redis.AutoPipelineOptions) (*redis.AutoPipeliner, error)
+	}).AsyncAutoPipelineWithOptions
+	ap, err := open(&redis.AutoPipelineOptions{MaxFlushDelay: time.Second})
+	require.NoError(t, err)
+	cmds := []*redis.IntCmd{ap.Incr(w.ctx, "{a}1"), ap.Incr(w.ctx, "{a}2")}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, cmd := range cmds {
+			assert.EqualValues(t, 1, cmd.Val(), cmd)
+		}
+	}()
+	select {
+	case <-done:
+	case <-w.ctx.Done():
+		panic("it waits for ever") // and so would whatever cleans up
+	}
+}
+
+// A hook asks twice, and what it asked for may have run the first time: that it did not the
+// second time, whoever says so, is not the whole truth. Of a batch it is no matter how the
+// first of its commands ended.
+func TestConform_Exact_HookCallsNextTwice_UnknownBehindRefusal(t *testing.T) {
+	for _, k := range allKinds {
+		for _, first := range []string{"lost", "ran", "refused"} {
+			for _, then := range []string{"-OOM x", "-BUSY Redis is busy running a script.", "closed"} {
+				for _, how := range []string{"alone", "pipeline", "transaction"} {
+					t.Run(fmt.Sprint(k, "/", first, "/", then, "/", how), func(t *testing.T) {
+						t.Parallel()
+						unknownBehindTwice(t, k, first, then, how)
+					})
+				}
+			}
+		}
+	}
+}
+
+func unknownBehindTwice(t *testing.T, k kind, first, then, how string) {
+	if first == "refused" && how != "pipeline" {
+		redialtest.Skip(t, "then nothing has run")
+	}
+	var again atomic.Bool
+	w, _ := probe(t, k, knobs{}, "", nil)
+	for _, s := range w.servers {
+		s.says(func(_ int, args []string) redialtest.Action {
+			switch ends := args[0] == "exec" || how != "transaction" && args[1] == "{a}bad"; {
+			case again.Load() && args[0] == "exec":
+				return redialtest.Reply("-EXECABORT x\r\n")
+			case again.Load() && len(args) > 1:
+				return redialtest.Reply(then + "\r\n")
+			case !again.Load() && first == "lost" && ends:
+				return redialtest.ExecuteThenClose
+			case !again.Load() && first == "refused" && args[1] == "{a}first":
+				return redialtest.Reply("-BUSY Redis is busy running a script.\r\n")
+			}
+			return redialtest.Handle
+		})
+	}
+	w.rdb.AddHook(hookOf(w, alike("", func(_ []redis.Cmder, next func() error) error {
+		_ = next()
+		if again.Swap(true); then == "closed" {
+			_ = w.rdb.Close()
+		}
+		return next()
+	})))
+	bad := redis.NewStatusCmd(w.ctx, "set", "{a}bad", "v")
+	err := processAs(t, w, how, redis.NewStatusCmd(w.ctx, "set", "{a}first", "v"), bad)
+	for _, err := range []error{err, bad.Err()} {
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+		assert.False(t, redial.SafeToRetry(err))
+	}
+}
+
+// MULTI is forbidden, or renamed, so that the server runs what comes behind it at once: that
+// it was refused says nothing of that.
+func TestConform_Exact_UnknownBehindMulti(t *testing.T) {
+	for _, k := range allKinds {
+		for _, reply := range []string{"ERR unknown command 'multi', with args beginning with: ", "NOPERM User x has no permissions to run the 'multi' command"} {
+			for _, held := range []bool{false, true} {
+				t.Run(fmt.Sprint(k, "/", reply, "/held ", held), func(t *testing.T) {
+					w, ran := probe(t, k, knobs{}, "multi", func(int) redialtest.Action { return redialtest.Reply("-" + reply + "\r\n") })
+					ctx := redial.Idempotent(w.ctx) // it would be refused again
+					var cmd *redis.IntCmd
+					fill := func(p redis.Pipeliner) error { cmd = p.Incr(ctx, "{a}n"); return nil }
+					err := error(nil)
+					if held {
+						require.NoError(t, w.rdb.Watch(ctx, func(tx *redis.Tx) error { _, err = tx.TxPipelined(ctx, fill); return nil }, "{a}w"))
+					} else {
+						_, err = w.rdb.TxPipelined(ctx, fill)
+					}
+					for _, err := range []error{err, cmd.Err()} {
+						assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+						assert.ErrorContains(t, err, reply)
+					}
+					assert.EqualValues(t, 1, ran.Load())
+				})
+			}
+		}
+	}
+}
+
+// The replies in a transaction are not those that its commands expect, or none at all: a write
+// in it has run, or may have, and is ErrOutcomeUnknown on every client.
+func TestConform_Exact_UnreadableInTransaction(t *testing.T) {
+	for _, k := range allKinds {
+		for _, reply := range []string{"", "?what", "*1\r\n?what", "*what"} {
+			t.Run(fmt.Sprintf("%s/%q", k, reply), func(t *testing.T) {
+				w, _ := probe(t, k, knobs{}, "exec", func(int) redialtest.Action {
+					if reply == "" {
+						return redialtest.Handle
+					}
+					return redialtest.Reply(reply + "\r\n")
+				})
+				cmd := redis.NewMapStringStringCmd(w.ctx, "incr", "{a}n")
+				err := processAs(t, w, "transaction", cmd)
+				for _, err := range []error{err, cmd.Err()} {
+					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+				}
+			})
+		}
+	}
+}
+
+// A connection that the caller holds is given up by go-redis because of a reply, with which it
+// then explains why nothing is sent on it: that is no reply to what was not sent.
+func TestConform_Exact_HeldConnectionBrokenByReply(t *testing.T) {
+	for _, k := range allKinds {
+		for _, reply := range []string{"READONLY x", "LOADING x"} {
+			t.Run(fmt.Sprint(k, "/", reply), func(t *testing.T) {
+				w, _ := probe(t, k, knobs{}, "incr", func(int) redialtest.Action { return redialtest.Reply("-" + reply + "\r\n") })
+				cmds := []redis.Cmder{redis.NewIntCmd(w.ctx, "incr", "{a}n"), redis.NewStringCmd(w.ctx, "get", "{a}missing")}
+				ctx := redial.WaitFor(w.ctx, 100*time.Millisecond)
+				var err error
+				require.NoError(t, w.rdb.Watch(ctx, func(tx *redis.Tx) error {
+					_, err = tx.Pipelined(ctx, func(p redis.Pipeliner) error { return p.BatchProcess(ctx, cmds...) })
+					return nil
+				}, "{a}w"))
+				for _, err := range []error{err, cmds[0].Err()} {
+					assert.Error(t, err)
+					assert.True(t, redial.SafeToRetry(err), "%T: %v", err, err)
+				}
+			})
+		}
+	}
+}
+
+// The script of one command with an id is not known, and is to be sent once more, where the
+// reply to another was lost: what is known of the one is not said of the other.
+func TestConform_Exact_UnknownBesideScript(t *testing.T) {
+	for _, k := range []kind{aClient, aCluster, aRing, aFailover, aFailoverCluster} {
+		for _, held := range []bool{false, true} {
+			t.Run(fmt.Sprint(k, "/held ", held), func(t *testing.T) {
+				w, _ := probe(t, k, knobs{}, "", nil)
+				var lost atomic.Int64
+				for _, s := range w.servers {
+					s.says(func(_ int, args []string) redialtest.Action {
+						switch {
+						case args[0] != "evalsha":
+							return redialtest.Handle
+						case args[3] == "{a}1":
+							return redialtest.Reply("-NOSCRIPT x\r\n")
+						case lost.Add(1) > 1:
+							return redialtest.Hang
+						}
+						return redialtest.ExecuteThenClose
+					})
+				}
+				ctx, cancel := context.WithTimeout(redial.Once(w.ctx, "id"), 200*time.Millisecond)
+				defer cancel()
+				var cmds []redis.Cmder
+				send := func(c redis.Cmdable) (err error) {
+					cmds, err = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+						p.Incr(ctx, "{a}1")
+						p.Incr(ctx, "{a}2")
+						return nil
+					})
+					return err
+				}
+				var err error
+				switch {
+				case !held:
+					err = send(w.rdb)
+				case k.isSingle():
+					conn := w.client().Conn()
+					defer func() { _ = conn.Close() }()
+					err = send(conn)
+				default:
+					redialtest.Skip(t, "it has no Conn")
+				}
+				for _, err := range []error{err, cmds[1].Err()} {
+					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+				}
+			})
+		}
+	}
+}
+
+// A hook of a node has the last word, in which there is no trace of what it was told, of a write
+// that may run twice and whose reply could not be read: it is not sent again, and has run.
+func TestConform_Exact_NodeHookHasTheLastWord_UnknownBehindUnreadable(t *testing.T) {
+	for _, k := range []kind{aCluster, aFailoverCluster} {
+		t.Run(string(k), func(t *testing.T) {
+			hook := alike("", func(_ []redis.Cmder, next func() error) error {
+				if err := next(); err != nil {
+					return errors.New("it says " + err.Error())
+				}
+				return nil
+			})
+			w, ran := probe(t, k, knobs{nodeHook: func(w *world, _ string) redis.Hook { return hookOf(w, hook) }}, "incr",
+				func(int) redialtest.Action { return redialtest.Handle })
+			ctx := redial.Idempotent(w.ctx)
+			cmd := redis.NewMapStringStringCmd(ctx, "incr", "{a}n")
+			_, _ = w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { return p.Process(ctx, cmd) })
+			assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown, "%T: %v", cmd.Err(), cmd.Err())
+			assert.EqualValues(t, 1, ran.Load())
+		})
+	}
+}
+
+// What one call was told is counted once, also where its commands have several reasons.
+func TestConform_Exact_UnknownBehindRefusals_CountsOnce(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			told := countFailures{new(atomic.Int64)}
+			w, ran := probe(t, k, knobs{opts: []redial.Option{redial.WithRetry(redial.RetryIdempotent), redial.WithObserver(told)}}, "set", func(nth int) redialtest.Action {
+				switch nth {
+				case 1:
+					return redialtest.ExecuteThenClose
+				case 2:
+					return redialtest.Reply("-OOM x\r\n")
+				}
+				return redialtest.Reply("-MISCONF x\r\n")
+			})
+			a, b := redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"), redis.NewStatusCmd(w.ctx, "set", "{a}n", "v")
+			err := processAs(t, w, "pipeline", a, b)
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			assert.ErrorContains(t, a.Err(), "OOM x")
+			assert.ErrorContains(t, b.Err(), "MISCONF x")
+			assert.ErrorIs(t, b.Err(), redial.ErrOutcomeUnknown)
+			assert.EqualValues(t, 3, ran.Load())
+			assert.EqualValues(t, 1, w.supervisor.Stats().Unknown)
+			assert.EqualValues(t, 1, told.n.Load())
+		})
+	}
 }
