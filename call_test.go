@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -597,6 +598,22 @@ func TestVeil_WhatWasSent_IsSentAgain(t *testing.T) {
 
 	assert.Nil(t, asked(newAttempt(t.Context()), nil).sent)
 	assert.Nil(t, asked(newAttempt(t.Context()), redis.Nil).sent)
+}
+
+// Arguments that callers share are only read, however often a command is sent.
+func TestVeil_SharedArguments_AreOnlyRead(t *testing.T) {
+	shared := []any{"set", "k", []byte("v"), nil, 1.5}
+	before := slices.Clone(shared)
+	read := make(chan bool)
+	go func() { read <- shared[0] == before[0] && shared[1] == before[1] && shared[4] == before[4] }() // a race, if they are written
+	cmd := redis.NewCmd(t.Context(), shared...)
+	f := finding{reached: true, err: errTest}
+	f.keep(cmd)
+	a := newAttempt(t.Context())
+	a.sent = f.sent
+	a.repeat(cmd)
+	assert.True(t, <-read)
+	assert.Equal(t, before, shared)
 }
 
 // wireRecorder is a server that answers every request, and keeps them.

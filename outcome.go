@@ -453,9 +453,10 @@ func (t *terms) taught(err error) (yes bool) {
 }
 
 // disclaims reports whether err says that a command did not run, this time. Of one that may
-// have run before, and changes something, that is not the whole truth.
+// have run before, and changes something, that is not the whole truth. The error of another
+// client, which a hook returns, is about something else.
 func (t *terms) disclaims(err error) bool {
-	return saysUndone(err) || outcomeOf(err) == answered && t.taught(err)
+	return asError(err) == nil && (saysUndone(err) || outcomeOf(err) == answered && t.taught(err))
 }
 
 // saysUndone reports whether err says by itself that a command did not run.

@@ -193,10 +193,26 @@ func (a *attempt) repeat(cmds ...redis.Cmder) {
 		return
 	}
 	for _, cmd := range cmds {
-		if reflect.ValueOf(cmd).Comparable() {
-			copy(cmd.Args(), a.sent[cmd])
+		if !reflect.ValueOf(cmd).Comparable() {
+			continue
+		}
+		args := cmd.Args()
+		for i, was := range a.sent[cmd] { // callers may share arguments, which are only read then
+			if i < len(args) && !isSameArg(args[i], was) {
+				args[i] = was
+			}
 		}
 	}
+}
+
+// isSameArg reports whether an argument is the very one that it was.
+func isSameArg(now, was any) bool {
+	if isSame(now, was) {
+		return true
+	}
+	a, b := reflect.ValueOf(now), reflect.ValueOf(was)
+	return a.Kind() == reflect.Slice && b.Kind() == reflect.Slice && a.Type() == b.Type() &&
+		a.Len() == b.Len() && a.UnsafePointer() == b.UnsafePointer()
 }
 
 func (a *attempt) asked() bool {
