@@ -456,7 +456,10 @@ func (t *terms) taught(err error) (yes bool) {
 // have run before, and changes something, that is not the whole truth. The error of another
 // client, which a hook returns, is about something else.
 func (t *terms) disclaims(err error) bool {
-	return asError(err) == nil && (saysUndone(err) || outcomeOf(err) == answered && t.taught(err))
+	if isOfCommand(err) && failureOf(err) == nil {
+		return false
+	}
+	return saysUndone(err) || outcomeOf(err) == answered && t.taught(err)
 }
 
 // saysUndone reports whether err says by itself that a command did not run.
