@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -113,11 +114,21 @@ func runHerds(t *testing.T, herds []herd, check func(*testing.T, herdResult)) []
 	return results
 }
 
+// dropTimers empties every sync.Pool of the process, which survive one collection: in one of
+// them go-redis keeps the timers by which callers wait for a connection, for all its clients,
+// and no timer may leave its bubble.
+func dropTimers() {
+	runtime.GC()
+	runtime.GC()
+}
+
 // run simulates the herd. Its clients are whole; only the network and the server are
 // not real.
 func (h herd) run(t *testing.T) herdResult {
 	t.Helper()
 	r := herdResult{herd: h}
+	dropTimers()
+	defer dropTimers()
 	synctest.Test(t, func(t *testing.T) {
 		s := &herdServer{up: true, conns: make(map[*herdConn]struct{})}
 		var mu sync.Mutex
