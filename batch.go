@@ -108,7 +108,7 @@ func (b *batch) weigh(c *call, err error) ruling {
 	b.said = err
 	switch {
 	case err == nil:
-		c.labelOurs(b.cmds)
+		c.labelOurs(b.cmds, f)
 		if c.attempts > 1 { // else whatever a hook of the caller has set on single commands
 			err = errorOf(b.cmds, nil)
 		}
@@ -199,19 +199,20 @@ func (c *call) label(cmds []redis.Cmder, final error) {
 // word ends a call of whose batch a hook of the caller has had the last word, or made
 // something else. It returns err, unless that is what our connections say.
 func (c *call) word(cmds []redis.Cmder, err error, f *finding) ruling {
-	c.labelOurs(cmds)
+	c.labelOurs(cmds, f)
 	c.link.react(err)
 	if f.tells(err) {
-		err = c.ownError(err)
+		err = c.ownError(err, c.mayHaveRun)
 	}
 	return ruling{done: true, said: err}
 }
 
-// labelOurs puts final errors on commands that have what our connections say.
-func (c *call) labelOurs(cmds []redis.Cmder) {
+// labelOurs puts final errors on commands that have what our connections say. If all went well
+// the last time that a hook asked, that is of a time before.
+func (c *call) labelOurs(cmds []redis.Cmder, f *finding) {
 	for _, cmd := range cmds {
 		if holdsOurs(cmd) {
-			cmd.SetErr(c.ownError(cmd.Err()))
+			cmd.SetErr(c.ownError(cmd.Err(), c.repeats || f.mayHaveRun && f.err == nil || f.ranBefore(cmd)))
 		}
 	}
 }

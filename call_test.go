@@ -600,12 +600,29 @@ func TestVeil_WhatWasSent_IsSentAgain(t *testing.T) {
 	assert.Nil(t, asked(newAttempt(t.Context()), redis.Nil).sent)
 }
 
+// A hook asks twice in an attempt, for the same: that is what is sent again.
+func TestVeil_SentTwiceAlike_IsSentAgain(t *testing.T) {
+	cmd := redis.NewCmd(t.Context(), "get", "app:k")
+	a := newAttempt(t.Context())
+	for range 2 {
+		f := finding{reached: true, err: errTest}
+		f.keep(cmd)
+		a.note(&f, nil)
+	}
+	heard, _ := a.hear(errTest)
+	cmd.Args()[1] = "app:app:k"
+	a = newAttempt(t.Context())
+	a.sent = heard.sent
+	a.repeat(cmd)
+	assert.Equal(t, "app:k", cmd.Args()[1])
+}
+
 // Arguments that callers share are only read, however often a command is sent.
 func TestVeil_SharedArguments_AreOnlyRead(t *testing.T) {
-	shared := []any{"set", "k", []byte("v"), nil, 1.5}
+	shared := []any{"set", "k", []byte("v"), map[string]int{"v": 1}, 1.5}
 	before := slices.Clone(shared)
 	read := make(chan bool)
-	go func() { read <- shared[0] == before[0] && shared[1] == before[1] && shared[4] == before[4] }() // a race, if they are written
+	go func() { read <- shared[0] == before[0] && shared[3] != nil && shared[4] == before[4] }() // a race, if they are written
 	cmd := redis.NewCmd(t.Context(), shared...)
 	f := finding{reached: true, err: errTest}
 	f.keep(cmd)

@@ -326,7 +326,13 @@ func gateOf(cmd redis.Cmder) *redis.Cmd {
 		return nil
 	}
 	own := new(redis.Cmd)
-	to := reflect.ValueOf(own).Elem().FieldByIndex(gateFieldOf(reflect.TypeFor[redis.Cmd]()))
+	if index = gateFieldOf(reflect.TypeFor[redis.Cmd]()); index == nil {
+		return nil
+	}
+	to := reflect.ValueOf(own).Elem().FieldByIndex(index)
+	if to.Type() != from.Type() {
+		return nil
+	}
 	reflect.NewAt(to.Type(), to.Addr().UnsafePointer()).Elem().Set(reflect.NewAt(from.Type(), from.Addr().UnsafePointer()).Elem())
 	return own
 }

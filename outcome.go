@@ -158,6 +158,7 @@ type finding struct {
 	errs        []error
 	undelivered []redis.Cmder
 
+	again  bool          // a hook asked go-redis before
 	undone bool          // its error, or those of all of its commands, say that nothing ran
 	not    []redis.Cmder // of a batch: those that say so
 	before []redis.Cmder // those that may have run when a hook asked go-redis before
@@ -178,7 +179,11 @@ type lines map[redis.Cmder][]any
 
 // judge notes which commands of a batch did not run, of those that go-redis was asked.
 func (f *finding) judge(cmds ...redis.Cmder) {
-	f.not = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !f.unsent && !saysUndone(cmd.Err()) })
+	for _, cmd := range cmds {
+		if f.unsent || saysUndone(cmd.Err()) {
+			f.not = append(f.not, cmd)
+		}
+	}
 	f.undone = len(f.not) == len(cmds)
 }
 
@@ -223,7 +228,7 @@ func (t *terms) outcome(cmd redis.Cmder, err error, f *finding) outcome {
 	o, from, one := outcomeOf(err), f.from, cmd != nil
 	n := failureOf(err)
 	switch {
-	case f.word && f.mayHaveRun && (f.tells(err) || one && changes(cmd) && t.disclaims(err)):
+	case f.word && f.mayHaveRun && (f.tells(err) || one && f.again && changes(cmd) && t.disclaims(err)):
 		o = unknown // a hook returns what became of a time before
 	case f.word:
 		o = foreign
@@ -464,6 +469,9 @@ func (t *terms) disclaims(err error) bool {
 
 // saysUndone reports whether err says by itself that a command did not run.
 func saysUndone(err error) bool {
+	if err == nil || err == redis.Nil {
+		return false // without an allocation
+	}
 	switch outcomeOf(err) {
 	case refused, denied, notSent, notSentForGood:
 		return true

@@ -103,8 +103,8 @@ func (s *spread) try(c *call) (err error) {
 }
 
 func (s *spread) judge(c *call, err error) ruling {
+	o, why := s.sort(c) // which goes by what is known of each command
 	c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
-	o, why := s.sort(c)
 	word := err == nil || s.found.word || s.found.mayHaveRun
 	if len(s.rest) > 0 && !word {
 		return ruling{outcome: o, why: why, said: why}
@@ -118,7 +118,7 @@ func (s *spread) judge(c *call, err error) ruling {
 		return ruling{done: true, said: err} // the same, as a hook has it
 	}
 	if err != nil && failureOf(err) == nil && s.found.tells(err) {
-		return ruling{done: true, said: errorOf(s.cmds, c.ownError(err))}
+		return ruling{done: true, said: errorOf(s.cmds, c.ownError(err, c.mayHaveRun))}
 	}
 	if word && (err != nil || c.attempts == 1) || c.attempts == 1 && failureOf(s.found.why) == nil && asError(errorOf(s.cmds, nil)) == nil {
 		return ruling{done: true, said: c.worst(s.cmds, err)} // as go-redis or a hook has it
@@ -192,7 +192,7 @@ func (c *call) doubt(cmds []redis.Cmder, ran func(redis.Cmder) bool) bool {
 	var first *Error
 	for _, cmd := range cmds {
 		err := cmd.Err()
-		if !isUnsure(err) && !(changes(cmd) && c.disclaims(err) && ran(cmd)) {
+		if !isUnsure(err) && !(ran(cmd) && changes(cmd) && c.disclaims(err)) {
 			continue
 		}
 		if first == nil {
@@ -290,15 +290,16 @@ func (s *spread) end(c *call, final error) error {
 	return errorOf(s.cmds, final)
 }
 
-// ownError returns the final error for one that our connections or nodes have told.
-func (c *call) ownError(err error) error {
-	kind := ErrOutcomeUnknown
-	if o := outcomeOf(err); o == notSent || o == notSentForGood {
-		kind = ErrUnavailable
-	}
+// ownError returns the final error for one that our connections or nodes have told. ran says
+// that what it is about may have run before.
+func (c *call) ownError(err error, ran bool) error {
 	c.because(CauseHook)
 	_, shown := reveal(err)
-	return c.newError(kind, c.withCtx(shown))
+	e := c.newError(ErrOutcomeUnknown, c.withCtx(shown))
+	if o := outcomeOf(err); !ran && (o == notSent || o == notSentForGood) {
+		e.kind = ErrUnavailable
+	}
+	return e
 }
 
 // parts is what became of the parts of a command that go-redis splits among nodes.

@@ -127,7 +127,7 @@ func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 				again.before = append(again.before, cmd)
 			}
 		}
-		again.sent = nil // which of the times it was is not known the next time
+		again.again, again.sent = true, f.sent.alike(was.sent)
 		f = &again
 	}
 	a.found, a.last = f, cmds
@@ -186,6 +186,25 @@ func (f *finding) keep(cmds ...redis.Cmder) {
 	}
 }
 
+// alike adds what was sent before, and leaves out what was not the same then: which of the times
+// it was that counts is not known the next time.
+func (l lines) alike(before lines) lines {
+	if l == nil {
+		return before
+	}
+	for cmd, args := range before {
+		if now, both := l[cmd]; both && !slices.EqualFunc(now, args, isSameArg) {
+			delete(l, cmd)
+		} else {
+			l[cmd] = args
+		}
+	}
+	if len(l) == 0 {
+		return nil
+	}
+	return l
+}
+
 // repeat has commands go out as they did in the attempt before, unless a hook asks again: it
 // may ask for something else.
 func (a *attempt) repeat(cmds ...redis.Cmder) {
@@ -205,15 +224,8 @@ func (a *attempt) repeat(cmds ...redis.Cmder) {
 	}
 }
 
-// isSameArg reports whether an argument is the very one that it was.
-func isSameArg(now, was any) bool {
-	if isSame(now, was) {
-		return true
-	}
-	a, b := reflect.ValueOf(now), reflect.ValueOf(was)
-	return a.Kind() == reflect.Slice && b.Kind() == reflect.Slice && a.Type() == b.Type() &&
-		a.Len() == b.Len() && a.UnsafePointer() == b.UnsafePointer()
-}
+// isSameArg reports whether an argument is what it was.
+func isSameArg(now, was any) bool { return reflect.DeepEqual(now, was) }
 
 func (a *attempt) asked() bool {
 	a.mu.Lock()

@@ -1123,6 +1123,99 @@ func unknownBehindTwice(t *testing.T, k kind, first, then, how string) {
 	}
 }
 
+// A hook that asks once, for what went well, and then returns an error of its own has that
+// reach the caller, whatever it says.
+func TestConform_Exact_HookReturnsAnErrorOfItsOwn(t *testing.T) {
+	for _, k := range allKinds {
+		for _, word := range []error{context.Canceled, context.DeadlineExceeded, redis.ErrClosed} {
+			for _, how := range []string{"alone", "pipeline"} {
+				t.Run(fmt.Sprint(k, "/", word, "/", how), func(t *testing.T) {
+					w, ran := probe(t, k, knobs{}, "set", func(int) redialtest.Action { return redialtest.Handle })
+					w.rdb.AddHook(hookOf(w, alike("", func(_ []redis.Cmder, next func() error) error {
+						assert.NoError(t, next())
+						return word
+					})))
+					err := processAs(t, w, how, redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"))
+					assert.True(t, err == word, "%T: %v", err, err)
+					assert.EqualValues(t, 1, ran.Load())
+					assert.Zero(t, w.supervisor.Stats().Unknown)
+				})
+			}
+		}
+	}
+}
+
+// A hook sends a pipeline in parts. The first goes well, and there is no connection for the
+// second: that did not run, whether the hook returns its error or not.
+func TestConform_Exact_SecondPartIsUnsent(t *testing.T) {
+	for _, k := range []kind{aClient, aCluster} {
+		for _, why := range []string{"the pool is exhausted", "dials fail"} {
+			for _, says := range []bool{true, false} {
+				t.Run(fmt.Sprint(k, "/", why, "/says ", says), func(t *testing.T) {
+					t.Parallel()
+					secondPartIsUnsent(t, k, why, says)
+				})
+			}
+		}
+	}
+}
+
+func secondPartIsUnsent(t *testing.T, k kind, why string, says bool) {
+	const patience = 50 * time.Millisecond
+	w, ran := probe(t, k, knobs{
+		poolSize: 1, opts: []redial.Option{redial.WithGrace(patience)},
+		tune:      func(o *redis.Options) { o.PoolTimeout, o.PipelinePoolSize = patience, -1 },
+		tuneNodes: func(o *redis.ClusterOptions) { o.PoolTimeout, o.PipelinePoolSize = patience, -1 },
+	}, "set", func(int) redialtest.Action { return redialtest.Handle })
+	w.rdb.AddHook(spy{w: w, stream: "hooks", name: "probe", terse: true, batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+		if len(cmds) == 1 { // it is sent again
+			return next(ctx, cmds)
+		}
+		if err := next(ctx, cmds[:1]); err != nil {
+			return err
+		}
+		if why == "dials fail" {
+			for _, s := range w.servers {
+				s.Kill()
+			}
+		} else {
+			defer w.holdAll()()
+		}
+		if err := next(ctx, cmds[1:]); says {
+			return err
+		}
+		return nil
+	}})
+	first, second := redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"), redis.NewStatusCmd(w.ctx, "set", "{a}n", "v")
+	_ = processAs(t, w, "pipeline", first, second)
+	assert.NoError(t, first.Err())
+	assert.EqualValues(t, 1, ran.Load())
+	assert.NotErrorIs(t, second.Err(), redial.ErrOutcomeUnknown)
+	assert.True(t, redial.SafeToRetry(second.Err()), "%T: %v", second.Err(), second.Err())
+}
+
+// holdAll takes a connection of each pool, until the returned function is called.
+func (w *world) holdAll() (release func()) {
+	var mu sync.Mutex
+	var held []*redis.Conn
+	hold := func(ctx context.Context, c *redis.Client) error {
+		mu.Lock()
+		defer mu.Unlock()
+		held = append(held, c.Conn())
+		return held[len(held)-1].Ping(ctx).Err()
+	}
+	if cluster, ok := w.rdb.(*redial.ClusterClient); ok {
+		assert.NoError(w.t, cluster.ForEachMaster(w.ctx, hold))
+	} else {
+		assert.NoError(w.t, hold(w.ctx, w.client()))
+	}
+	return func() {
+		for _, cn := range held {
+			_ = cn.Close()
+		}
+	}
+}
+
 // MULTI is forbidden, or renamed, so that the server runs what comes behind it at once: that
 // it was refused says nothing of that.
 func TestConform_Exact_UnknownBehindMulti(t *testing.T) {
