@@ -86,8 +86,8 @@ func (b *batch) judge(c *call, err error) ruling {
 	left := b.rest
 	c.mayHaveRun = c.mayHaveRun || b.found.mayHaveRun
 	r := b.weigh(c, err)
-	if r.outcome == refused || r.outcome == denied {
-		left = left[:len(left)-len(b.rest)] // the others are sent again
+	if !r.done && r.outcome != answered && r.outcome != foreign {
+		left = left[:len(left)-len(b.rest)] // the others are sent again, or end tells them
 	}
 	doubted := c.doubt(left, func(cmd redis.Cmder) bool {
 		return c.mayHaveRun && (c.repeats || !b.found.mayHaveRun || b.found.ranBefore(cmd))

@@ -162,6 +162,8 @@ type call struct {
 	mayHaveRun bool
 	repeats    bool // something of it may have run, ever, and is sent again
 
+	counted error // the kind of the last failure that was; nil: none
+
 	garble *garble // of the last reply, if it could not be read
 }
 
@@ -591,14 +593,20 @@ func (c *call) fail(kind, err error) error {
 	return e
 }
 
-// count counts a failure and has observers told.
+// count counts a failure and has observers told. What goes to one server fails once, for
+// whatever reasons.
 func (c *call) count(e *Error) {
-	switch {
-	case c.bypassesGate(): // counted with the command it is part of
+	if c.bypassesGate() { // counted with the command it is part of
 		return
-	case e.kind == ErrUnavailable:
+	}
+	if c.counted == e.kind && !c.apiece {
+		return
+	}
+	c.counted = e.kind
+	switch e.kind {
+	case ErrUnavailable:
 		c.link.n.refused.Add(1)
-	case e.kind == ErrOutcomeUnknown:
+	case ErrOutcomeUnknown:
 		c.link.n.unknown.Add(1)
 	}
 	tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })

@@ -513,6 +513,42 @@ func TestPipeline_PartlyWritten(t *testing.T) {
 	}
 }
 
+// A batch that may have run finds no connection when it is sent again, and goes well in the end:
+// nobody is told of a failure.
+func TestRetry_Batch_NoConnectionOnTheWay_CountsNothing(t *testing.T) {
+	for _, name := range []string{"pipeline", "transaction"} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				var failures failureCount
+				c, f := faulty(t, n, opt, redial.WithRetry(redial.RetryIdempotent), redial.WithObserver(&failures))
+				f.Times("set", 1, func(*server.Peer) {
+					n.Kill()
+					time.AfterFunc(time.Second, n.Start)
+				})
+				pipe := c.Pipeline()
+				if name == "transaction" {
+					pipe = c.TxPipeline()
+				}
+				ctx := redial.Idempotent(t.Context())
+				pipe.Set(ctx, "k", 1, 0)
+				pipe.Set(ctx, "n", 1, 0)
+				_, err := pipe.Exec(ctx)
+				require.NoError(t, err)
+				s := c.Stats()
+				assert.NotZero(t, s.RetriesRepeated)
+				assert.NotZero(t, s.RetriesUnsent)
+				assert.Zero(t, s.Unknown)
+				assert.Zero(t, failures.Load())
+			})
+		})
+	}
+}
+
+// failureCount counts what observers are told.
+type failureCount struct{ atomic.Int64 }
+
+func (n *failureCount) ObserveFailure(context.Context, *redial.Error) { n.Add(1) }
+
 // breakAfter breaks when so many more bytes have been written.
 type breakAfter struct {
 	net.Conn

@@ -1362,6 +1362,29 @@ func TestConform_Exact_NodeHookHasTheLastWord_UnknownBehindUnreadable(t *testing
 	}
 }
 
+// The same where one command is refused the second time, and no reply to the other ever comes.
+func TestConform_Exact_UnknownAfterUnknown_CountsOnce(t *testing.T) {
+	for _, k := range []kind{aClient, aFailover} {
+		t.Run(string(k), func(t *testing.T) {
+			told := countFailures{new(atomic.Int64)}
+			w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithRetry(redial.RetryIdempotent), redial.WithObserver(told)}}, "set", func(nth int) redialtest.Action {
+				if nth == 2 {
+					return redialtest.Reply("-OOM x\r\n")
+				}
+				return redialtest.ExecuteThenClose
+			})
+			a, b := redis.NewStatusCmd(w.ctx, "set", "{a}k", "v"), redis.NewStatusCmd(w.ctx, "set", "{a}n", "v")
+			assert.ErrorIs(t, processAs(t, w, "pipeline", a, b), redial.ErrOutcomeUnknown)
+			assert.ErrorContains(t, a.Err(), "OOM x")
+			for _, cmd := range []redis.Cmder{a, b} {
+				assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown)
+			}
+			assert.EqualValues(t, 1, w.supervisor.Stats().Unknown)
+			assert.EqualValues(t, 1, told.n.Load())
+		})
+	}
+}
+
 // What one call was told is counted once, also where its commands have several reasons.
 func TestConform_Exact_UnknownBehindRefusals_CountsOnce(t *testing.T) {
 	for _, k := range allKinds {
