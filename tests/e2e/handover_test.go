@@ -10,6 +10,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/pools"
 )
 
 // A connection on which a node was found to answer goes to the pool of that node: none is
@@ -36,6 +37,7 @@ func TestNodes_OneSetUp(t *testing.T) {
 			}
 			assert.Equal(t, 1, f.Dials(), "dials at first")
 			assert.Equal(t, 1, f.Executed("hello"), "and greetings")
+			pools.NeedLook(t) // or who finds the dead connection is late for the new one
 			f.Kill()
 			require.NoError(t, waitState(c, redial.StateReconnecting, 3*time.Second))
 			dials, greetings := f.Dials(), f.Executed("hello")
