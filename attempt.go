@@ -103,13 +103,19 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	if admitted {
 		defer h.link.leave()
 	}
+	watched := h.link.Watched() // EXEC ends it
+	var f finding
+	var err error
 	if w.through {
 		a := newAttempt(ctx)
 		a.sent = w.sent
-		return a.hear(next(a, cmds), cmds...)
+		f, err = a.hear(next(a, cmds), cmds...)
+	} else {
+		f = h.many(ctx, cmds, next, w.from)
+		err = f.err
 	}
-	f := h.many(ctx, cmds, next, w.from)
-	return f, f.err
+	f.watched = watched
+	return f, err
 }
 
 // found returns the finding where nothing but an error is known. Our connections label

@@ -279,7 +279,8 @@ type counterpart interface {
 	// troubled reports whether there was a suspicion within the time that it takes to
 	// find a server dead.
 	troubled() bool
-	// Watched reports whether a WATCH was ever sent, where that can be known.
+	// Watched reports whether keys may be watched on some connection, where that can be
+	// known.
 	Watched() bool
 }
 

@@ -138,6 +138,7 @@ func outcomeOf(err error) outcome {
 type finding struct {
 	reached bool   // go-redis was asked
 	blind   bool   // hooks that were added behind our back hide what it was asked
+	watched bool   // of a transaction: keys may have been watched for it
 	unsent  bool   // the call ended while it waited for a connection, or for a node
 	from    origin // what go-redis did with it
 	err     error  // as go-redis returned it; nil: all went well
@@ -295,13 +296,10 @@ func changes(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) }
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
 // but EXEC has then ended any WATCH, and without it the block must not run again.
-func (t *terms) transaction(at interface {
-	react(error)
-	Watched() bool
-}, cmds []redis.Cmder, f *finding) (o outcome, why error) {
+func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f *finding) (o outcome, why error) {
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
-	if o == refused && !at.Watched() {
+	if o == refused && !f.watched {
 		// A cluster returns what aborted the block, and sets the abort on the rest.
 		ran := false
 		for _, cmd := range inner {
@@ -319,13 +317,13 @@ func (t *terms) transaction(at interface {
 		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
 				at.react(e)
-				if !at.Watched() {
+				if !f.watched {
 					return refused, e
 				}
 			}
 		}
 	case o == refused || o == denied:
-		if at.Watched() || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
+		if f.watched || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
 			at.react(why)
 			return answered, why // EXEC ran, and this is what a command in it said
 		}

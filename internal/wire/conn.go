@@ -50,6 +50,8 @@ type Conn struct {
 	// waits is set while the request under way is one that the server may keep
 	// waiting, like BLPOP.
 	waits atomic.Bool
+	// guards is set while keys may be watched, by WATCH, for a transaction.
+	guards atomic.Bool
 
 	// serving is the call that the connection serves, if that can be canceled.
 	serving atomic.Pointer[Call]
@@ -416,13 +418,25 @@ func (c *Conn) observe(p []byte) {
 	case "multi":
 		if len(p) == len("*1\r\n$5\r\nmulti\r\n") {
 			c.role.Store(roleHeld)
+		} else {
+			c.guard(false) // which EXEC, behind it, ends
 		}
-	case "watch":
-		c.fleet.watches.Store(true)
+	case "watch", "unwatch":
+		c.guard(name[0] == 'w')
 	case "monitor":
 		c.role.Store(roleHeld)
 	}
 	c.uses.Add(1)
+}
+
+// guard notes that keys are watched on the connection from now on, or none.
+func (c *Conn) guard(keys bool) {
+	switch was := c.guards.Swap(keys); {
+	case keys && !was:
+		c.fleet.watched.Add(1)
+	case !keys && was:
+		c.fleet.watched.Add(-1)
+	}
 }
 
 // pooled is a Conn whose pool runs a health check before every use: the check

@@ -105,7 +105,7 @@ type Fleet struct {
 	direct     atomic.Bool             // servers see connections come from the addresses that they have here
 	declined   atomic.Bool             // a server has no notifications of maintenance
 	resp2      atomic.Bool             // the server answered HELLO so, or would not and goes on without, when asked last
-	watches    atomic.Bool             // a WATCH was sent, ever
+	watched    atomic.Int32            // connections on which keys may be watched
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{} // guarded by mu
@@ -193,8 +193,8 @@ func (f *Fleet) Doubt() {
 // DoubtedAt returns the time of the clock when that was called last, 0: never.
 func (f *Fleet) DoubtedAt() int64 { return f.suspectAt.Load() }
 
-// Watched reports whether a WATCH was ever sent.
-func (f *Fleet) Watched() bool { return f.watches.Load() }
+// Watched reports whether keys may be watched on some connection.
+func (f *Fleet) Watched() bool { return f.watched.Load() > 0 }
 
 // RTT returns the round trip, smoothed, or 0 when none was measured.
 func (f *Fleet) RTT() time.Duration { return time.Duration(f.rtt.Load()) }
@@ -245,6 +245,7 @@ func (f *Fleet) Add(c *Conn) bool {
 
 // forget drops a closed connection from the register.
 func (f *Fleet) forget(c *Conn) {
+	c.guard(false)
 	f.mu.Lock()
 	delete(f.conns, c)
 	f.mu.Unlock()

@@ -204,33 +204,73 @@ func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 }
 
 // A transaction that was aborted because a command in it was refused is sent
-// again, but not once WATCH is in play: EXEC has ended it, and a second run would
+// again, but not while WATCH is in play: EXEC has ended it, and a second run would
 // be unguarded.
 func TestTransaction_AbortedByRefusal(t *testing.T) {
-	for _, watch := range []bool{false, true} {
-		memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-			c, f := faulty(t, n, opt)
-			ctx := t.Context()
-			f.Times("exec", 1, func(p *server.Peer) {
-				p.WriteError("EXECABORT Transaction discarded because of previous errors.")
-				memnet.HangUp(p) // this server would still be inside MULTI
-			})
-			f.Times("incr", 1, memnet.Reply("TRYAGAIN Multiple keys request during rehashing of slot"))
-			if watch {
-				err := c.Watch(ctx, func(tx *redis.Tx) error {
-					_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
-					return err
-				}, "n")
-				assert.True(t, redis.IsExecAbortError(err), "%v", err)
-				assert.True(t, redial.SafeToRetry(err))
-				assert.Equal(t, 1, f.Count("exec"))
-				return
+	nothing := func(*redis.Tx) error { return nil }
+	for before, watch := range map[string]func(ctx context.Context, c *redial.Client, n *memnet.Net) error{
+		"nothing": nil,
+		"a Watch": func(ctx context.Context, c *redial.Client, n *memnet.Net) error { return c.Watch(ctx, nothing, "n") },
+		"a Watch of 2": func(ctx context.Context, c *redial.Client, n *memnet.Net) error {
+			return c.Watch(ctx, nothing, "n", "k")
+		},
+		"a Watch with EXEC": func(ctx context.Context, c *redial.Client, n *memnet.Net) error {
+			return c.Watch(ctx, func(tx *redis.Tx) error {
+				_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Set(ctx, "k", 1, 0); return nil })
+				return err
+			}, "n")
+		},
+		"UNWATCH in its function": func(ctx context.Context, c *redial.Client, n *memnet.Net) error {
+			return c.Watch(ctx, func(tx *redis.Tx) error { return tx.Unwatch(ctx).Err() }, "n")
+		},
+		"a Watch whose connection breaks": func(ctx context.Context, c *redial.Client, n *memnet.Net) error {
+			err := c.Watch(ctx, func(tx *redis.Tx) error { n.Cut(); return tx.Get(ctx, "n").Err() }, "n")
+			if !errors.Is(err, redial.ErrUnavailable) && !errors.Is(err, redial.ErrOutcomeUnknown) {
+				return err
 			}
-			_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
-			require.NoError(t, err)
-			assert.Equal(t, 2, f.Count("exec"))
-		})
+			return c.WaitReady(ctx)
+		},
+		"UNWATCH on a Conn": func(ctx context.Context, c *redial.Client, n *memnet.Net) error {
+			cn := c.Conn()
+			defer cn.Close()
+			if err := cn.Do(ctx, "watch", "n").Err(); err != nil {
+				return err
+			}
+			return cn.Do(ctx, "unwatch").Err()
+		},
+	} {
+		t.Run(before, func(t *testing.T) { testAborted(t, watch, false) })
 	}
+	t.Run("inside", func(t *testing.T) { testAborted(t, nil, true) })
+}
+
+func testAborted(t *testing.T, before func(context.Context, *redial.Client, *memnet.Net) error, watch bool) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c, f := faulty(t, n, opt)
+		ctx := t.Context()
+		if before != nil {
+			require.NoError(t, before(ctx, c, n))
+		}
+		already := f.Count("exec")
+		f.Times("exec", 1, func(p *server.Peer) {
+			p.WriteError("EXECABORT Transaction discarded because of previous errors.")
+			memnet.HangUp(p) // this server would still be inside MULTI
+		})
+		f.Times("incr", 1, memnet.Reply("TRYAGAIN Multiple keys request during rehashing of slot"))
+		if watch {
+			err := c.Watch(ctx, func(tx *redis.Tx) error {
+				_, err := tx.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+				return err
+			}, "n")
+			assert.True(t, redis.IsExecAbortError(err), "%v", err)
+			assert.True(t, redial.SafeToRetry(err))
+			assert.Equal(t, 1, f.Count("exec")-already)
+			return
+		}
+		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+		require.NoError(t, err)
+		assert.Equal(t, 2, f.Count("exec")-already)
+	})
 }
 
 // While the server loads its dataset, commands wait; nobody dials.

@@ -137,9 +137,9 @@ func TestOnce_RefusedTransaction_SaysWhy(t *testing.T) {
 	}
 	assert.EqualValues(t, 0, s.Do("EXISTS", "n"))
 
-	require.NoError(t, c.Watch(t.Context(), func(*redis.Tx) error { return nil }, "n"))
 	s.Do(refusing["NOREPLICAS"][0]...)
-	watched := thrice(c, "watched")
+	var watched []redis.Cmder
+	require.NoError(t, c.Watch(t.Context(), func(*redis.Tx) error { watched = thrice(c, "watched"); return nil }, "n"))
 	s.Do(refusing["NOREPLICAS"][1]...)
 	for _, cmd := range watched {
 		assert.ErrorContains(t, cmd.Err(), "NOREPLICAS ")
