@@ -200,6 +200,7 @@ func TestMayRepeat(t *testing.T) {
 // Every reply is lost once, and the retry is answered: with nothing, or by an error. That
 // takes nothing from the budget, however often it happens.
 func TestBudget_AnswersCostNothing(t *testing.T) {
+	t.Parallel()
 	for name, reply := range map[string]redialtest.Action{"nil": redialtest.Handle, "error": redialtest.Reply("-ERR odd\r\n")} {
 		t.Run(name, func(t *testing.T) {
 			f := redialtest.NewFakeServer(t)
@@ -381,6 +382,7 @@ func TestCancel_BLPop_TakesNothingLater(t *testing.T) {
 
 // Whoever shares the pool with commands that are canceled must not notice.
 func TestCancel_HurtsNobodyElse(t *testing.T) {
+	t.Parallel()
 	s := redialtest.StartServer(t)
 	p := redialtest.NewProxy(t, s.Addr())
 	c := NewClient(&redis.Options{Addr: p.Addr(), PoolSize: 10})

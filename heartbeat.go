@@ -160,15 +160,15 @@ func (g *guard) unreached(v verdict, err error) {
 	g.owner.lookElsewhere()
 }
 
-// look is what the keeper does with the link every now and then. It returns when
-// it wants to be called again.
-func (g *guard) look(now time.Time) time.Time {
+// look is what the keeper does with the link every now and then, and, where that spares it
+// a look, up to so much before it is due. It returns when it wants to be called again.
+func (g *guard) look(now time.Time, before time.Duration) time.Time {
 	g.CutSilentSubscribers(time.Duration(g.cfg.misses) * g.cfg.timeout)
 	again, ask := g.Inspect(now, g.inflight.Load() > 0)
 	if ask && g.now() == StateConnected && !g.Asking() && !g.prober.asking() && !g.prober.again() {
 		g.AskIdle(1, g.spawn)
 	}
-	next := g.lookForTraffic(now)
+	next := g.lookForTraffic(now, before)
 	if again.Before(next) {
 		return again
 	}
@@ -177,11 +177,11 @@ func (g *guard) look(now time.Time) time.Time {
 
 // lookForTraffic has the server asked for a sign of life when it has given none since the
 // last look.
-func (g *guard) lookForTraffic(now time.Time) time.Time {
+func (g *guard) lookForTraffic(now time.Time, before time.Duration) time.Time {
 	lookedAt := g.lookedAt
 	g.lookedAt = g.clock.Last()
 	g.mu.Lock()
-	if g.state != StateConnected || now.Before(g.beatAt) {
+	if g.state != StateConnected || now.Add(before).Before(g.beatAt) {
 		defer g.mu.Unlock()
 		if g.state != StateConnected {
 			return now.Add(g.beat()) // there is a goroutine for that

@@ -353,6 +353,7 @@ func TestInquiry_NotAllowed_NothingIsConcluded(t *testing.T) {
 // The id is that of the handshake, in either version of the protocol, and there is none
 // where the server tells none. What a connection asks its server nobody sees.
 func TestInquiry_Introduction(t *testing.T) {
+	t.Parallel()
 	pools.NeedLook(t) // or only the first command on a connection can be introduced
 	for _, protocol := range []int{2, 3} {
 		s := redialtest.StartServer(t)

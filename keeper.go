@@ -106,9 +106,13 @@ func (k *keeper) keep() {
 			next = reap
 		}
 		all := k.all()
+		least := time.Duration(0)
+		if len(all) > 1 { // look at several at a time, before they are due rather than after
+			least = pause / 16
+		}
 		for _, g := range all {
-			if !now.Before(g.lookAt) {
-				g.lookAt = g.look(now)
+			if !now.Add(least).Before(g.lookAt) {
+				g.lookAt = g.look(now, least)
 			}
 			if g.lookAt.Before(next) {
 				next = g.lookAt
@@ -117,10 +121,6 @@ func (k *keeper) keep() {
 		}
 		k.sweep()
 		k.events.remind(now)
-		least := time.Duration(0)
-		if len(all) > 1 { // look at several at a time
-			least = pause / 16
-		}
 		timer.Reset(max(time.Until(next), least))
 	}
 }

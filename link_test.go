@@ -103,6 +103,7 @@ func TestLink_Transitions(t *testing.T) {
 // With MinIdleConns go-redis dials while it builds a client, so the server may have
 // answered before the client is known: what warms its pool must bear that.
 func TestWarm_ServerAnswersWhileTheClientIsBuilt(t *testing.T) {
+	t.Parallel()
 	f := redialtest.NewFakeServer(t)
 	slowly := func(opt *redis.Options) *redis.Client {
 		defer time.Sleep(10 * time.Millisecond) // the server answers meanwhile

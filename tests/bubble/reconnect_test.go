@@ -3,7 +3,9 @@ package bubble
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -405,4 +407,54 @@ func TestReconnect_Demand_OfTheWhole(t *testing.T) {
 			})
 		}
 	}
+}
+
+// However many nodes there are to look after, none is asked later than it should be, which
+// is as much later as its silence would be noticed.
+func TestReconnect_HeartbeatsOfManyNodes_NoneIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nodes, interval = 4, time.Second
+		var mu sync.Mutex
+		var late []time.Duration           // guarded by mu
+		asked := make(map[string]int)      // guarded by mu
+		last := make(map[string]time.Time) // guarded by mu
+		nets := make(map[string]*memnet.Net)
+		var slots []redis.ClusterSlot
+		for i := range nodes {
+			n, addr := memnet.New(), fmt.Sprintf("10.0.0.%d:6379", i+1) // go-redis takes loopback for the address of whoever told
+			t.Cleanup(n.Close)
+			memnet.Inject(n)
+			n.Redis.Server().SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+				if mu.Lock(); strings.EqualFold(cmd, "ping") {
+					if was, ok := last[addr]; ok && time.Since(was) > interval {
+						late = append(late, time.Since(was)-interval)
+					}
+					asked[addr]++
+					last[addr] = time.Now()
+				}
+				mu.Unlock()
+				return false
+			})
+			nets[addr] = n
+			slots = append(slots, redis.ClusterSlot{Start: i * 16384 / nodes, End: (i+1)*16384/nodes - 1, Nodes: []redis.ClusterNode{{Addr: addr}}})
+		}
+		c := redial.NewClusterClient(&redis.ClusterOptions{
+			Addrs: slices.Sorted(maps.Keys(nets)), Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+			ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) { return slots, nil },
+			Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				return nets[addr].Dial(ctx, network, addr)
+			},
+		})
+		defer c.Close()
+		memnet.Ready(t, c)
+		require.NoError(t, c.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error { return node.Ping(ctx).Err() }))
+		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		require.Len(t, asked, nodes)
+		for addr, n := range asked {
+			assert.Greater(t, n, 50, addr)
+		}
+		assert.Empty(t, late)
+	})
 }

@@ -654,8 +654,7 @@ func TestConform_Nodes_OneRefuses(t *testing.T) {
 func TestConform_Nodes_OneIsSlow(t *testing.T) {
 	for _, viaNew := range []bool{true, false} {
 		t.Run(fmt.Sprint("by NewClient ", viaNew), func(t *testing.T) {
-			t.Parallel()
-			paired(t, []kind{aCluster, aRing}, knobs{viaNew: viaNew, before: func(w *world) {
+			paired(t, []kind{aCluster, aRing}, knobs{waits: true, viaNew: viaNew, before: func(w *world) {
 				w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
 			}, nodeHook: func(w *world, addr string) redis.Hook {
 				return spy{w: w, stream: "hooks of " + addr, name: "hook"}
@@ -666,8 +665,7 @@ func TestConform_Nodes_OneIsSlow(t *testing.T) {
 
 // The same when the first that they are asked for is a pipeline.
 func TestConform_Nodes_OneIsSlow_Pipeline(t *testing.T) {
-	t.Parallel()
-	paired(t, []kind{aCluster, aRing}, knobs{viaNew: true, before: func(w *world) {
+	paired(t, []kind{aCluster, aRing}, knobs{waits: true, viaNew: true, before: func(w *world) {
 		w.slow = map[string]time.Duration{clusterNodeB: 400 * time.Millisecond}
 	}, nodeHook: func(w *world, addr string) redis.Hook {
 		return spy{w: w, stream: "hooks of " + addr, name: "hook"}
@@ -856,7 +854,7 @@ func TestConform_SetUp_Fails(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			paired(t, []kind{aClient}, knobs{tune: func(o *redis.Options) { o.DialerRetries = 1; tune(o) }}, func(w *world) {
+			paired(t, []kind{aClient}, knobs{waits: true, tune: func(o *redis.Options) { o.DialerRetries = 1; tune(o) }}, func(w *world) {
 				// Without the end of its context redial hides it for the grace, as an outage.
 				ctx, cancel := context.WithTimeout(w.ctx, 200*time.Millisecond)
 				defer cancel()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -66,6 +67,7 @@ type knobs struct {
 	viaNew    bool // nodeHook is added by NewClient of the options, not by OnNewNode
 	opts      []redial.Option
 	before    func(w *world) // changes the servers before there is a client
+	waits     bool           // for long, which is better done in a bubble
 }
 
 // world is one client of one side with its servers and the transcript of what happens.
@@ -519,13 +521,28 @@ func runSide(t testing.TB, s side, k kind, n knobs, script func(w *world)) trans
 	return w.transcript()
 }
 
+// inBubble runs f in a bubble, where it costs no time to wait.
+func inBubble(t *testing.T, f func(t *testing.T)) {
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(5 * time.Second) }) // until go-redis has seen that what it looks for is closed
+		f(t)
+	})
+}
+
 // paired runs a script on both sides, and on a client put under supervision, for each of
 // the kinds, and compares. What is wanted must be in the bare transcript, so that a script
 // that does not do what it is meant to do is noticed.
 func paired(t *testing.T, kinds []kind, n knobs, script func(w *world), want ...string) {
 	for _, k := range kinds {
 		t.Run(string(k), func(t *testing.T) {
-			expected := runSide(t, bare, k, n, script)
+			run := func(t *testing.T, s side) (seen transcript) {
+				if !n.waits {
+					return runSide(t, s, k, n, script)
+				}
+				inBubble(t, func(t *testing.T) { seen = runSide(t, s, k, n, script) })
+				return seen
+			}
+			expected := run(t, bare)
 			for _, w := range want {
 				require.Contains(t, expected.String(), w, "bare go-redis itself")
 			}
@@ -537,7 +554,7 @@ func paired(t *testing.T, kinds []kind, n knobs, script func(w *world), want ...
 					continue // the other side has all of this one's goroutines
 				}
 				t.Run(string(s), func(t *testing.T) {
-					if d := differ(expected, runSide(t, s, k, n, script)); d != "" {
+					if d := differ(expected, run(t, s)); d != "" {
 						t.Error("go-redis and redial differ:" + d)
 					}
 				})

@@ -814,7 +814,6 @@ func TestConform_Exact_HookSendsOneAtATime_IsAsExact(t *testing.T) {
 // R2, R3: what refuses the WATCH of a Watch for a while is waited for, as for any other
 // command, and nil means that the function has run.
 func TestConform_Exact_WatchIsRefused(t *testing.T) {
-	t.Parallel()
 	for name, reply := range map[string]string{
 		"CLUSTERDOWN": "-CLUSTERDOWN The cluster is down\r\n", "MOVED": "-MOVED 1 %s\r\n",
 		"TRYAGAIN": "-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
@@ -826,24 +825,26 @@ func TestConform_Exact_WatchIsRefused(t *testing.T) {
 				continue
 			}
 			t.Run(name+"/"+string(k), func(t *testing.T) {
-				w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithRefusals(func(err error) bool { return err.Error() == "ERR no upstream host" })}}, "", nil)
-				require.NoError(t, w.rdb.Set(w.ctx, "{a}k", 1, 0).Err())
-				until := time.Now().Add(300 * time.Millisecond)
-				for addr, s := range w.servers {
-					other := map[string]string{clusterNodeA: clusterNodeB, clusterNodeB: clusterNodeA}[addr]
-					s.says(func(_ int, args []string) redialtest.Action {
-						switch {
-						case args[0] != "watch" || time.Now().After(until):
-							return redialtest.Handle
-						case name == "MOVED":
-							return redialtest.Reply(fmt.Sprintf(reply, other))
-						}
-						return redialtest.Reply(reply)
-					})
-				}
-				ran := 0
-				assert.NoError(t, w.rdb.Watch(w.ctx, func(*redis.Tx) error { ran++; return nil }, "{a}k"))
-				assert.Equal(t, 1, ran, "runs of the function")
+				inBubble(t, func(t *testing.T) {
+					w, _ := probe(t, k, knobs{opts: []redial.Option{redial.WithRefusals(func(err error) bool { return err.Error() == "ERR no upstream host" })}}, "", nil)
+					require.NoError(t, w.rdb.Set(w.ctx, "{a}k", 1, 0).Err())
+					until := time.Now().Add(300 * time.Millisecond)
+					for addr, s := range w.servers {
+						other := map[string]string{clusterNodeA: clusterNodeB, clusterNodeB: clusterNodeA}[addr]
+						s.says(func(_ int, args []string) redialtest.Action {
+							switch {
+							case args[0] != "watch" || time.Now().After(until):
+								return redialtest.Handle
+							case name == "MOVED":
+								return redialtest.Reply(fmt.Sprintf(reply, other))
+							}
+							return redialtest.Reply(reply)
+						})
+					}
+					ran := 0
+					assert.NoError(t, w.rdb.Watch(w.ctx, func(*redis.Tx) error { ran++; return nil }, "{a}k"))
+					assert.Equal(t, 1, ran, "runs of the function")
+				})
 			})
 		}
 	}
@@ -957,36 +958,37 @@ func TestConform_Exact_CachingRejectsSubscribe(t *testing.T) {
 
 // E2: a context that had ended is ctx.Err() itself, while the link is down, too.
 func TestConform_Exact_EndedContextWhileDown(t *testing.T) {
-	t.Parallel()
 	for _, k := range []kind{aCluster, aFailoverCluster, aRing} {
 		for _, s := range []side{bare, wrapped} {
 			t.Run(fmt.Sprint(k, "/", s), func(t *testing.T) {
-				w := newWorld(t, s, k)
-				defer w.close()
-				w.open(knobs{poolSize: 4})
-				w.ready()
-				require.NoError(t, w.rdb.Set(w.ctx, "{a}k", 1, 0).Err())
-				for _, srv := range w.servers {
-					srv.Kill()
-				}
-				if w.supervisor != nil {
-					require.NoError(t, w.supervisor.WaitForState(w.ctx, redial.StateReconnecting))
-				}
-				ping := func(ctx context.Context, n *redis.Client) error { return n.Ping(ctx).Err() }
-				switch c := w.rdb.(type) {
-				case interface {
-					ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
-				}:
-					assert.Equal(t, context.Canceled, c.ForEachMaster(canceled(), ping), "ForEachMaster")
-				case interface {
-					ForEachShard(context.Context, func(context.Context, *redis.Client) error) error
-				}:
-					err := c.ForEachShard(canceled(), ping)
-					if s == bare && err == nil {
-						redialtest.Skip(t, "bare finds no shard that is up")
+				inBubble(t, func(t *testing.T) {
+					w := newWorld(t, s, k)
+					defer w.close()
+					w.open(knobs{poolSize: 4})
+					w.ready()
+					require.NoError(t, w.rdb.Set(w.ctx, "{a}k", 1, 0).Err())
+					for _, srv := range w.servers {
+						srv.Kill()
 					}
-					assert.Equal(t, context.Canceled, err, "ForEachShard")
-				}
+					if w.supervisor != nil {
+						require.NoError(t, w.supervisor.WaitForState(w.ctx, redial.StateReconnecting))
+					}
+					ping := func(ctx context.Context, n *redis.Client) error { return n.Ping(ctx).Err() }
+					switch c := w.rdb.(type) {
+					case interface {
+						ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
+					}:
+						assert.Equal(t, context.Canceled, c.ForEachMaster(canceled(), ping), "ForEachMaster")
+					case interface {
+						ForEachShard(context.Context, func(context.Context, *redis.Client) error) error
+					}:
+						err := c.ForEachShard(canceled(), ping)
+						if s == bare && err == nil {
+							redialtest.Skip(t, "bare finds no shard that is up")
+						}
+						assert.Equal(t, context.Canceled, err, "ForEachShard")
+					}
+				})
 			})
 		}
 	}
@@ -1250,17 +1252,19 @@ func TestConform_Exact_UnreadableInTransaction(t *testing.T) {
 	for _, k := range allKinds {
 		for _, reply := range []string{"", "?what", "*1\r\n?what", "*what"} {
 			t.Run(fmt.Sprintf("%s/%q", k, reply), func(t *testing.T) {
-				w, _ := probe(t, k, knobs{}, "exec", func(int) redialtest.Action {
-					if reply == "" {
-						return redialtest.Handle
+				inBubble(t, func(t *testing.T) {
+					w, _ := probe(t, k, knobs{}, "exec", func(int) redialtest.Action {
+						if reply == "" {
+							return redialtest.Handle
+						}
+						return redialtest.Reply(reply + "\r\n")
+					})
+					cmd := redis.NewMapStringStringCmd(w.ctx, "incr", "{a}n")
+					err := processAs(t, w, "transaction", cmd)
+					for _, err := range []error{err, cmd.Err()} {
+						assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
 					}
-					return redialtest.Reply(reply + "\r\n")
 				})
-				cmd := redis.NewMapStringStringCmd(w.ctx, "incr", "{a}n")
-				err := processAs(t, w, "transaction", cmd)
-				for _, err := range []error{err, cmd.Err()} {
-					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
-				}
 			})
 		}
 	}
