@@ -26,6 +26,8 @@ type moving struct {
 	refusal atomic.Pointer[string] // what the owner says to SSUBSCRIBE; nil: nothing special
 	subs    chan subscribed
 
+	sending sync.Mutex // held by who says something that has to come as a whole
+
 	mu       sync.Mutex
 	channels map[*redialtest.FakeConn]map[string]bool // guarded by mu
 }
@@ -57,6 +59,11 @@ func (m *moving) answer(node int, c *redialtest.FakeConn, args []string) redialt
 		}
 		host, port, _ := net.SplitHostPort(m.nodes[owner].Addr())
 		return redialtest.Reply(fmt.Sprintf("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%s\r\n:%s\r\n", len(host), host, port))
+	case "ping": // between two messages, and not within one
+		m.sending.Lock()
+		defer m.sending.Unlock()
+		c.Send("+PONG\r\n")
+		return redialtest.Drop
 	case "ssubscribe", "sunsubscribe":
 		if node != owner {
 			return redialtest.Reply("-MOVED 1 " + m.nodes[owner].Addr() + "\r\n")
@@ -65,11 +72,11 @@ func (m *moving) answer(node int, c *redialtest.FakeConn, args []string) redialt
 			m.subs <- subscribed{node, c, *refusal}
 			return redialtest.Reply(*refusal + "\r\n")
 		}
-		reply := m.confirm(c, name, args[1:])
+		c.Send(m.confirm(c, name, args[1:])) // before the test goes on
 		if name == "ssubscribe" {
-			defer func() { m.subs <- subscribed{node, c, strings.Join(args[1:], " ")} }()
+			m.subs <- subscribed{node, c, strings.Join(args[1:], " ")}
 		}
-		return redialtest.Reply(reply)
+		return redialtest.Drop
 	}
 	return redialtest.Handle
 }
@@ -108,6 +115,18 @@ func shardPush(kind, channel string, n int) string {
 
 func shardMessage(channel, text string) string {
 	return fmt.Sprintf(">3\r\n$8\r\nsmessage\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(channel), channel, len(text), text)
+}
+
+// send sends something in parts, in the midst of which nothing else is said.
+func (m *moving) send(c *redialtest.FakeConn, parts []string) {
+	m.sending.Lock()
+	defer m.sending.Unlock()
+	for i, part := range parts {
+		if i > 0 {
+			time.Sleep(2 * time.Millisecond) // or they may be read at once
+		}
+		c.Send(part)
+	}
 }
 
 // next returns the next subscription, which there must be.
@@ -184,12 +203,7 @@ func TestStray_Follows(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 			}
 			m.owner.Store(1)
-			for i, raw := range tc.sends {
-				if i > 0 {
-					time.Sleep(5 * time.Millisecond)
-				}
-				on.conn.Send(raw)
-			}
+			m.send(on.conn, tc.sends)
 			assert.Equal(t, 1, m.next(t).node)
 		})
 	}
@@ -219,7 +233,7 @@ func TestStray_Refused_TriesAgain(t *testing.T) {
 func TestStray_StaysWhereItIs(t *testing.T) {
 	for name, tc := range map[string]struct {
 		before func(m *moving, s *redis.PubSub) // anything is read
-		after  func(on subscribed)
+		after  func(m *moving, on subscribed)
 	}{
 		"unsubscribes at once": {before: func(_ *moving, s *redis.PubSub) {
 			_ = s.Ping(t.Context())
@@ -232,12 +246,9 @@ func TestStray_StaysWhereItIs(t *testing.T) {
 			_ = s.SSubscribe(t.Context(), "a")
 			m.next(t)
 		}},
-		"a message": {after: func(on subscribed) {
+		"a message": {after: func(m *moving, on subscribed) {
 			text := strings.Repeat("x", 4000) + strings.Repeat(shardPush("sunsubscribe", "a", 0)+"-MOVED 1 x:1\r\n", 10)
-			for _, part := range strings.SplitAfter(shardMessage("a", text), "\r\n") {
-				on.conn.Send(part)
-				time.Sleep(2 * time.Millisecond)
-			}
+			m.send(on.conn, strings.SplitAfter(shardMessage("a", text), "\r\n"))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -252,7 +263,7 @@ func TestStray_StaysWhereItIs(t *testing.T) {
 			}
 			ch := s.Channel()
 			if tc.after != nil {
-				tc.after(on)
+				tc.after(m, on)
 			}
 			m.none(t)
 			on.conn.Send(shardMessage("a", "hello"))
