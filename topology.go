@@ -198,6 +198,11 @@ func (t *topology) refresh() {
 	if t.client.gate.now() != StateConnected {
 		return // that is under way
 	}
+	t.keepAsking()
+}
+
+// keepAsking has it asked for in any state.
+func (t *topology) keepAsking() {
 	t.mu.Lock()
 	begin := !t.loading
 	t.asked, t.loading = true, true
@@ -223,7 +228,6 @@ func (t *topology) keepLoading() {
 		}
 		if err := t.reload(); err != nil {
 			t.client.gate.noteCause(err)
-			continue
 		}
 		t.leadStrays()
 	}
@@ -272,7 +276,7 @@ func (t *topology) strayed(c *wire.Conn) {
 	t.mu.Lock()
 	t.strays = append(t.strays, stray{c, t.seen, time.Now()})
 	t.mu.Unlock()
-	t.refresh()
+	t.keepAsking()
 }
 
 // leadStrays ends the connections of stray subscriptions when there is news of the

@@ -63,6 +63,11 @@ func (f *Frame) Feed(p []byte) (n int, done, ok bool) {
 	return n, f.Kind != 0 && f.open == 0, true
 }
 
+// EndsIn reports whether the last line of a complete reply that is no text is that.
+func (f *Frame) EndsIn(line string) bool {
+	return bytes.HasPrefix(f.line[:], []byte(line+"\r"))
+}
+
 // header takes a line that says what follows, or is all of a value.
 func (f *Frame) header() bool {
 	line := bytes.TrimSuffix(f.line[:f.chars], []byte{'\r'})

@@ -61,6 +61,8 @@ type Conn struct {
 	aside atomic.Pointer[aside]        // what is done with the bytes that are read; nil, almost always: nothing
 	alone atomic.Bool                  // the request that waits is one command
 
+	shards atomic.Pointer[shards] // of a subscription at a node; nil: there are none
+
 	cause  atomic.Pointer[RetiredError] // set once, when the connection is given up
 	broken atomic.Pointer[Error]        // the first failure to read
 
@@ -71,7 +73,6 @@ type Conn struct {
 	greeted atomic.Bool  // a first byte was read
 	refused atomic.Bool  // HELLO was; whether there is to be more on the connection will be seen
 	listens atomic.Int32 // of a subscription: what its owner was told
-	leaving atomic.Bool  // a subscription ends, as was asked for, or because its slot was moved
 	// Deadlines; each is used by one side only, and by whoever holds the claim. early says
 	// that the one for reading is sooner than it was set, for the call to be watched then.
 	reading, writing deadline
@@ -164,6 +165,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.sent = 0
 		c.owes.Store(now)
 	}
+	if s := c.shards.Load(); s != nil {
+		s.asks(p)
+	}
 	n, err := c.write(p)
 	if err != nil {
 		return n, c.unwritten(n, fresh, c.blame(err))
@@ -194,7 +198,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	c.leave()
 	if n > 0 {
 		if c.role.Load() == roleSubscriber {
-			if isStray(p[:n]) && c.leaving.CompareAndSwap(false, true) {
+			if s := c.shards.Load(); s != nil && s.hears(p[:n]) {
 				c.fleet.owner.Strayed(c)
 			}
 			c.subscribed()
@@ -226,18 +230,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
-
-// isStray reports whether a node tells a subscription of shard channels that it has
-// to go elsewhere, with a push that nobody has asked for or in answer to SSUBSCRIBE.
-// go-redis would take the one for the end of the subscription, the other for an error.
-func isStray(p []byte) bool {
-	return len(p) > 0 && bytes.HasPrefix(p[1:], strayPush) && (p[0] == '>' || p[0] == '*') || bytes.HasPrefix(p, strayReply)
-}
-
-var (
-	strayPush  = []byte("3\r\n$12\r\nsunsubscribe\r\n")
-	strayReply = []byte("-MOVED ")
-)
 
 // broke labels a failure to read. With RESP3, go-redis reads once more after the
 // first failure and reports the second, so the first is remembered.
@@ -412,9 +404,9 @@ func (c *Conn) observe(p []byte) {
 		}
 		return
 	case "subscribe", "psubscribe", "ssubscribe":
-		c.role.Store(roleSubscriber)
-	case "sunsubscribe":
-		c.leaving.Store(true)
+		if c.role.Swap(roleSubscriber) != roleSubscriber && c.fleet.settings.Sealed {
+			c.shards.Store(new(shards))
+		}
 	case "multi":
 		if len(p) == len("*1\r\n$5\r\nmulti\r\n") {
 			c.role.Store(roleHeld)

@@ -65,3 +65,25 @@ func lowerASCII(s string) string {
 	}
 	return string(b)
 }
+
+// What is read of shard channels means the same wherever it is cut.
+func FuzzShards(f *testing.F) {
+	const gone = ">3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:0\r\n"
+	f.Add([]byte(">3\r\n$8\r\nsmessage\r\n$1\r\na\r\n$5\r\nhello\r\n"+gone), 40, false)
+	f.Add([]byte(gone+gone), 34, true)
+	f.Add([]byte("*3\r\n$12\r\nsunsubscribe\r\n$-1\r\n:1\r\n-MOVED 1 x:1\r\n"), 9, true)
+	f.Add([]byte("+PONG\r\n$-1\r\n-CLUSTERDOWN\r\n\r\n"), 13, false)
+	f.Fuzz(func(t *testing.T, raw []byte, cut int, asked bool) {
+		var whole, parts shards
+		if asked {
+			whole.asks([]byte("*1\r\n$12\r\nsunsubscribe\r\n"))
+			parts.asks([]byte("*1\r\n$12\r\nsunsubscribe\r\n"))
+		}
+		n := min(max(cut, 0), len(raw))
+		first := parts.hears(raw[:n])
+		second := parts.hears(raw[n:])
+		if want := whole.hears(raw); want != (first || second) || first && second {
+			t.Fatalf("%q, cut at %d: %v, then %v; at once: %v", raw, n, first, second, want)
+		}
+	})
+}

@@ -122,6 +122,7 @@ var numbers = []struct{ where, numbers, why string }{
 	{"maxBody", "*", "longer than any text that Redis allows"},
 	{"inquiry.whoIs", "time.Second", "the unit of uptime_in_seconds"},
 	{"Conn.observe", "16", "of head"},
+	{"shards.asks", "16", "of head"},
 	{"Greeting.Said", "16", "of head"},
 	{"textSize", "64", "longer than any number is as text"},
 	{"Innermost", "8", "nobody wraps a connection that often"},
