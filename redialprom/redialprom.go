@@ -228,10 +228,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, n := range s.Nodes {
-		node := n.Addr
-		if !utf8.ValidString(node) { // a label is no other text; two nodes are never one
-			node = strings.Trim(strconv.Quote(node), `"`)
-		}
+		node := text(n.Addr)
 		for _, state := range states {
 			gauge(d.nodeStatus, is(n.State == state), node, state.String())
 		}
@@ -242,6 +239,15 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(d.nodeConnections, float64(n.Connections), node)
 	}
+}
+
+// text returns s, quoted where it is no text, which a label must be. Two are never the same.
+func text(s string) string {
+	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
 }
 
 var errNoClient = errors.New("redialprom: there is no client to ask")

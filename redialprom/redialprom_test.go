@@ -225,6 +225,14 @@ func TestCollector_BadInput(t *testing.T) {
 	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xff:6379"} 4`)
 	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xfe:6379"}`)
 
+	for _, addrs := range [][2]string{{"a\xff:1", `a\xff:1`}, {`a\:1`, `a\\:1`}, {`a"`, `a\"`}} {
+		odd.Nodes[0].Addr, odd.Nodes[1].Addr = addrs[0], addrs[1]
+		reg = prometheus.NewPedanticRegistry()
+		require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))
+		_, err := reg.Gather()
+		assert.NoError(t, err, "two nodes are never one: %q", addrs)
+	}
+
 	labels := prometheus.Labels{"team": "shop"}
 	reg = prometheus.NewPedanticRegistry()
 	require.NoError(t, reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(labels))))
