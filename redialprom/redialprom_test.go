@@ -178,6 +178,11 @@ func TestCollector_Series_AreBounded(t *testing.T) {
 	}
 }
 
+// undescribed is a collector that does not say what it has.
+type undescribed struct{ prometheus.Collector }
+
+func (undescribed) Describe(chan<- *prometheus.Desc) {}
+
 // Bad input is a clear error, and never a panic.
 func TestCollector_BadInput(t *testing.T) {
 	for _, s := range []redialprom.Source{nil, (*redial.Client)(nil), (*redial.Supervisor)(nil)} {
@@ -200,6 +205,20 @@ func TestCollector_BadInput(t *testing.T) {
 		reg := prometheus.NewPedanticRegistry()
 		err := reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(prometheus.Labels{taken: "x"})))
 		assert.ErrorContains(t, err, "has the label "+taken)
+	}
+	// A collector that was not made by NewCollector, or wrongly: registered, and as what another
+	// collector passes on without saying so before.
+	for want, c := range map[string]*redialprom.Collector{
+		"not made by NewCollector": {}, "was not made by NewCollector": nil,
+		"has the label state": redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(prometheus.Labels{"state": "x"})),
+		"UTF-8":               redialprom.NewCollector("caf\xe9", numbered()),
+	} {
+		reg := prometheus.NewPedanticRegistry()
+		assert.ErrorContains(t, reg.Register(c), want)
+		reg = prometheus.NewRegistry()
+		require.NoError(t, reg.Register(undescribed{c}))
+		_, err := reg.Gather()
+		assert.ErrorContains(t, err, want)
 	}
 	// An observer that was not made by NewObserver, and none.
 	for _, o := range []*redialprom.Observer{nil, {}} {
