@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,8 @@ type StateObserver interface{ ObserveState(e Event) }
 
 // WaitObserver is told of every wait for the link when it is over. A call may wait more
 // than once. The method is called on the goroutine of the command, possibly on many at
-// once, with the context of the command, and must not block.
+// once, with the context of the command. It must not block, and send nothing with the client:
+// what waits or fails then has it called again.
 type WaitObserver interface {
 	ObserveWait(ctx context.Context, w Wait)
 }
@@ -126,11 +128,14 @@ func WithObserver(o any) Option {
 	}
 }
 
-// observers are those of a client. They are only read.
+// observers are those of a client. They are only read, but for what is logged of them.
 type observers struct {
 	logger *slog.Logger // nil: silent
 	all    []any        // see WithObserver
 	states bool         // one of them is a StateObserver
+
+	mu     sync.Mutex
+	panics allowance // guarded by mu; of lines about them
 }
 
 func newObservers(cfg *config) *observers {
@@ -171,11 +176,34 @@ func (s steady) Handle(ctx context.Context, r slog.Record) error {
 // contained calls f, which is code of the caller; a panic ends here.
 func (told *observers) contained(f func()) {
 	defer func() {
-		if r := recover(); r != nil && told.logger != nil {
-			told.logger.Error(logPanicObserver, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		if r := recover(); r != nil {
+			told.panicked(logPanicObserver, r)
 		}
 	}()
 	f()
+}
+
+// panicked logs a panic in an observer or the callback, unless there were too many of late:
+// each command that fails in an outage may bring one.
+func (told *observers) panicked(message string, v any) {
+	if told.logger == nil {
+		return
+	}
+	told.mu.Lock()
+	write, left := told.panics.take(time.Now()), told.panics.left
+	told.panics.left = left + 1
+	if write {
+		told.panics.left = 0
+	}
+	told.mu.Unlock()
+	if !write {
+		return
+	}
+	attrs := []any{"panic", fmt.Sprint(v), "stack", string(debug.Stack())}
+	if left > 0 {
+		attrs = append(attrs, "left_out", left)
+	}
+	told.logger.Error(message, attrs...)
 }
 
 // events delivers transitions to the logger, the observers and the callback, in order and
@@ -229,8 +257,8 @@ func (a *allowance) next() time.Time {
 }
 
 // put queues an event; signal must follow once no lock is held. When the queue is
-// full the oldest event is dropped. The one for StateClosed is the last ever
-// queued, so it is never the oldest of a full queue.
+// full the oldest event about a node is dropped, or else the oldest of all. So however many
+// nodes there are, the client as a whole is told of, and last that it is closed.
 func (e *events) put(ev Event) {
 	if e.logger == nil && (ev.refusing || ev.reminder || e.notify == nil && !e.told.states) {
 		return
@@ -238,7 +266,8 @@ func (e *events) put(ev Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.queue) >= eventQueue {
-		e.queue = e.queue[1:]
+		i := slices.IndexFunc(e.queue, func(ev Event) bool { return ev.Node != "" })
+		e.queue = slices.Delete(e.queue, max(i, 0), max(i, 0)+1)
 		e.lost.Add(1)
 	}
 	e.queue = append(e.queue, ev)
@@ -276,17 +305,29 @@ func (e *events) take() (Event, bool) {
 }
 
 func (e *events) run(done chan struct{}) {
-	defer close(done)
+	defer e.left(done)
 	for ev, ok := e.take(); ok; ev, ok = e.take() {
 		e.deliver(ev)
 	}
 }
 
+// left is called when the goroutine is over. If code of the caller has ended it, as a test that
+// fails in a callback does, another one delivers what is left.
+func (e *events) left(done chan struct{}) {
+	e.mu.Lock()
+	if e.done == done {
+		e.done = nil
+	}
+	e.mu.Unlock()
+	e.signal()
+	close(done)
+}
+
 // deliver logs the event and calls the observers and the callback; panics end here.
 func (e *events) deliver(ev Event) {
 	defer func() {
-		if r := recover(); r != nil && e.logger != nil {
-			e.logger.Error(logPanicCallback, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		if r := recover(); r != nil {
+			e.told.panicked(logPanicCallback, r)
 		}
 	}()
 	if e.logger != nil {
@@ -408,16 +449,19 @@ func (e *events) mishap(v any, stack []byte) {
 // return, perhaps because it is the one that closes the client, is waited for
 // callbackPatience; it is delivered the rest once it returns.
 func (e *events) join() {
-	e.mu.Lock()
-	done := e.done
-	e.mu.Unlock()
-	if done == nil {
-		return
-	}
 	timer := time.NewTimer(callbackPatience)
 	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
+	for {
+		e.mu.Lock()
+		done := e.done
+		e.mu.Unlock()
+		if done == nil {
+			return
+		}
+		select {
+		case <-done:
+		case <-timer.C:
+			return
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -794,4 +795,79 @@ func TestEvents_PanickingLogger_IsContained(t *testing.T) {
 			assert.Len(t, seen.failures, 1)
 		})
 	}
+}
+
+// A callback that ends its goroutine, as a test that fails in one does, ends nothing else: the
+// next events are delivered, in order, and Close waits for the last of them.
+func TestEvents_CallbackEndsItsGoroutine_NextAreDelivered(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		var got []State
+		c := NewClient(opt, WithLogger(logger), WithOnStateChange(func(e Event) {
+			got = append(got, e.To)
+			runtime.Goexit()
+		}))
+		ready(t, c)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		n.Start()
+		ready(t, c)
+		require.NoError(t, c.Close())
+		assert.Equal(t, []State{StateConnected, StateReconnecting, StateConnected, StateClosed}, got)
+		assert.Equal(t, 4, strings.Count(log.String(), logTransition), log)
+	})
+}
+
+// An observer that panics for each command of an outage does not fill the log.
+func TestObserver_Panics_LinesAreBoundedAndCounted(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		c := NewClient(opt, WithObserver(panicking{}), WithLogger(logger))
+		ready(t, c)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		refused := func(times int) {
+			for range times {
+				require.ErrorIs(t, c.Ping(FailFast(t.Context())).Err(), ErrUnavailable)
+			}
+		}
+		refused(1000)
+		synctest.Wait()
+		assert.Equal(t, logBurst, strings.Count(log.String(), logPanicObserver))
+		time.Sleep(logRefill)
+		refused(1)
+		assert.Equal(t, logBurst+1, strings.Count(log.String(), logPanicObserver))
+		assert.Regexp(t, `panic=oops .*left_out=98\d\n`, log.String())
+		require.NoError(t, c.Close())
+	})
+}
+
+// However many nodes a client has, a slow callback is told what becomes of the client as a
+// whole, and of its end last.
+func TestEvents_ManyNodes_TheWholeIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, _ *redis.Options) {
+		addrs := make(map[string]string)
+		for i := range 2 * eventQueue {
+			addrs[fmt.Sprint("shard", i)] = fmt.Sprint("127.0.0.1:", 1+i)
+		}
+		block := make(chan struct{})
+		var got []State
+		c := NewRing(&redis.RingOptions{Addrs: addrs, Dialer: n.Dial, Protocol: 2, DisableIdentity: true}, WithOnStateChange(func(e Event) {
+			<-block
+			if e.Node == "" {
+				got = append(got, e.To)
+			}
+		}))
+		require.NoError(t, c.WaitReady(t.Context()))
+		for i := range 20 * eventQueue { // on all
+			require.NoError(t, c.Set(t.Context(), fmt.Sprint("k", i), "v", 0).Err())
+		}
+		c.Reconnect("")
+		require.NoError(t, c.WaitReady(t.Context()))
+		require.NoError(t, c.Close())
+		close(block)
+		synctest.Wait()
+		assert.Equal(t, []State{StateConnected, StateReconnecting, StateConnected, StateClosed}, got)
+		assert.NotZero(t, c.Stats().EventsDropped)
+	})
 }

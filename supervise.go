@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -215,12 +216,15 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 type UniversalClient interface {
 	redis.UniversalClient
 
-	// State, WaitReady, WaitForState, Reconnect and Stats are those of a Supervisor.
+	// These are those of a Supervisor.
 	State() State
 	WaitReady(ctx context.Context) error
 	WaitForState(ctx context.Context, want State) error
 	Reconnect(reason string)
 	Stats() Stats
+	Outages() []Outage
+	Check(ctx context.Context) error
+	CheckAfter(d time.Duration) func(ctx context.Context) error
 	// Drain closes the client gracefully, see Client.Drain.
 	Drain(ctx context.Context) error
 }

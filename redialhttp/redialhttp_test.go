@@ -30,7 +30,7 @@ type shown struct {
 func (s shown) Stats() redial.Stats      { return s.stats }
 func (s shown) Outages() []redial.Outage { return s.outages }
 
-var _ = []redialhttp.Source{(*redial.Client)(nil), (*redial.ClusterClient)(nil), (*redial.Ring)(nil), (*redial.Supervisor)(nil)}
+var _ = []redialhttp.Source{(*redial.Client)(nil), (*redial.ClusterClient)(nil), (*redial.Ring)(nil), (*redial.Supervisor)(nil), redial.UniversalClient(nil)}
 
 func in(state redial.State, ago time.Duration, nodes ...redial.State) shown {
 	s := redial.Stats{State: state, Since: time.Now().Add(-ago), Cause: redial.CauseHeartbeatMissed, Reason: "heartbeat missed", Outages: 3}

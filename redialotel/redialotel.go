@@ -28,6 +28,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -122,17 +124,27 @@ func (c *config) common(name string) []attribute.KeyValue {
 
 const defaultPort = 6379
 
-// serverOf returns the attributes of an address.
+// serverOf returns the attributes of an address. Two addresses never have the same.
 func serverOf(addr string) []attribute.KeyValue {
 	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return []attribute.KeyValue{semconv.ServerAddress(addr)}
+	n, unnumbered := strconv.Atoi(port)
+	if err != nil || unnumbered != nil { // a socket, or a port with a name
+		return []attribute.KeyValue{semconv.ServerAddress(text(addr))}
 	}
-	all := []attribute.KeyValue{semconv.ServerAddress(host)}
-	if n, err := strconv.Atoi(port); err == nil && n != defaultPort {
+	all := []attribute.KeyValue{semconv.ServerAddress(text(host))}
+	if n != defaultPort {
 		all = append(all, semconv.ServerPort(n))
 	}
 	return all
+}
+
+// text returns s, quoted where it is no text, which exporters refuse.
+func text(s string) string {
+	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
 }
 
 var errNoClient = errors.New("redialotel: there is no client to ask")

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/otlptranslator"
 	"github.com/redis/go-redis/extra/redisotel/v9"
@@ -299,6 +300,28 @@ func TestMetrics_BadInput(t *testing.T) {
 	require.NoError(t, m.Watch(shown{}))
 	_, found = collect()
 	assert.NotEmpty(t, found)
+}
+
+// What a server calls its nodes is not ours to choose: no exporter must refuse a name, and two
+// nodes are never one.
+func TestMetrics_NamesOfNodes(t *testing.T) {
+	for _, addrs := range [][2]string{{"a\xff:1", `a\xff:1`}, {"a\xff", "a\xfe"}, {"a:redis1", "a:redis2"}} {
+		provider, collect := reading(t)
+		m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), redialotel.WithNodes())
+		require.NoError(t, err)
+		odd := numbered()
+		odd.Nodes[0].Addr, odd.Nodes[1].Addr = addrs[0], addrs[1]
+		require.NoError(t, m.Watch(odd))
+		_, found := collect()
+		nodes := 0
+		for name := range found {
+			assert.True(t, utf8.ValidString(name), name)
+			if strings.HasPrefix(name, "redial.node.outages{") {
+				nodes++
+			}
+		}
+		assert.Equal(t, 2, nodes, "%q", addrs)
+	}
 }
 
 // Two clients of one name would be added up, so the second is refused, until the first is
@@ -635,5 +658,28 @@ func TestTracer_OperationDuration(t *testing.T) {
 		}
 		_, found = collect()
 		assert.LessOrEqual(t, len(found), 257)
+	})
+}
+
+// A script may call its errors anything, keys included: their kinds are few in metrics.
+func TestTracer_OperationDuration_WordsOfScripts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meters, collect := reading(t)
+		tracer := redialotel.NewTracer("cache", redialotel.WithMeterProvider(meters), redialotel.WithOperationDuration())
+		server, rdb := inMemory(t, redial.WithOuterHook(tracer), redial.WithObserver(tracer))
+		calls := 0
+		server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+			if !strings.EqualFold(args[0], "eval") {
+				return ""
+			}
+			calls++
+			return redialtest.Reply("-" + strings.Repeat("A", calls%30) + strings.Repeat("B", calls/30) + "Z no such user\r\n")
+		})
+		for range 600 {
+			require.ErrorContains(t, rdb.Eval(t.Context(), "return x", nil).Err(), "no such user")
+		}
+		_, found := collect()
+		assert.LessOrEqual(t, len(found), 257)
+		assert.NotZero(t, found["db.client.operation.duration{db.operation.name=EVAL,error.type=_OTHER}"])
 	})
 }

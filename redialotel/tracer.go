@@ -47,20 +47,22 @@ type Tracer struct {
 	set      []attribute.KeyValue
 	duration metric.Float64Histogram // nil: not asked for
 
-	mu    sync.Mutex
-	names map[string]bool // guarded by mu; operations in the histogram, mostNames at most
+	mu     sync.Mutex
+	names  map[string]bool // guarded by mu; operations in the histogram, mostNames at most
+	errors map[string]bool // guarded by mu; kinds of errors in it, as many
 }
 
 // durationBuckets are those that the conventions name for db.client.operation.duration.
 var durationBuckets = []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10}
 
-// mostNames bounds the operations in the histogram; whatever else is called is "OTHER".
+// mostNames bounds the operations in the histogram, and the kinds of errors, which may be the
+// words of a script; whatever else there is is "OTHER", or "_OTHER".
 const mostNames = 256
 
 // NewTracer returns a tracer of a client under a name, see [NewMetrics].
 func NewTracer(name string, opts ...Option) *Tracer {
 	c := configOf(opts)
-	t := &Tracer{set: c.common(name), names: make(map[string]bool)}
+	t := &Tracer{set: c.common(name), names: make(map[string]bool), errors: make(map[string]bool)}
 	t.common = trace.WithAttributes(t.set...)
 	if !c.only {
 		t.tracer = c.tracers.Tracer(scope)
@@ -177,9 +179,12 @@ func (t *Tracer) record(ctx context.Context, name string, size int, began time.T
 	if t.duration == nil {
 		return
 	}
-	attrs := append(t.set[:len(t.set):len(t.set)], operationAttributes(t.bounded(name), size)...)
+	attrs := append(t.set[:len(t.set):len(t.set)], operationAttributes(t.bounded(t.names, name, other), size)...)
 	if failed(err) {
 		kind, code := errorType(err)
+		if kind = t.bounded(t.errors, kind, otherError); kind == otherError {
+			code = ""
+		}
 		attrs = append(attrs, semconv.ErrorTypeKey.String(kind))
 		if code != "" {
 			attrs = append(attrs, semconv.DBResponseStatusCode(code))
@@ -188,15 +193,15 @@ func (t *Tracer) record(ctx context.Context, name string, size int, began time.T
 	t.duration.Record(ctx, time.Since(began).Seconds(), metric.WithAttributeSet(attribute.NewSet(attrs...)))
 }
 
-// bounded returns the name, or OTHER when there are too many.
-func (t *Tracer) bounded(name string) string {
+// bounded returns the name, or another when there are too many in all.
+func (t *Tracer) bounded(all map[string]bool, name, another string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.names[name] {
-		if len(t.names) >= mostNames {
-			return other
+	if !all[name] {
+		if len(all) >= mostNames {
+			return another
 		}
-		t.names[name] = true
+		all[name] = true
 	}
 	return name
 }
@@ -258,7 +263,7 @@ func errorType(err error) (kind, code string) {
 		code = prefix(reply.Error())
 		return code, code
 	}
-	return "_OTHER", ""
+	return otherError, ""
 }
 
 // prefix returns the first word of a reply, by which servers name errors, or ERR.
@@ -277,6 +282,7 @@ func prefix(reply string) string {
 
 const (
 	other       = "OTHER"
+	otherError  = "_OTHER"
 	longestName = 40 // of a command or an error
 )
 

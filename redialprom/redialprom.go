@@ -92,6 +92,9 @@ func NewCollector(name string, s Source, opts ...Option) *Collector {
 	}
 	c.labels["client"] = name
 	collector.d = newDescs(c.labels)
+	if _, err := prometheus.NewConstMetric(collector.d.outages, prometheus.CounterValue, 0); err != nil && collector.wrong == nil {
+		collector.wrong = fmt.Errorf("redialprom: %w", err)
+	}
 	return collector
 }
 
@@ -165,10 +168,18 @@ func newDescs(labels prometheus.Labels) *descs {
 	return d
 }
 
+// fault returns what is wrong with the collector itself, nil if nothing is.
+func (c *Collector) fault() error {
+	if c == nil || c.d == nil {
+		return errNotMade
+	}
+	return c.wrong
+}
+
 // Describe is part of [prometheus.Collector].
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
-	if c.wrong != nil {
-		ch <- prometheus.NewInvalidDesc(c.wrong)
+	if err := c.fault(); err != nil {
+		ch <- prometheus.NewInvalidDesc(err)
 		return
 	}
 	for _, d := range c.d.all {
@@ -178,6 +189,10 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect is part of [prometheus.Collector]. It takes one snapshot of the client.
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	if err := c.fault(); err != nil { // it is collected without being registered
+		ch <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
+		return
+	}
 	d := c.d
 	s, err := c.stats()
 	if err != nil {
@@ -228,10 +243,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, n := range s.Nodes {
-		node := n.Addr
-		if !utf8.ValidString(node) { // a label is no other text; two nodes are never one
-			node = strings.Trim(strconv.Quote(node), `"`)
-		}
+		node := text(n.Addr)
 		for _, state := range states {
 			gauge(d.nodeStatus, is(n.State == state), node, state.String())
 		}
@@ -244,7 +256,19 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-var errNoClient = errors.New("redialprom: there is no client to ask")
+// text returns s, quoted where it is no text, which a label must be. Two are never the same.
+func text(s string) string {
+	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
+}
+
+var (
+	errNoClient = errors.New("redialprom: there is no client to ask")
+	errNotMade  = errors.New("redialprom: the collector was not made by NewCollector")
+)
 
 // stats asks the client, if there is one.
 func (c *Collector) stats() (s redial.Stats, err error) {

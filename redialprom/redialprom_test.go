@@ -178,6 +178,11 @@ func TestCollector_Series_AreBounded(t *testing.T) {
 	}
 }
 
+// undescribed is a collector that does not say what it has.
+type undescribed struct{ prometheus.Collector }
+
+func (undescribed) Describe(chan<- *prometheus.Desc) {}
+
 // Bad input is a clear error, and never a panic.
 func TestCollector_BadInput(t *testing.T) {
 	for _, s := range []redialprom.Source{nil, (*redial.Client)(nil), (*redial.Supervisor)(nil)} {
@@ -200,6 +205,20 @@ func TestCollector_BadInput(t *testing.T) {
 		reg := prometheus.NewPedanticRegistry()
 		err := reg.Register(redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(prometheus.Labels{taken: "x"})))
 		assert.ErrorContains(t, err, "has the label "+taken)
+	}
+	// A collector that was not made by NewCollector, or wrongly: registered, and as what another
+	// collector passes on without saying so before.
+	for want, c := range map[string]*redialprom.Collector{
+		"not made by NewCollector": {}, "was not made by NewCollector": nil,
+		"has the label state": redialprom.NewCollector("cache", numbered(), redialprom.WithLabels(prometheus.Labels{"state": "x"})),
+		"UTF-8":               redialprom.NewCollector("caf\xe9", numbered()),
+	} {
+		reg := prometheus.NewPedanticRegistry()
+		assert.ErrorContains(t, reg.Register(c), want)
+		reg = prometheus.NewRegistry()
+		require.NoError(t, reg.Register(undescribed{c}))
+		_, err := reg.Gather()
+		assert.ErrorContains(t, err, want)
 	}
 	// An observer that was not made by NewObserver, and none.
 	for _, o := range []*redialprom.Observer{nil, {}} {
@@ -224,6 +243,14 @@ func TestCollector_BadInput(t *testing.T) {
 	text := exposed(t, reg)
 	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xff:6379"} 4`)
 	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xfe:6379"}`)
+
+	for _, addrs := range [][2]string{{"a\xff:1", `a\xff:1`}, {`a\:1`, `a\\:1`}, {`a"`, `a\"`}} {
+		odd.Nodes[0].Addr, odd.Nodes[1].Addr = addrs[0], addrs[1]
+		reg = prometheus.NewPedanticRegistry()
+		require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))
+		_, err := reg.Gather()
+		assert.NoError(t, err, "two nodes are never one: %q", addrs)
+	}
 
 	labels := prometheus.Labels{"team": "shop"}
 	reg = prometheus.NewPedanticRegistry()
