@@ -307,7 +307,7 @@ type watching struct {
 
 // try runs it past the hooks of the client as a whole.
 func (w *watching) try(c *call) error {
-	err := w.run(c.router.mark(c.ctx), func(tx *redis.Tx) error {
+	err := w.run(context.WithValue(c.router.mark(c.ctx), ctxWatch, true), func(tx *redis.Tx) error {
 		w.called = true
 		return w.fn(tx)
 	}, w.keys...)
@@ -323,6 +323,7 @@ func (w *watching) judge(c *call, err error) ruling {
 	case err == nil, w.called:
 		return ruling{done: true, said: err}
 	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
+		c.count(e)
 		return ruling{done: true, said: err} // of a hook that has waited
 	case e != nil:
 		why = e.Err

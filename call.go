@@ -596,7 +596,7 @@ func (c *call) fail(kind, err error) error {
 // count counts a failure and has observers told. What goes to one server fails once, for
 // whatever reasons.
 func (c *call) count(e *Error) {
-	if c.bypassesGate() { // counted with the command it is part of
+	if c.bypassesGate() || c.isOfWatch() { // counted with what it is part of
 		return
 	}
 	if c.counted == e.kind && !c.apiece {
@@ -610,6 +610,11 @@ func (c *call) count(e *Error) {
 		c.link.n.unknown.Add(1)
 	}
 	tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
+}
+
+// isOfWatch reports whether a Watch has sent the command by itself, to begin with or in the end.
+func (c *call) isOfWatch() bool {
+	return !c.inside && (c.name == "watch" || c.name == "unwatch") && c.ctx.Value(ctxWatch) != nil
 }
 
 // despite returns the final error of what may have run, in an attempt before or under an id,

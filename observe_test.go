@@ -871,3 +871,70 @@ func TestEvents_ManyNodes_TheWholeIsTold(t *testing.T) {
 		assert.NotZero(t, c.Stats().EventsDropped)
 	})
 }
+
+// A Watch is one call: what it sends by itself, WATCH until that has come through and UNWATCH
+// in the end, does not count beside it.
+func TestStats_Watch_CountsOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		seen := &observed{}
+		c := NewClient(opt, WithObserver(seen))
+		defer c.Close()
+		ready(t, c)
+		ctx, called := t.Context(), 0
+		watch := func(ctx context.Context) error {
+			return c.Watch(ctx, func(*redis.Tx) error { called++; return nil }, "k")
+		}
+		f.Times("watch", 1, hangUp)
+		require.NoError(t, watch(ctx))
+		f.Times("unwatch", 1, hangUp)
+		require.NoError(t, watch(ctx))
+		assert.Equal(t, 2, called)
+		assert.Zero(t, c.Stats().Unknown)
+		assert.Zero(t, c.Stats().Refused)
+		assert.Empty(t, seen.failures)
+		ready(t, c)
+
+		n.Kill()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		require.ErrorIs(t, watch(FailFast(ctx)), ErrUnavailable)
+		assert.EqualValues(t, 1, c.Stats().Refused)
+		assert.Len(t, seen.failures, 1)
+		assert.Equal(t, 2, called)
+	})
+}
+
+// A batch that may have run, and whose next attempt fails for another reason, is one failure,
+// and is told in one sentence.
+func TestStats_BatchThatMayHaveRun_CountsOnce(t *testing.T) {
+	for name, batched := range map[string]func(*redis.Conn, context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){
+		"pipeline": (*redis.Conn).Pipelined, "transaction": (*redis.Conn).TxPipelined,
+	} {
+		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+			f := inject(n)
+			seen := &observed{}
+			c := NewClient(opt, WithObserver(seen))
+			defer c.Close()
+			ready(t, c)
+			held := c.Conn()
+			defer held.Close()
+			require.NoError(t, held.Ping(t.Context()).Err())
+			f.Times("incr", 1, hangUp)
+			f.Times("exec", 1, hangUp)
+			cmds, err := batched(held, Idempotent(t.Context()), func(p redis.Pipeliner) error {
+				p.Incr(t.Context(), "n")
+				p.Incr(t.Context(), "n")
+				return nil
+			})
+			require.ErrorIs(t, err, ErrOutcomeUnknown)
+			assert.Equal(t, 1, strings.Count(err.Error(), "redial:"), "%s: %v", name, err)
+			for _, cmd := range cmds {
+				assert.ErrorIs(t, cmd.Err(), ErrOutcomeUnknown)
+				assert.Equal(t, 1, strings.Count(cmd.Err().Error(), "redial:"), "%s: %v", name, cmd.Err())
+			}
+			assert.EqualValues(t, 1, c.Stats().Unknown, name)
+			assert.Zero(t, c.Stats().Refused, name)
+			assert.Len(t, seen.failures, 1, name)
+		})
+	}
+}
