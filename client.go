@@ -182,7 +182,7 @@ func newClient(opt *redis.Options, opts []Option) (*Client, error) {
 	case opt == nil:
 		return nil, errors.New("redial: options are nil")
 	}
-	return buildClient(opt, newKeeper(cfg, addrOf(opt.Addr)), isQuick(opt.Dialer, opt.TLSConfig), new(alone))
+	return buildClient(opt, newKeeper(cfg, shownAddr(addrOf(opt.Addr))), isQuick(opt.Dialer, opt.TLSConfig), new(alone))
 }
 
 // alone owns the link of a client of one server, about which nothing but its own pool has
@@ -216,6 +216,9 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 	return build(k, 0, func() (*Client, error) {
 		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false, true), o, pingerOf(opt, quick)))
 		k.whole = g.link
+		if words := malformed(opt); words != nil {
+			g.bar(words)
+		}
 		k.add(g)
 		rdb := redis.NewClient(g.poolOptions(opt))
 		outer, err := k.cfg.surround(rdb)

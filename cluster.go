@@ -79,7 +79,7 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 func clusterAddr(opt *redis.ClusterOptions) string {
 	addrs := make([]string, len(opt.Addrs))
 	for i, addr := range opt.Addrs {
-		addrs[i] = addrOf(addr)
+		addrs[i] = shownAddr(addrOf(addr))
 	}
 	return cmp.Or(strings.Join(addrs, ","), "cluster")
 }

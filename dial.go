@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -23,6 +24,9 @@ import (
 // get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that end a half-open
 // connection when all else has failed, see liveness.
 func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
+	if words := malformed(opt); words != nil {
+		return func(context.Context, string, string) (net.Conn, error) { return nil, words }
+	}
 	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, detection)
 }
 
@@ -52,6 +56,33 @@ func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
 		return (&tls.Dialer{NetDialer: &net.Dialer{}, Config: conf}).DialContext
 	}
 	return (&net.Dialer{}).DialContext
+}
+
+// malformed returns what package net says of an address that it cannot read, now or ever,
+// nil of any other. Who puts a URL there is not shown its password. An own dialer of the
+// caller's may know such addresses.
+func malformed(opt *redis.Options) error {
+	addr, network := addrOf(opt.Addr), cmp.Or(opt.Network, "tcp")
+	if opt.Dialer != nil || !strings.HasPrefix(network, "tcp") || opt.Network == "" && strings.HasPrefix(addr, "/") {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort(network, port)
+	}
+	if bad := (*net.AddrError)(nil); errors.As(err, &bad) {
+		return &net.OpError{Op: "dial", Net: network, Err: &net.AddrError{Err: bad.Err, Addr: shownAddr(bad.Addr)}}
+	}
+	return nil
+}
+
+// shownAddr returns an address as it may be shown: without the name and password of a URL.
+func shownAddr(addr string) string {
+	scheme, rest, isURL := strings.Cut(addr, "://")
+	if at := strings.LastIndexByte(rest, '@'); isURL && at >= 0 {
+		return scheme + "://xxxxx" + rest[at:]
+	}
+	return addr
 }
 
 // isQuick reports whether dialing is one round trip, as far as is known.

@@ -199,7 +199,7 @@ func (m *member) warm(ctx context.Context, lost int) bool {
 // newMember builds the link to a node. The client of the node is yet to come, see enlist.
 func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
 	m := &member{of: n, name: opt.NodeAddress}
-	addr := addrOf(opt.Addr)
+	addr := shownAddr(addrOf(opt.Addr))
 	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true, lends), m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
 	return m

@@ -103,7 +103,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 func ringAddr(opt *redis.RingOptions) string {
 	addrs := slices.Sorted(maps.Values(opt.Addrs))
 	for i, addr := range addrs {
-		addrs[i] = addrOf(addr)
+		addrs[i] = shownAddr(addrOf(addr))
 	}
 	return cmp.Or(strings.Join(addrs, ","), "ring")
 }

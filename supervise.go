@@ -116,7 +116,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 		return nil, err
 	}
 	opt := rdb.Options()
-	k := newKeeper(cfg, addrOf(opt.Addr))
+	k := newKeeper(cfg, shownAddr(addrOf(opt.Addr)))
 	return build(k, 0, func() (*Supervisor, error) {
 		o := new(alone)
 		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true, false), o, pingerOf(opt, false)))

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -75,6 +76,13 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 		t.Cleanup(func() { _ = s.Close() })
 		return rdb
 	}
+	at := func(opt redis.Options) func() (redis.UniversalClient, redis.UniversalClient) {
+		return func() (redis.UniversalClient, redis.UniversalClient) {
+			opt.DialerRetries, opt.MaxRetries = 1, -1
+			own := opt
+			return redis.NewClient(&opt), redial.NewClient(&own)
+		}
+	}
 	nobody := redis.FailoverOptions{MasterName: "m", DialerRetries: 1, MaxRetries: -1}
 	for name, of := range map[string]func() (bare, ours redis.UniversalClient){
 		"cluster without nodes": func() (redis.UniversalClient, redis.UniversalClient) {
@@ -101,6 +109,10 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 		"ring without shards, supervised": func() (redis.UniversalClient, redis.UniversalClient) {
 			return redis.NewRing(&redis.RingOptions{}), supervise(redis.NewRing(&redis.RingOptions{}))
 		},
+		"an address without a port":      at(redis.Options{Addr: "127.0.0.1"}),
+		"an address that is an URL":      at(redis.Options{Addr: "redis://127.0.0.1:6379/0"}),
+		"an address with a wrong port":   at(redis.Options{Addr: "127.0.0.1:99999"}),
+		"an address without a port, TLS": at(redis.Options{Addr: "localhost", TLSConfig: &tls.Config{}}),
 		"no sentinels": func() (redis.UniversalClient, redis.UniversalClient) {
 			return redis.NewFailoverClient(&nobody), redial.NewFailoverClient(&nobody)
 		},
