@@ -153,6 +153,16 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 	}
 }
 
+// What a URL says is for redis.ParseURL.
+func TestMistakes_URLIsParsed(t *testing.T) {
+	t.Parallel()
+	opt, err := redis.ParseURL("redis://:secret@" + redialtest.StartServer(t, "--requirepass", "secret").Addr() + "/1")
+	require.NoError(t, err)
+	c := redial.NewClient(opt)
+	defer c.Close()
+	assert.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+}
+
 // Commands that come before anybody knows are told as soon as it is known.
 func TestMistakes_AreToldToThoseWhoWait(t *testing.T) {
 	t.Parallel()
