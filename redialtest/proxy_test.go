@@ -419,7 +419,7 @@ func TestProxy_Match_FindsWhatTwoChunksShare(t *testing.T) {
 	if _, err := io.WriteString(c.conn, "ECHO NEE"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the first half is a chunk of its own", func() bool { return p.Stats().BytesUp == up+8 })
+	eventually(t, "the first half is a chunk of its own", func() bool { return p.Stats().BytesUp >= up+8 }) // PING may have been counted since
 	c.send("dle")
 	c.wantFIN()
 	if f.Executed("echo") != 1 {
