@@ -87,7 +87,7 @@ func (b *batch) judge(c *call, err error) ruling {
 	c.mayHaveRun = c.mayHaveRun || b.found.mayHaveRun
 	r := b.weigh(c, err)
 	if !r.done && r.outcome != answered && r.outcome != foreign {
-		left = left[:len(left)-len(b.rest)] // the others are sent again, or end tells them
+		left = without(left, b.rest) // which are sent again, or end tells them
 	}
 	doubted := c.doubt(left, func(cmd redis.Cmder) bool {
 		return c.mayHaveRun && (c.repeats || !b.found.mayHaveRun || b.found.ranBefore(cmd))
@@ -100,6 +100,19 @@ func (b *batch) judge(c *call, err error) ruling {
 		b.said = r.said
 	}
 	return r
+}
+
+// without returns cmds without those of rest, which are some of them, in their order.
+func without(cmds, rest []redis.Cmder) []redis.Cmder {
+	others := make([]redis.Cmder, 0, len(cmds)-len(rest))
+	for _, cmd := range cmds {
+		if len(rest) > 0 && isLike(cmd, rest[0]) {
+			rest = rest[1:]
+		} else {
+			others = append(others, cmd)
+		}
+	}
+	return others
 }
 
 // weigh finds out what became of an attempt, and what is left to be done.

@@ -256,6 +256,16 @@ func TestBudget_BoundsTheLoadOfRetries(t *testing.T) {
 	})
 }
 
+func TestWithout(t *testing.T) {
+	a, b, c := redis.NewCmd(t.Context(), "a"), redis.NewCmd(t.Context(), "b"), redis.NewCmd(t.Context(), "c")
+	all := []redis.Cmder{a, b, c}
+	assert.Equal(t, []redis.Cmder{a}, without(all, all[1:]))
+	assert.Equal(t, []redis.Cmder{b}, without(all, []redis.Cmder{a, c}))
+	assert.Equal(t, all, without(all, nil))
+	assert.Empty(t, without(all, all))
+	assert.Equal(t, []redis.Cmder{b}, without([]redis.Cmder{a, b, a}, []redis.Cmder{a, a}))
+}
+
 // The error says why there was no other attempt.
 func TestError_Reason(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {

@@ -76,13 +76,21 @@ func malformed(opt *redis.Options) error {
 	return nil
 }
 
-// shownAddr returns an address as it may be shown: without the name and password of a URL.
+// shownAddr returns an address as it may be shown: without the name and password of a URL,
+// or of what is left of one. A socket of unix may have any name.
 func shownAddr(addr string) string {
 	scheme, rest, isURL := strings.Cut(addr, "://")
-	if at := strings.LastIndexByte(rest, '@'); isURL && at >= 0 {
-		return scheme + "://xxxxx" + rest[at:]
+	if !isURL {
+		scheme, rest = "", addr
 	}
-	return addr
+	at := strings.LastIndexByte(rest, '@')
+	switch {
+	case at <= 0, !isURL && strings.HasPrefix(addr, "/"):
+		return addr
+	case isURL:
+		scheme += "://"
+	}
+	return scheme + "xxxxx" + rest[at:]
 }
 
 // isQuick reports whether dialing is one round trip, as far as is known.

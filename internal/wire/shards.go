@@ -3,7 +3,7 @@ package wire
 import (
 	"bytes"
 	"strconv"
-	"sync/atomic"
+	"sync"
 
 	"github.com/redial-go/redial/internal/command"
 )
@@ -14,8 +14,9 @@ import (
 
 // shards follows what is said on one connection.
 type shards struct {
-	asked atomic.Int64 // answers to SUNSUBSCRIBE that are still to come
-	all   atomic.Bool  // there are those to one without channels, which end when none is left
+	mu  sync.Mutex
+	due []int // guarded by mu; how many answers are to come to each SUNSUBSCRIBE, 0: until none is left
+
 	// Used by the reader alone.
 	frame command.Frame
 	head  [len(">3\r\n$12\r\nsunsubscribe\r\n")]byte
@@ -30,11 +31,27 @@ func (s *shards) asks(p []byte) {
 		return
 	}
 	line, _, _ := bytes.Cut(p[1:], []byte("\r\n"))
-	if n, _ := strconv.ParseInt(string(line), 10, 64); n > 1 {
-		s.asked.Add(n - 1)
-	} else {
-		s.all.Store(true)
+	n, _ := strconv.Atoi(string(line))
+	s.mu.Lock()
+	s.due = append(s.due, max(n-1, 0))
+	s.mu.Unlock()
+}
+
+// answered reports whether a reply is one to the first SUNSUBSCRIBE that is not answered
+// yet; last says that it tells of no channel that is left, refused that it is the only one.
+func (s *shards) answered(last, refused bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.due) == 0 {
+		return false
 	}
+	switch due := s.due[0]; {
+	case refused, due == 1, due == 0 && last:
+		s.due = s.due[1:]
+	case due > 1:
+		s.due[0]--
+	}
+	return true
 }
 
 // hears takes up what was read, and reports, once, that the subscription has to be made anew.
@@ -61,16 +78,13 @@ func (s *shards) strays(head []byte, last bool) bool {
 		}
 	}
 	switch {
+	case len(head) > 0 && head[0] == '-': // perhaps to SUNSUBSCRIBE, to which nothing more comes then
+		s.answered(false, true)
+		return false
 	case len(head) == 0 || !bytes.HasPrefix(head[1:], unsubscribedPush):
 		return false
-	case s.all.Load():
-		s.all.Store(!last)
-		return false
-	case s.asked.Load() > 0:
-		s.asked.Add(-1)
-		return false
 	}
-	return true
+	return !s.answered(last, false)
 }
 
 // noneLeft is how many channels there are left, when there is none.

@@ -168,7 +168,7 @@ var locks = []string{
 	"Conn.claim",
 	"cell.mu",
 	"nodes.mu",
-	"attempt.mu base.ends budget.mu Calls.grows events.mu Fleet.mu hookList.mu inquiry.mu keeper.mu Lanes.mu observers.mu onces.mu parts.mu pinger.mu subscriptions.mu topology.mu Directory.mu",
+	"attempt.mu base.ends budget.mu Calls.grows events.mu Fleet.mu hookList.mu inquiry.mu keeper.mu Lanes.mu observers.mu onces.mu parts.mu pinger.mu shards.mu subscriptions.mu topology.mu Directory.mu",
 	"crew.mu",
 }
 
