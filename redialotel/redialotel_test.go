@@ -678,8 +678,12 @@ func TestTracer_OperationDuration_WordsOfScripts(t *testing.T) {
 		for range 600 {
 			require.ErrorContains(t, rdb.Eval(t.Context(), "return x", nil).Err(), "no such user")
 		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, rdb.Get(ended, "k").Err(), context.Canceled)
 		_, found := collect()
-		assert.LessOrEqual(t, len(found), 257)
+		assert.LessOrEqual(t, len(found), 258)
 		assert.NotZero(t, found["db.client.operation.duration{db.operation.name=EVAL,error.type=_OTHER}"])
+		assert.NotZero(t, found["db.client.operation.duration{db.operation.name=GET,error.type=canceled}"], "what no server says keeps its name")
 	})
 }

@@ -182,8 +182,10 @@ func (t *Tracer) record(ctx context.Context, name string, size int, began time.T
 	attrs := append(t.set[:len(t.set):len(t.set)], operationAttributes(t.bounded(t.names, name, other), size)...)
 	if failed(err) {
 		kind, code := errorType(err)
-		if kind = t.bounded(t.errors, kind, otherError); kind == otherError {
-			code = ""
+		if code != "" { // a word of the server's, or of a script; the others are few
+			if kind = t.bounded(t.errors, kind, otherError); kind == otherError {
+				code = ""
+			}
 		}
 		attrs = append(attrs, semconv.ErrorTypeKey.String(kind))
 		if code != "" {

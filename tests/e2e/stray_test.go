@@ -267,7 +267,9 @@ func TestStray_StaysWhereItIs(t *testing.T) {
 			}
 			m.none(t)
 			on.conn.Send(shardMessage("a", "hello"))
-			for msg := range ch {
+			for {
+				msg, open := <-ch
+				require.True(t, open, "the subscription has ended")
 				if msg.Payload == "hello" {
 					break
 				}
