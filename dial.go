@@ -24,9 +24,6 @@ import (
 // get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that end a half-open
 // connection when all else has failed, see liveness.
 func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
-	if words := malformed(opt); words != nil {
-		return func(context.Context, string, string) (net.Conn, error) { return nil, words }
-	}
 	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, detection)
 }
 
@@ -47,33 +44,61 @@ func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 	}
 }
 
-// plainDialer returns the caller's dialer or, without one, that of package net.
+// plainDialer returns the caller's dialer or, without one, that of package net, of which
+// no words are shown that hold the password of a URL.
 func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
-	switch {
-	case own != nil:
+	if own != nil {
 		return own
-	case conf != nil:
-		return (&tls.Dialer{NetDialer: &net.Dialer{}, Config: conf}).DialContext
 	}
-	return (&net.Dialer{}).DialContext
+	dial := (&net.Dialer{}).DialContext
+	if conf != nil {
+		dial = (&tls.Dialer{NetDialer: &net.Dialer{}, Config: conf}).DialContext
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if words := unreadable(network, addr); words != nil {
+			return nil, words
+		}
+		return dial(ctx, network, addr)
+	}
 }
 
-// malformed returns what package net says of an address that it cannot read, now or ever,
-// nil of any other. Who puts a URL there is not shown its password. An own dialer of the
-// caller's may know such addresses.
+// malformed returns what package net says of the address in opt if it cannot read it, nil of
+// any other. An own dialer of the caller's may know such addresses.
 func malformed(opt *redis.Options) error {
-	addr, network := addrOf(opt.Addr), cmp.Or(opt.Network, "tcp")
-	if opt.Dialer != nil || !strings.HasPrefix(network, "tcp") || opt.Network == "" && strings.HasPrefix(addr, "/") {
+	addr := addrOf(opt.Addr)
+	if opt.Dialer != nil && !isHostDialer(opt.Dialer) || opt.Network == "" && strings.HasPrefix(addr, "/") {
+		return nil
+	}
+	return unreadable(cmp.Or(opt.Network, "tcp"), addr)
+}
+
+// unreadable returns what package net says of an address that it cannot read, now or ever,
+// nil of any other. Who puts a URL there is not shown its password.
+func unreadable(network, addr string) error {
+	if !strings.HasPrefix(network, "tcp") {
 		return nil
 	}
 	_, port, err := net.SplitHostPort(addr)
 	if err == nil {
 		_, err = net.LookupPort(network, port)
 	}
-	if bad := (*net.AddrError)(nil); errors.As(err, &bad) {
+	switch bad := err.(type) {
+	case *net.AddrError:
 		return &net.OpError{Op: "dial", Net: network, Err: &net.AddrError{Err: bad.Err, Addr: shownAddr(bad.Addr)}}
+	case *net.DNSError: // no port has that name
+		if shown := *bad; bad.IsNotFound {
+			shown.Name = shownAddr(bad.Name)
+			return &net.OpError{Op: "dial", Net: network, Err: &shown}
+		}
 	}
 	return nil
+}
+
+// isUnreadable reports whether err is what package net says of an address that it cannot
+// read.
+func isUnreadable(err error) bool {
+	var unknown *net.DNSError
+	return errors.As(err, new(*net.AddrError)) || errors.As(err, &unknown) && unknown.Err == "unknown port"
 }
 
 // shownAddr returns an address as it may be shown: without the name and password of a URL,

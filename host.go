@@ -81,6 +81,13 @@ func nameOf(f any) string {
 	return ""
 }
 
+// isHostDialer reports whether a dialer is go-redis's own, which it puts into the options of
+// a client that has none.
+func isHostDialer(dial dialFunc) bool {
+	name, ok := strings.CutPrefix(nameOf(dial), goRedis)
+	return ok && strings.Contains(name, "NewDialer.")
+}
+
 // isBarredByCache reports whether go-redis rejects cmd, before it looks for a connection,
 // on a client with client-side caching, because it would change what a connection is
 // told to track. There is no point in waiting for the link before that is said.

@@ -1292,6 +1292,8 @@ func TestHost_Defaults(t *testing.T) {
 	defer rdb.Close()
 	opt := rdb.Options()
 	believe(t, opt.Addr == addrOf(""), "a client without an address is one for the address that addrOf returns; if this fails, errors and statistics name another server", opt.Addr)
+	own := func(context.Context, string, string) (net.Conn, error) { return nil, errTest }
+	believe(t, isHostDialer(opt.Dialer) && !isHostDialer(own), "the dialer that go-redis puts into options is known by its name; if this fails, a supervised client waits for an address that cannot be read", nameOf(opt.Dialer))
 	believe(t, opt.DialTimeout == defaultDialTimeout, "a dial may take defaultDialTimeout by default; if this fails, redial ends dials sooner than it, or later", opt.DialTimeout)
 }
 

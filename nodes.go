@@ -179,7 +179,7 @@ type member struct {
 	link    *link
 	guard   *guard      // of the link
 	hook    hook        // ours, on its client
-	rejects atomic.Bool // it will not tell a topology, see isNoCluster
+	rejects atomic.Bool // it will never be reached, or not tell a topology, see isNoCluster
 	built   atomic.Bool // go-redis has finished the client: it has sent something
 
 	place place // guarded by mu of the nodes; among the others
@@ -202,6 +202,10 @@ func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
 	addr := shownAddr(addrOf(opt.Addr))
 	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true, lends), m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
+	if words := malformed(opt); words != nil {
+		m.rejects.Store(true)
+		m.guard.bar(words)
+	}
 	return m
 }
 
@@ -371,7 +375,7 @@ func (n *nodes) pointless(err error) bool {
 	case err == nil:
 		return false
 	case n.ring:
-		return len(all) == 0
+		return n.allReject()
 	case n.toldSoFar() > 0:
 		return false
 	case isUnrouted(err) || err == sentinel.ErrNone:
@@ -380,7 +384,7 @@ func (n *nodes) pointless(err error) bool {
 	return len(all) > 0 && n.allReject()
 }
 
-// allReject reports whether there is no node that would tell a topology.
+// allReject reports whether there is no node that could ever serve, or would tell a topology.
 func (n *nodes) allReject() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -401,6 +401,9 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) || isUnsupported(err) {
 		return err
 	}
+	if isUnreadable(err) {
+		return unveiled(err) // there is no use in waiting
+	}
 	return h.unsent(err)
 }
 

@@ -122,6 +122,9 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true, false), o, pingerOf(opt, false)))
 		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
 		k.whole = g.link
+		if words := malformed(opt); words != nil {
+			g.bar(words)
+		}
 		k.add(g)
 		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, g.SpeaksRESP2, opt, cfg, lone)}, g.link, opt})
 		return supervisorOver(k), nil

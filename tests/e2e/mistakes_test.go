@@ -70,12 +70,7 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 	t.Parallel()
 	alone := redialtest.StartServer(t)
 	locked := redialtest.StartServer(t, "--requirepass", "secret")
-	supervise := func(rdb redis.UniversalClient) redis.UniversalClient {
-		s, err := redial.Supervise(rdb)
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = s.Close() })
-		return rdb
-	}
+	supervise := func(rdb redis.UniversalClient) redis.UniversalClient { return superviseIt(t, rdb) }
 	at := func(opt redis.Options) func() (redis.UniversalClient, redis.UniversalClient) {
 		return func() (redis.UniversalClient, redis.UniversalClient) {
 			opt.DialerRetries, opt.MaxRetries = 1, -1
@@ -109,10 +104,24 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 		"ring without shards, supervised": func() (redis.UniversalClient, redis.UniversalClient) {
 			return redis.NewRing(&redis.RingOptions{}), supervise(redis.NewRing(&redis.RingOptions{}))
 		},
-		"an address without a port":      at(redis.Options{Addr: "127.0.0.1"}),
-		"an address that is an URL":      at(redis.Options{Addr: "redis://127.0.0.1:6379/0"}),
-		"an address with a wrong port":   at(redis.Options{Addr: "127.0.0.1:99999"}),
-		"an address without a port, TLS": at(redis.Options{Addr: "localhost", TLSConfig: &tls.Config{}}),
+		"an address without a port":       at(redis.Options{Addr: "127.0.0.1"}),
+		"an address that is an URL":       at(redis.Options{Addr: "redis://127.0.0.1:6379/0"}),
+		"an address with a wrong port":    at(redis.Options{Addr: "127.0.0.1:99999"}),
+		"an address with an unknown port": at(redis.Options{Addr: "127.0.0.1:redi"}),
+		"an address without a port, TLS":  at(redis.Options{Addr: "localhost", TLSConfig: &tls.Config{}}),
+		"an address without a port, supervised": func() (redis.UniversalClient, redis.UniversalClient) {
+			opt := redis.Options{Addr: "127.0.0.1", DialerRetries: 1, MaxRetries: -1}
+			own := opt
+			return redis.NewClient(&opt), supervise(redis.NewClient(&own))
+		},
+		"addresses of a cluster without a port": func() (redis.UniversalClient, redis.UniversalClient) {
+			return redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1"}, MaxRedirects: -1}),
+				redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1"}})
+		},
+		"addresses of a cluster without a port, supervised": func() (redis.UniversalClient, redis.UniversalClient) {
+			return redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1"}, MaxRedirects: -1}),
+				supervise(redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1"}}))
+		},
 		"no sentinels": func() (redis.UniversalClient, redis.UniversalClient) {
 			return redis.NewFailoverClient(&nobody), redial.NewFailoverClient(&nobody)
 		},
@@ -312,4 +321,31 @@ func TestDefaults_WhatGoRedisPanicsAbout(t *testing.T) {
 	} {
 		assert.Panics(t, build, name)
 	}
+}
+
+// A ring says that its shards are down a moment later than bare, or earlier: both words are go-redis's.
+func TestMistakes_RingOfUnreadableAddresses(t *testing.T) {
+	t.Parallel()
+	for name, rdb := range map[string]redis.UniversalClient{
+		"ours":       redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1"}}),
+		"supervised": superviseIt(t, redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1"}})),
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		errs := asked(ctx, rdb)
+		require.NoError(t, ctx.Err(), "%s: at once", name)
+		delete(errs, "for each shard")
+		for what, err := range errs {
+			assert.Error(t, err, "%s: %s", name, what)
+			assert.NotErrorIs(t, err, redial.ErrUnavailable, "%s: %s", name, what)
+		}
+		require.NoError(t, rdb.Close())
+	}
+}
+
+func superviseIt(t *testing.T, rdb redis.UniversalClient) redis.UniversalClient {
+	s, err := redial.Supervise(rdb)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	return rdb
 }

@@ -144,15 +144,20 @@ func TestSecrets_AddressIsAURL(t *testing.T) {
 	var stats []redial.Stats
 	for name, c := range map[string]redial.UniversalClient{
 		"no scheme": redial.NewClient(&redis.Options{Addr: strings.TrimPrefix(url, "redis://")}, with...),
+		"no port":   redial.NewClient(&redis.Options{Addr: "user:" + markPassword + "@127.0.0.1"}, with...),
 		"client":    redial.NewClient(&redis.Options{Addr: url}, with...),
 		"cluster":   redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{url}}, with...),
+		"sentinel":  redial.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{url}}, with...),
 		"ring":      redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"shard": url}}, with...),
 	} {
 		err := c.Get(t.Context(), "k").Err()
 		s.failed(t, name, err)
-		if name != "ring" { // which has its own words
-			assert.ErrorContains(t, err, "xxxxx@127.0.0.1:6379/0: too many colons in address", name)
+		words := "xxxxx@127.0.0.1:6379/0: too many colons in address"
+		switch name {
+		case "no port":
+			words = "xxxxx@127.0.0.1: unknown port"
 		}
+		assert.ErrorContains(t, err, words, name)
 		stats = append(stats, c.Stats())
 		require.NoError(t, c.Close())
 	}
