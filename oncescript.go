@@ -508,6 +508,9 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 			continue
 		}
 		was := cmd.Err()
+		if unit != nil && isUnqueued(cmds, was) {
+			continue // it is about MULTI
+		}
 		err := w.read(cmd, was)
 		if unit != nil && was != nil && was.Error() == onceFirst {
 			err = cmp.Or(unit[0].Err(), err)

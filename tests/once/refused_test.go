@@ -234,3 +234,37 @@ func TestOnce_UnrecordedReply_IsCounted(t *testing.T) {
 		}
 	}
 }
+
+// Where MULTI is refused, what is behind it runs, and nothing else is said of it. The replies are
+// there once the transaction can be had.
+func TestOnce_RefusedMulti_IsUnknown(t *testing.T) {
+	t.Parallel()
+	s, cluster := redialtest.StartServer(t), redialtest.StartCluster(t, 1, 0)
+	user := func(rules ...any) {
+		for _, s := range []*redialtest.Server{s, cluster.Nodes[0]} {
+			require.Equal(t, "OK", s.Do(append([]any{"ACL", "SETUSER", "u", "on", ">p", "~*", "+@all"}, rules...)...))
+		}
+	}
+	user()
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}, Username: "u", Password: "p"})
+	clustered := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Username: "u", Password: "p"})
+	t.Cleanup(func() { _, _ = ring.Close(), clustered.Close() })
+	for name, c := range map[string]redis.UniversalClient{
+		"client": testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"}), "ring": ring, "cluster": clustered,
+	} {
+		user("-multi")
+		key := "{" + name + "}"
+		ctx := redial.Once(t.Context(), name)
+		_, err := incrThrice(ctx, c.TxPipelined, key)
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, name)
+		assert.NotErrorIs(t, err, redial.ErrOnceUnsupported, name)
+		assert.ErrorContains(t, err, "'multi'", name)
+		assert.False(t, redial.SafeToRetry(err), name)
+		assert.Equal(t, "3", c.Get(t.Context(), key).Val(), name)
+		user()
+		reply, err := incrThrice(ctx, c.TxPipelined, key)
+		require.NoError(t, err, name)
+		assert.Equal(t, "1", reply, name)
+		assert.Equal(t, "3", c.Get(t.Context(), key).Val(), name)
+	}
+}
