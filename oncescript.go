@@ -236,7 +236,10 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 			return "", err
 		}
 		number(len(args))
-		for _, text := range args {
+		for i, text := range args {
+			if i == 0 {
+				text = strings.ToLower(text)
+			}
 			number(len(text))
 			_, _ = h.Write([]byte(text))
 		}
