@@ -268,3 +268,32 @@ func TestOnce_RefusedMulti_IsUnknown(t *testing.T) {
 		assert.Equal(t, "3", c.Get(t.Context(), key).Val(), name)
 	}
 }
+
+// MULTI may stand anywhere in a pipeline. What is behind it has no reply of its own to record.
+func TestOnce_WithinMulti_IsRefused(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	ctx := redial.Once(t.Context(), "id")
+	for ahead := range 3 {
+		for _, behind := range []int{0, 1} {
+			cmds, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+				for range ahead {
+					p.Incr(t.Context(), "ahead")
+				}
+				p.Do(t.Context(), "multi")
+				p.Do(ctx, "incr", "n")
+				p.Do(t.Context(), "exec")
+				for range behind {
+					p.Incr(t.Context(), "behind")
+				}
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOnceUnsupported)
+			for _, cmd := range cmds {
+				assert.ErrorIs(t, cmd.Err(), redial.ErrOnceUnsupported, "%d ahead, %d behind: %s", ahead, behind, cmd)
+				assert.ErrorContains(t, cmd.Err(), "incr: it is in a transaction without an id")
+			}
+		}
+	}
+	assert.Equal(t, []any{}, s.Do("KEYS", "*"))
+}
