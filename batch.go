@@ -161,7 +161,7 @@ func (b *batch) part(c *call, r *ruling) {
 		return
 	}
 	may := func(cmd redis.Cmder) bool { return c.mayRepeat([]redis.Cmder{cmd}) }
-	if !slices.ContainsFunc(b.rest, may) {
+	if !slices.ContainsFunc(b.rest, may) || slices.ContainsFunc(b.cmds, command.Turns) {
 		return
 	}
 	c.because(CauseUnsafe)

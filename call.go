@@ -596,7 +596,7 @@ func (c *call) fail(kind, err error) error {
 // count counts a failure and has observers told. What goes to one server fails once, for
 // whatever reasons.
 func (c *call) count(e *Error) {
-	if c.bypassesGate() || c.isOfWatch() { // counted with what it is part of
+	if c.bypassesGate() || c.isOfWatch() || c.ctx.Value(ctxHeartbeat) != nil { // counted with what it is part of, if with anything
 		return
 	}
 	if c.counted == e.kind && !c.apiece {

@@ -282,12 +282,18 @@ func contextFieldOf(t reflect.Type) *contextField {
 
 // insideSetUp reports whether go-redis sets up a connection in the goroutine that asks. For a
 // subscription it does so with the context that the caller has subscribed with.
-func insideSetUp() bool {
+func insideSetUp() bool { return inside(goRedis + "(*baseClient).initConn") }
+
+// insideHeartbeat reports whether it finds out there which shards of a ring are up.
+func insideHeartbeat() bool { return inside(goRedis + "(*ringSharding).Heartbeat") }
+
+// inside reports whether a function is at work in the goroutine that asks.
+func inside(function string) bool {
 	pcs := make([]uintptr, stackDepth)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs)])
 	for {
 		f, more := frames.Next()
-		if f.Function == goRedis+"(*baseClient).initConn" {
+		if f.Function == function {
 			return true
 		}
 		if !more {

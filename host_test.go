@@ -1322,6 +1322,25 @@ func TestHost_SetUpIsSeen(t *testing.T) {
 	}
 }
 
+// A ring finds out which shards are up by PINGs in a goroutine of its own.
+func TestHost_HeartbeatOfARing(t *testing.T) {
+	s := redialtest.StartServer(t)
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": s.Addr()}, HeartbeatFrequency: time.Millisecond})
+	defer ring.Close()
+	pings := make(chan bool)
+	ring.GetShardClients()[0].AddHook(setUpSpy(func(cmds ...redis.Cmder) {
+		if cmds[0].Name() == "ping" {
+			select {
+			case pings <- insideHeartbeat():
+			case <-t.Context().Done():
+			}
+		}
+	}))
+	believe(t, <-pings, "A ring PINGs its shards in (*ringSharding).Heartbeat.")
+	go ring.GetShardClients()[0].Ping(t.Context())
+	require.Eventually(t, func() bool { return !<-pings }, 5*time.Second, time.Millisecond, "what others PING is none of that")
+}
+
 // setUpSpy is a hook that is told what passes.
 type setUpSpy func(cmds ...redis.Cmder)
 

@@ -151,6 +151,7 @@ func (c *config) ownIDs(ctx context.Context, cmds []redis.Cmder, slots, shared b
 		return ctx, cmds, nil
 	}
 	o := &onces{ids: make(map[redis.Cmder]onceID)}
+	queues := slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() == "multi" })
 	for _, cmd := range cmds {
 		id, ok := ownID(cmd)
 		if !ok {
@@ -160,7 +161,7 @@ func (c *config) ownIDs(ctx context.Context, cmds []redis.Cmder, slots, shared b
 		no := onceHas(cmd, id, slots)
 		switch {
 		case no != nil:
-		case command.IsTransaction(cmds):
+		case queues:
 			no = refuse(cmd, "it is in a transaction without an id")
 		case slots:
 			no = refuse(cmd, whyQueued)
@@ -173,7 +174,7 @@ func (c *config) ownIDs(ctx context.Context, cmds []redis.Cmder, slots, shared b
 			rest = append(rest, cmd)
 			continue
 		}
-		if command.IsTransaction(cmds) {
+		if queues {
 			command.SetErrors(cmds, no)
 			return ctx, nil, no
 		}

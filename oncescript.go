@@ -236,7 +236,10 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 			return "", err
 		}
 		number(len(args))
-		for _, text := range args {
+		for i, text := range args {
+			if i == 0 {
+				text = strings.ToLower(text)
+			}
 			number(len(text))
 			_, _ = h.Write([]byte(text))
 		}
@@ -508,6 +511,9 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 			continue
 		}
 		was := cmd.Err()
+		if unit != nil && isUnqueued(cmds, was) {
+			continue // it is about MULTI
+		}
 		err := w.read(cmd, was)
 		if unit != nil && was != nil && was.Error() == onceFirst {
 			err = cmp.Or(unit[0].Err(), err)

@@ -356,6 +356,9 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 		if o, rest = t.refusedTail(cmds, f.from); o != answered {
 			err = rest[0].Err()
 		}
+		if turned(cmds, rest) {
+			o = answered
+		}
 		return o, rest, nil, err
 	}
 	if t.atNode {
@@ -376,10 +379,16 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 		}
 	}
 	o = t.revise(o, rest[:len(rest)-len(undelivered)]...)
-	if t.atNode && f.mayHaveRun && o != foreign {
+	if t.atNode && f.mayHaveRun && o != foreign || o == repeatable && turned(cmds, rest) {
 		o = unknown
 	}
 	return o, rest, undelivered, err
+}
+
+// turned reports whether what is left of a pipeline must not be sent alone, since its connection
+// was led elsewhere ahead of it.
+func turned(cmds, rest []redis.Cmder) bool {
+	return slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return command.Turns(cmd) && !holds(rest, cmd) })
 }
 
 // weakest returns that of the errors of cmds which claims least, and of such the first.

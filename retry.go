@@ -23,9 +23,10 @@ const (
 	ctxWaitFor
 	ctxIdempotent
 	ctxNoRetry
-	ctxNested // set for commands that go-redis runs inside another command's dial
-	ctxBegan  // when a command with a patience of its own has first failed, or had to wait
-	ctxWatch  // set for what a Watch sends by itself
+	ctxNested    // set for commands that go-redis runs inside another command's dial
+	ctxBegan     // when a command with a patience of its own has first failed, or had to wait
+	ctxWatch     // set for what a Watch sends by itself
+	ctxHeartbeat // set for what a ring sends by itself
 )
 
 // FailFast returns a context with which commands do not wait for the link: while

@@ -369,7 +369,11 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 	if !patienceOf(ctx).failFast {
 		_ = h.at.link.firstContact(ctx) // if ctx has ended, direct says so
 	}
-	err := direct(FailFast(ctx), cmd)
+	ctx = FailFast(ctx)
+	if insideHeartbeat() {
+		ctx = context.WithValue(ctx, ctxHeartbeat, true)
+	}
+	err := direct(ctx, cmd)
 	if err != nil {
 		h.of.proceed()
 	}

@@ -15,6 +15,16 @@ func IsHandshake(cmd redis.Cmder) bool {
 	return false
 }
 
+// Turns reports whether cmd has its connection take what comes behind it for something else
+// than another connection would: in another database, as another user, or elsewhere.
+func Turns(cmd redis.Cmder) bool {
+	switch cmd.Name() {
+	case "auth", "hello", "readonly", "readwrite", "reset", "select":
+		return true
+	}
+	return false
+}
+
 // IsAboutTopology reports whether go-redis may have sent cmd to find its way among
 // the nodes. Such commands ask one node after another, and do not wait.
 func IsAboutTopology(cmd redis.Cmder) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -152,5 +153,55 @@ func TestRing_ShardIsSlowToConnectTo(t *testing.T) {
 			assert.Equal(t, byShard[slow.Addr()], slow.Executed("incr"), "on the slow shard")
 			assert.Equal(t, byShard[quick.Addr()], quick.Executed("incr"), "on the quick shard")
 		})
+	}
+}
+
+// The PINGs by which a supervised ring finds out which shards are up are nobody's calls.
+func TestRing_ItsHeartbeatsAreNotCounted(t *testing.T) {
+	t.Parallel()
+	p := redialtest.NewProxy(t, redialtest.StartServer(t).Addr())
+	opt := &redis.RingOptions{
+		Addrs:              map[string]string{"down": p.Addr(), "up": redialtest.StartServer(t).Addr()},
+		HeartbeatFrequency: 20 * time.Millisecond,
+	}
+	ring := redis.NewRing(opt)
+	defer ring.Close()
+	told := make(told, 100)
+	s, err := redial.Supervise(ring, redial.WithObserver(told))
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.WaitReady(t.Context()))
+	var shard *redis.Client
+	for _, c := range ring.GetShardClients() {
+		if c.Options().Addr == p.Addr() {
+			shard = c
+		}
+	}
+	require.NoError(t, shard.Ping(t.Context()).Err())
+	p.Match("ping")
+	p.CutAfterRequest(1_000_000)
+	require.Eventually(t, func() bool { return ring.Len() == 1 }, 10*time.Second, time.Millisecond, "three replies to PING are lost")
+	p.Refuse()
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(s.Stats().Nodes, func(n redial.NodeStats) bool { return n.State == redial.StateReconnecting })
+	}, 10*time.Second, time.Millisecond)
+	assert.Empty(t, told)
+	stats := s.Stats()
+	assert.Zero(t, stats.Unknown)
+	assert.Zero(t, stats.Refused)
+
+	err = shard.Ping(t.Context()).Err()
+	assert.ErrorIs(t, err, redial.ErrUnavailable)
+	assert.Equal(t, err, error(<-told), "a call of the caller is one")
+	assert.EqualValues(t, 1, s.Stats().Refused)
+}
+
+// told is an observer that passes on what fails.
+type told chan *redial.Error
+
+func (t told) ObserveFailure(_ context.Context, e *redial.Error) {
+	select {
+	case t <- e:
+	default:
 	}
 }

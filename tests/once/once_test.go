@@ -210,6 +210,7 @@ func TestOnce_Mismatch(t *testing.T) {
 	for _, arg := range []any{5, "5", []byte("5"), uint8(5), 5.0, float32(5), &five, time.Duration(5)} {
 		require.NoError(t, c.Do(ctx, "incrby", []byte("n"), arg).Err(), "%T", arg)
 	}
+	require.NoError(t, c.Do(ctx, "IncrBY", "n", 5).Err(), "servers do not tell names by their case")
 
 	// Of a pipeline it is the position as well, of a transaction all of it.
 	unit := redial.Once(t.Context(), "unit")

@@ -195,3 +195,60 @@ func TestOnce_RingMovesKeys(t *testing.T) {
 		}
 	}
 }
+
+// What stands behind SELECT in a pipeline is not sent without it: it would run in another
+// database, where there is no record.
+func TestOnce_PipelineThatSelects(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	p := redialtest.NewProxy(t, s.Addr())
+	p.Match("incr")
+	c := testkit.Connect(t, &redis.Options{Addr: p.Addr(), DB: 2})
+	there := redis.NewClient(&redis.Options{Addr: s.Addr(), DB: 7})
+	t.Cleanup(func() { _ = there.Close() })
+	once, idempotent := func(id string) context.Context { return redial.Once(t.Context(), id) }, redial.Idempotent(t.Context())
+	require.NoError(t, c.Incr(once("the server gets the script"), "n").Err())
+	for key, x := range map[string]struct {
+		fault func(n int) (left int)
+		batch context.Context
+		own   func(id string) context.Context
+	}{
+		"no reply, once":           {p.CutAfterRequest, t.Context(), once},
+		"half a reply, once":       {p.CutMidReply, t.Context(), once},
+		"half a reply, idempotent": {p.CutMidReply, idempotent, func(string) context.Context { return idempotent }},
+	} {
+		x.fault(1)
+		cmds, err := c.Pipelined(x.batch, func(p redis.Pipeliner) error {
+			p.Select(x.batch, 7)
+			p.Incr(x.own(key+"1"), key)
+			p.Incr(x.own(key+"2"), key)
+			return nil
+		})
+		require.Zero(t, x.fault(0), key)
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, key)
+		assert.ErrorIs(t, cmds[2].Err(), redial.ErrOutcomeUnknown, key)
+		assert.Equal(t, "2", there.Get(t.Context(), key).Val(), key)
+		assert.ErrorIs(t, c.Get(t.Context(), key).Err(), redis.Nil, key)
+	}
+
+	// What was refused behind it, too.
+	s.Do("REPLICAOF", "127.0.0.1", "1")
+	done := make(chan error, 1)
+	go func() {
+		cmds, _ := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+			p.Select(t.Context(), 7)
+			p.Incr(t.Context(), "refused")
+			return nil
+		})
+		done <- cmds[1].Err()
+	}()
+	select {
+	case err := <-done:
+		assert.ErrorContains(t, err, "READONLY")
+		assert.True(t, redial.SafeToRetry(err))
+	case <-time.After(5 * time.Second):
+		t.Error("it waits")
+	}
+	s.Do("REPLICAOF", "NO", "ONE")
+	assert.ErrorIs(t, c.Get(t.Context(), "refused").Err(), redis.Nil)
+}

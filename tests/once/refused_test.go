@@ -234,3 +234,66 @@ func TestOnce_UnrecordedReply_IsCounted(t *testing.T) {
 		}
 	}
 }
+
+// Where MULTI is refused, what is behind it runs, and nothing else is said of it. The replies are
+// there once the transaction can be had.
+func TestOnce_RefusedMulti_IsUnknown(t *testing.T) {
+	t.Parallel()
+	s, cluster := redialtest.StartServer(t), redialtest.StartCluster(t, 1, 0)
+	user := func(rules ...any) {
+		for _, s := range []*redialtest.Server{s, cluster.Nodes[0]} {
+			require.Equal(t, "OK", s.Do(append([]any{"ACL", "SETUSER", "u", "on", ">p", "~*", "+@all"}, rules...)...))
+		}
+	}
+	user()
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}, Username: "u", Password: "p"})
+	clustered := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Username: "u", Password: "p"})
+	t.Cleanup(func() { _, _ = ring.Close(), clustered.Close() })
+	for name, c := range map[string]redis.UniversalClient{
+		"client": testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"}), "ring": ring, "cluster": clustered,
+	} {
+		user("-multi")
+		key := "{" + name + "}"
+		ctx := redial.Once(t.Context(), name)
+		_, err := incrThrice(ctx, c.TxPipelined, key)
+		assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, name)
+		assert.NotErrorIs(t, err, redial.ErrOnceUnsupported, name)
+		assert.ErrorContains(t, err, "'multi'", name)
+		assert.False(t, redial.SafeToRetry(err), name)
+		assert.Equal(t, "3", c.Get(t.Context(), key).Val(), name)
+		user()
+		reply, err := incrThrice(ctx, c.TxPipelined, key)
+		require.NoError(t, err, name)
+		assert.Equal(t, "1", reply, name)
+		assert.Equal(t, "3", c.Get(t.Context(), key).Val(), name)
+	}
+}
+
+// MULTI may stand anywhere in a pipeline. What is behind it has no reply of its own to record.
+func TestOnce_WithinMulti_IsRefused(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr()})
+	ctx := redial.Once(t.Context(), "id")
+	for ahead := range 3 {
+		for _, behind := range []int{0, 1} {
+			cmds, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+				for range ahead {
+					p.Incr(t.Context(), "ahead")
+				}
+				p.Do(t.Context(), "multi")
+				p.Do(ctx, "incr", "n")
+				p.Do(t.Context(), "exec")
+				for range behind {
+					p.Incr(t.Context(), "behind")
+				}
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOnceUnsupported)
+			for _, cmd := range cmds {
+				assert.ErrorIs(t, cmd.Err(), redial.ErrOnceUnsupported, "%d ahead, %d behind: %s", ahead, behind, cmd)
+				assert.ErrorContains(t, cmd.Err(), "incr: it is in a transaction without an id")
+			}
+		}
+	}
+	assert.Equal(t, []any{}, s.Do("KEYS", "*"))
+}
