@@ -137,7 +137,7 @@ func (b *base) abroad(f func() error) (err error) {
 
 // panicked tells of a panic in code of others, the caller's or go-redis's, on a goroutine of
 // ours.
-func (b *base) panicked(v any, stack []byte) { b.observers.panicked(logPanicProbe, v, stack) }
+func (b *base) panicked(v any, stack []byte) { b.observers.logPanic(logPanicProbe, v, stack) }
 
 // errExited is why there is no answer from code of the caller that has ended its goroutine.
 var errExited = errors.New("a function of the caller has ended its goroutine")

@@ -183,15 +183,15 @@ func (s steady) Handle(ctx context.Context, r slog.Record) error {
 func (told *observers) contained(message string, f func()) {
 	defer func() {
 		if r := recover(); r != nil {
-			told.panicked(message, r, debug.Stack())
+			told.logPanic(message, r, debug.Stack())
 		}
 	}()
 	f()
 }
 
-// panicked logs a panic in code of others, unless there were too many lines like it of late:
+// logPanic logs a panic in code of others, unless there were too many lines like it of late:
 // each command that fails in an outage, and each attempt to reach a server, may bring one.
-func (told *observers) panicked(message string, v any, stack []byte) {
+func (told *observers) logPanic(message string, v any, stack []byte) {
 	if told.logger == nil {
 		return
 	}
