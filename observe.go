@@ -135,11 +135,11 @@ type observers struct {
 	states bool         // one of them is a StateObserver
 
 	mu     sync.Mutex
-	panics allowance // guarded by mu; of lines about them
+	panics map[string]allowance // guarded by mu; of each line about them
 }
 
 func newObservers(cfg *config) *observers {
-	told := &observers{all: cfg.observers}
+	told := &observers{all: cfg.observers, panics: make(map[string]allowance)}
 	if l := cfg.logger; l != nil {
 		told.logger = slog.New(steady{l.Handler()})
 	}
@@ -151,11 +151,17 @@ func newObservers(cfg *config) *observers {
 }
 
 // tell has those told that are of a kind.
-func tell[O any](told *observers, f func(O)) {
-	for _, o := range told.all {
-		if o, ok := o.(O); ok {
-			told.contained(func() { f(o) })
-		}
+func tell[O any](told *observers, f func(O)) { tellEach(told, told.all, f) }
+
+// tellEach tells those of all that are of a kind. One that ends its goroutine keeps nothing
+// from the others.
+func tellEach[O any](told *observers, all []any, f func(O)) {
+	if len(all) == 0 {
+		return
+	}
+	defer tellEach(told, all[1:], f)
+	if o, ok := all[0].(O); ok {
+		told.contained(logPanicObserver, func() { f(o) })
 	}
 }
 
@@ -174,32 +180,34 @@ func (s steady) Handle(ctx context.Context, r slog.Record) error {
 }
 
 // contained calls f, which is code of the caller; a panic ends here.
-func (told *observers) contained(f func()) {
+func (told *observers) contained(message string, f func()) {
 	defer func() {
 		if r := recover(); r != nil {
-			told.panicked(logPanicObserver, r)
+			told.logPanic(message, r, debug.Stack())
 		}
 	}()
 	f()
 }
 
-// panicked logs a panic in an observer or the callback, unless there were too many of late:
-// each command that fails in an outage may bring one.
-func (told *observers) panicked(message string, v any) {
+// logPanic logs a panic in code of others, unless there were too many lines like it of late:
+// each command that fails in an outage, and each attempt to reach a server, may bring one.
+func (told *observers) logPanic(message string, v any, stack []byte) {
 	if told.logger == nil {
 		return
 	}
 	told.mu.Lock()
-	write, left := told.panics.take(time.Now()), told.panics.left
-	told.panics.left = left + 1
+	lines := told.panics[message]
+	write, left := lines.take(time.Now()), lines.left
+	lines.left = left + 1
 	if write {
-		told.panics.left = 0
+		lines.left = 0
 	}
+	told.panics[message] = lines
 	told.mu.Unlock()
 	if !write {
 		return
 	}
-	attrs := []any{"panic", fmt.Sprint(v), "stack", string(debug.Stack())}
+	attrs := []any{"panic", fmt.Sprint(v), "stack", string(stack)}
 	if left > 0 {
 		attrs = append(attrs, "left_out", left)
 	}
@@ -216,7 +224,8 @@ type events struct {
 	lost   atomic.Uint64
 
 	lines map[string]*allowance // of each node, "" being the client as a whole; used by the goroutine alone
-	owes  atomic.Int64          // when lines that were left out are to be told of, in ns; 0: there are none
+	born  time.Time
+	owes  atomic.Int64 // when lines that were left out are to be told of, in ns since born; 0: there are none
 
 	mu    sync.Mutex
 	queue []Event       // guarded by mu
@@ -224,7 +233,7 @@ type events struct {
 }
 
 func newEvents(cfg *config, told *observers) *events {
-	return &events{logger: told.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance)}
+	return &events{logger: told.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance), born: time.Now()}
 }
 
 // allowance bounds the lines about one server or node, and remembers what was left out.
@@ -275,7 +284,7 @@ func (e *events) put(ev Event) {
 
 // remind has told what was left out, when it is time for that.
 func (e *events) remind(now time.Time) {
-	if owes := e.owes.Load(); owes != 0 && now.UnixNano() >= owes && e.owes.CompareAndSwap(owes, 0) {
+	if owes := e.owes.Load(); owes != 0 && int64(now.Sub(e.born)) >= owes && e.owes.CompareAndSwap(owes, 0) {
 		e.put(Event{At: now, reminder: true})
 		e.signal()
 	}
@@ -285,6 +294,10 @@ func (e *events) remind(now time.Time) {
 func (e *events) signal() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.signalLocked()
+}
+
+func (e *events) signalLocked() {
 	if e.done == nil && len(e.queue) > 0 {
 		e.done = make(chan struct{})
 		go e.run(e.done)
@@ -314,31 +327,26 @@ func (e *events) run(done chan struct{}) {
 // left is called when the goroutine is over. If code of the caller has ended it, as a test that
 // fails in a callback does, another one delivers what is left.
 func (e *events) left(done chan struct{}) {
+	defer close(done)
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.done == done {
 		e.done = nil
+		e.signalLocked()
 	}
-	e.mu.Unlock()
-	e.signal()
-	close(done)
 }
 
-// deliver logs the event and calls the observers and the callback; panics end here.
+// deliver logs the event and calls the observers and the callback; panics end here. Whoever
+// ends the goroutine keeps nothing from those that come after him.
 func (e *events) deliver(ev Event) {
-	defer func() {
-		if r := recover(); r != nil {
-			e.told.panicked(logPanicCallback, r)
+	if !ev.refusing && !ev.reminder {
+		if e.notify != nil {
+			defer e.told.contained(logPanicCallback, func() { e.notify(ev) })
 		}
-	}()
+		defer tell(e.told, func(o StateObserver) { o.ObserveState(ev) })
+	}
 	if e.logger != nil {
-		e.ration(ev)
-	}
-	if ev.refusing || ev.reminder {
-		return
-	}
-	tell(e.told, func(o StateObserver) { o.ObserveState(ev) })
-	if e.notify != nil {
-		e.notify(ev)
+		e.told.contained(logPanicCallback, func() { e.ration(ev) })
 	}
 }
 
@@ -346,14 +354,14 @@ func (e *events) deliver(ev Event) {
 // left out is told of with the next line, or by a reminder: the last state is always told.
 func (e *events) ration(ev Event) {
 	if ev.reminder {
+		defer e.noteOwed() // the handler may end the goroutine
 		for _, a := range e.lines {
 			if a.left > 0 && a.take(ev.At) {
-				a.left--
-				e.log(a.last, a.left, true)
+				left := a.left - 1
 				a.left = 0
+				e.log(a.last, left, true)
 			}
 		}
-		e.noteOwed()
 		return
 	}
 	a := e.lines[ev.Node]
@@ -380,7 +388,7 @@ func (e *events) ration(ev Event) {
 func (e *events) noteOwed() {
 	owes := int64(0)
 	for _, a := range e.lines {
-		if at := a.next().UnixNano(); a.left > 0 && (owes == 0 || at < owes) {
+		if at := int64(a.next().Sub(e.born)); a.left > 0 && (owes == 0 || at < owes) {
 			owes = at
 		}
 	}
@@ -435,14 +443,6 @@ func (e *events) log(ev Event, left int, late bool) {
 		attrs = append(attrs, slog.String("error", ev.Err.Error()))
 	}
 	e.logger.LogAttrs(context.Background(), level, message, attrs...)
-}
-
-// mishap tells of a panic in code of others, of the caller's or go-redis's, on a goroutine
-// of ours.
-func (e *events) mishap(v any, stack []byte) {
-	if e.logger != nil {
-		e.logger.Error(logPanicProbe, "panic", fmt.Sprint(v), "stack", string(stack))
-	}
 }
 
 // join waits until what is queued has been delivered. A callback that does not

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"reflect"
 	"regexp"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -818,6 +820,100 @@ func TestEvents_CallbackEndsItsGoroutine_NextAreDelivered(t *testing.T) {
 	})
 }
 
+// leaver ends the goroutine by which it is told.
+type leaver struct{ slog.Handler }
+
+func (leaver) Handle(context.Context, slog.Record) error { runtime.Goexit(); return nil }
+func (leaver) ObserveState(Event)                        { runtime.Goexit() }
+func (leaver) ObserveFailure(context.Context, *Error)    { runtime.Goexit() }
+
+// What is told first and ends its goroutine keeps nothing from who is told after it.
+func TestEvents_GoroutineEnded_TheOthersAreTold(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		var got []State
+		seen := &observed{}
+		c := NewClient(opt, WithLogger(slog.New(leaver{slog.DiscardHandler})), WithObserver(leaver{}), WithObserver(seen),
+			WithObserver(leaver{}), WithOnStateChange(func(e Event) { got = append(got, e.To) }))
+		ready(t, c)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		var call sync.WaitGroup
+		call.Go(func() {
+			_ = c.Ping(FailFast(t.Context()))
+			t.Error("the goroutine goes on")
+		})
+		call.Wait()
+		require.NoError(t, c.Close())
+		assert.Equal(t, []State{StateConnected, StateReconnecting, StateClosed}, got)
+		assert.Len(t, seen.states, 3)
+		assert.Len(t, seen.failures, 1)
+	})
+}
+
+// However often a callback ends its goroutine, what is queued has been delivered when it was
+// waited for. In a bubble, where patience ends only when nothing else can go on.
+func TestEvents_GoroutineEnded_IsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const events = 20
+		for range 3000 {
+			var told atomic.Int32
+			cfg := &config{onChange: func(Event) { told.Add(1); runtime.Goexit() }}
+			e := newEvents(cfg, newObservers(cfg))
+			for range events {
+				e.put(Event{To: StateClosed})
+			}
+			e.signal()
+			for told.Load() < events/2 {
+				runtime.Gosched()
+			}
+			e.join()
+			require.EqualValues(t, events, told.Load())
+		}
+	})
+}
+
+// What was left out is told once, and of each node, by a handler that ends its goroutine, too.
+func TestLog_Reminder_GoroutineEnded_IsToldOnce(t *testing.T) {
+	var lines []string
+	cfg := &config{logger: slog.New(jotting{slog.DiscardHandler, func(r slog.Record) {
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "node" || a.Key == "at" {
+				lines = append(lines, a.Key+" "+a.Value.String())
+			}
+			return true
+		})
+		runtime.Goexit()
+	}})}
+	e := newEvents(cfg, newObservers(cfg))
+	now := time.Now()
+	for _, node := range []string{"a", "b"} {
+		for range logBurst + 5 {
+			e.put(Event{To: StateReconnecting, At: now, Node: node})
+			e.signal()
+			e.join()
+		}
+	}
+	lines = nil
+	for range 3 {
+		e.remind(now.Add(logRefill))
+		e.join()
+	}
+	at := "at " + now.Round(0).String()
+	assert.ElementsMatch(t, []string{"node a", at, "node b", at}, lines)
+}
+
+// jotting is a handler that hands on what is logged.
+type jotting struct {
+	slog.Handler
+	note func(slog.Record)
+}
+
+func (jotting) Enabled(context.Context, slog.Level) bool { return true }
+func (j jotting) Handle(_ context.Context, r slog.Record) error {
+	j.note(r)
+	return nil
+}
+
 // An observer that panics for each command of an outage does not fill the log.
 func TestObserver_Panics_LinesAreBoundedAndCounted(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
@@ -839,6 +935,44 @@ func TestObserver_Panics_LinesAreBoundedAndCounted(t *testing.T) {
 		assert.Equal(t, logBurst+1, strings.Count(log.String(), logPanicObserver))
 		assert.Regexp(t, `panic=oops .*left_out=98\d\n`, log.String())
 		require.NoError(t, c.Close())
+	})
+}
+
+// Each kind of panic has lines of its own: those of one keep those of another from nobody, and
+// neither do those before.
+func TestPanics_EachKindIsBoundedByItself(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		dial, panics := opt.Dialer, atomic.Bool{}
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if panics.Load() {
+				panic("dial")
+			}
+			return dial(ctx, network, addr)
+		}
+		c := NewClient(opt, WithObserver(panicking{}), WithLogger(logger), WithOnStateChange(func(Event) { panic("callback") }))
+		ready(t, c)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		for range 1000 {
+			require.ErrorIs(t, c.Ping(FailFast(t.Context())).Err(), ErrUnavailable)
+		}
+		n.Start()
+		ready(t, c)
+		synctest.Wait()
+		assert.Equal(t, 3, strings.Count(log.String(), logPanicCallback))
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		panics.Store(true)
+		time.Sleep(time.Hour)
+		panics.Store(false)
+		n.Start()
+		ready(t, c)
+		require.NoError(t, c.Close())
+		assert.Equal(t, 6, strings.Count(log.String(), logPanicCallback))
+		probes := strings.Count(log.String(), logPanicProbe)
+		assert.Greater(t, probes, 1)
+		assert.LessOrEqual(t, probes, logBurst+int(time.Hour/logRefill))
 	})
 }
 
@@ -937,4 +1071,23 @@ func TestStats_BatchThatMayHaveRun_CountsOnce(t *testing.T) {
 			assert.Len(t, seen.failures, 1, name)
 		})
 	}
+}
+
+// Whoever sets the clock back does not keep what was left out from being told.
+func TestLog_ClockGoesBack_WhatWasLeftOutIsTold(t *testing.T) {
+	logger, log := bufferedLog()
+	cfg := &config{logger: logger}
+	e := newEvents(cfg, newObservers(cfg))
+	now := time.Now() // in a bubble there is no monotonic clock
+	for range logBurst + 5 {
+		e.ration(Event{To: StateReconnecting, At: now})
+	}
+	assert.NotContains(t, log.String(), "left_out")
+	later := now.Add(logRefill)
+	*(*uint64)(unsafe.Pointer(&later)) -= 3600 << 30 // the wall clock
+	require.Equal(t, logRefill-time.Hour, later.Round(0).Sub(now.Round(0)))
+	require.Equal(t, logRefill, later.Sub(now))
+	e.remind(later)
+	e.join()
+	assert.Contains(t, log.String(), "left_out=4")
 }

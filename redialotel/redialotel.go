@@ -115,7 +115,7 @@ func configOf(opts []Option) *config {
 
 // common returns what every series and span of a client has.
 func (c *config) common(name string) []attribute.KeyValue {
-	all := []attribute.KeyValue{semconv.DBSystemNameKey.String(c.system), semconv.DBClientConnectionPoolName(name)}
+	all := []attribute.KeyValue{semconv.DBSystemNameKey.String(text(c.system)), semconv.DBClientConnectionPoolName(text(name))}
 	if c.server != "" {
 		all = append(all, serverOf(c.server)...)
 	}
@@ -124,11 +124,12 @@ func (c *config) common(name string) []attribute.KeyValue {
 
 const defaultPort = 6379
 
-// serverOf returns the attributes of an address. Two addresses never have the same.
+// serverOf returns the attributes of an address. Two addresses never have the same, but for one
+// without a port, which is that with the default one.
 func serverOf(addr string) []attribute.KeyValue {
 	host, port, err := net.SplitHostPort(addr)
 	n, unnumbered := strconv.Atoi(port)
-	if err != nil || unnumbered != nil { // a socket, or a port with a name
+	if err != nil || unnumbered != nil || addr != net.JoinHostPort(host, strconv.Itoa(n)) { // a socket, or a port with a name
 		return []attribute.KeyValue{semconv.ServerAddress(text(addr))}
 	}
 	all := []attribute.KeyValue{semconv.ServerAddress(text(host))}
@@ -138,9 +139,10 @@ func serverOf(addr string) []attribute.KeyValue {
 	return all
 }
 
-// text returns s, quoted where it is no text, which exporters refuse.
+// text returns s, quoted where it is no text, which exporters refuse, or looks so. Two are never
+// the same.
 func text(s string) string {
-	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
+	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
 		return s
 	}
 	quoted := strconv.Quote(s)

@@ -305,7 +305,10 @@ func TestMetrics_BadInput(t *testing.T) {
 // What a server calls its nodes is not ours to choose: no exporter must refuse a name, and two
 // nodes are never one.
 func TestMetrics_NamesOfNodes(t *testing.T) {
-	for _, addrs := range [][2]string{{"a\xff:1", `a\xff:1`}, {"a\xff", "a\xfe"}, {"a:redis1", "a:redis2"}} {
+	for _, addrs := range [][2]string{
+		{"a\xff:1", `a\xff:1`}, {`a\xff:1`, `a\\xff:1`}, {"a\xff", "a\xfe"}, {"a:redis1", "a:redis2"}, {"a:07000", "a:7000"},
+		{"a:06379", "a:6379"}, {"[a]:7000", "a:7000"}, {"[a]:6379", "a:6379"}, {"a:+7000", "a:7000"},
+	} {
 		provider, collect := reading(t)
 		m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), redialotel.WithNodes())
 		require.NoError(t, err)
@@ -658,6 +661,42 @@ func TestTracer_OperationDuration(t *testing.T) {
 		}
 		_, found = collect()
 		assert.LessOrEqual(t, len(found), 257)
+	})
+}
+
+// A batch of any size is in one series: each size would be another one.
+func TestTracer_OperationDuration_Batches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meters, collect := reading(t)
+		tracer := redialotel.NewTracer("cache", redialotel.WithMeterProvider(meters), redialotel.WithOperationDuration())
+		_, rdb := inMemory(t, redial.WithOuterHook(tracer))
+		for size := 2; size < 50; size++ {
+			_, err := rdb.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+				for range size {
+					p.Incr(t.Context(), "n")
+				}
+				return nil
+			})
+			require.NoError(t, err)
+		}
+		_, found := collect()
+		assert.Equal(t, series{"db.client.operation.duration{db.operation.name=PIPELINE INCR}": 48}, found)
+	})
+}
+
+// What a program calls its clients need not be text, but what is exported is.
+func TestNames_NoText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, spans := spanning(t)
+		tracer := redialotel.NewTracer("cache\xff", redialotel.WithTracerProvider(provider), redialotel.WithSystem("red\xff"))
+		_, rdb := inMemory(t, redial.WithOuterHook(tracer))
+		require.NoError(t, rdb.Incr(t.Context(), "n").Err())
+		require.Len(t, spans.GetSpans(), 1)
+		values := []string{}
+		for _, a := range spans.GetSpans()[0].Attributes {
+			values = append(values, a.Value.Emit())
+		}
+		assert.Subset(t, values, []string{`cache\xff`, `red\xff`})
 	})
 }
 

@@ -152,12 +152,12 @@ func (t *Tracer) trace(ctx context.Context, name string, size int, next func(con
 	began := time.Now()
 	if !span.IsRecording() {
 		err := next(ctx)
-		t.record(ctx, name, size, began, err)
+		t.record(ctx, name, began, err)
 		return err
 	}
 	c := &call{Context: ctx}
 	err := next(c)
-	t.record(ctx, name, size, began, err)
+	t.record(ctx, name, began, err)
 	span.SetAttributes(c.attributes(err)...)
 	if t.tracer == nil {
 		return err
@@ -175,11 +175,13 @@ func (t *Tracer) trace(ctx context.Context, name string, size int, next func(con
 }
 
 // record records how long a call took, if that was asked for.
-func (t *Tracer) record(ctx context.Context, name string, size int, began time.Time, err error) {
+func (t *Tracer) record(ctx context.Context, name string, began time.Time, err error) {
 	if t.duration == nil {
 		return
 	}
-	attrs := append(t.set[:len(t.set):len(t.set)], operationAttributes(t.bounded(t.names, name, other), size)...)
+	// How many commands a batch has is for spans: the conventions do not have it here, and each
+	// number would be a series.
+	attrs := append(t.set[:len(t.set):len(t.set)], semconv.DBOperationName(t.bounded(t.names, name, other)))
 	if failed(err) {
 		kind, code := errorType(err)
 		if code != "" { // a word of the server's, or of a script; the others are few

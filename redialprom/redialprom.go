@@ -256,9 +256,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// text returns s, quoted where it is no text, which a label must be. Two are never the same.
+// text returns s, quoted where it is no text, which a label must be, or looks so. Two are never
+// the same.
 func text(s string) string {
-	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
+	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
 		return s
 	}
 	quoted := strconv.Quote(s)

@@ -244,7 +244,24 @@ func TestCollector_BadInput(t *testing.T) {
 	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xff:6379"} 4`)
 	assert.Contains(t, text, `redial_node_outages_total{client="cache",node="node\\xfe:6379"}`)
 
-	for _, addrs := range [][2]string{{"a\xff:1", `a\xff:1`}, {`a\:1`, `a\\:1`}, {`a"`, `a\"`}} {
+	odd.Nodes[0].Addr = `C:\run\redis.sock`
+	reg = prometheus.NewPedanticRegistry()
+	require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))
+	got := ""
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				if f.GetName() == "redial_node_outages_total" && l.GetName() == "node" && l.GetValue() != "node\\xfe:6379" {
+					got = l.GetValue()
+				}
+			}
+		}
+	}
+	assert.Equal(t, odd.Nodes[0].Addr, got, "an address that is text is shown as it is")
+
+	for _, addrs := range [][2]string{{"a\xff:1", `a\xff:1`}, {`a\xff:1`, `a\\xff:1`}, {`a\:1`, `a\\xff:1`}, {`a\:1`, `a\\:1`}, {`a"`, `a\"`}} {
 		odd.Nodes[0].Addr, odd.Nodes[1].Addr = addrs[0], addrs[1]
 		reg = prometheus.NewPedanticRegistry()
 		require.NoError(t, reg.Register(redialprom.NewCollector("cache", odd, redialprom.WithNodes())))

@@ -144,7 +144,7 @@ var goroutines = map[string]string{
 	"probe.go:pinger.ask":                              "pinger.ask",
 	"probe.go:pinger.begin":                            "pinger.finish",
 	"dial.go:link.connect":                             "link.connect",
-	"observe.go:events.signal":                         "events.join",
+	"observe.go:events.signalLocked":                   "events.join",
 	"gate.go:gate.hold":                                "gate.hold",
 	"state.go:newOutage":                               "outage.end",
 	"base.go:base.spawn":                               "keeper.join",
