@@ -195,7 +195,8 @@ type NodeStats struct {
 	RTT time.Duration `json:"rtt"`
 	// Connections is how many connections of the node's pools are open now.
 	Connections int `json:"connections"`
-	// Outages counts the times the node left Connected.
+	// Outages counts the times the node left Connected, since it is part of the client: one
+	// that comes back begins at 0, as a counter does that was reset.
 	Outages uint64 `json:"outages"`
 	// Waiting is how many commands wait for the node now.
 	Waiting int `json:"waiting"`
