@@ -3,6 +3,7 @@ package redialtest
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -66,14 +67,14 @@ func leaksMain(run func() int, grace time.Duration) int {
 	return 0
 }
 
-// inventory holds descriptions by identity.
+// inventory is what exists at one time.
 type inventory struct {
 	goroutines map[string]string // by "goroutine 12"; the stack
-	sockets    map[string]string // by inode; addresses and state
+	sockets    map[string]string // of every kind, by inode; the descriptor
 }
 
 func takeInventory() inventory {
-	return inventory{goroutines: goroutines(), sockets: tcpSockets()}
+	return inventory{goroutines: goroutines(), sockets: sockets()}
 }
 
 // awaitNothingNew returns "" as soon as nothing exists that is not in inv, and a
@@ -81,28 +82,24 @@ func takeInventory() inventory {
 func (inv inventory) awaitNothingNew(grace time.Duration) string {
 	giveUp := time.Now().Add(grace)
 	for {
-		left := inv.newIn(takeInventory())
-		if left == "" || time.Now().After(giveUp) {
-			return left
+		now := takeInventory()
+		left := added(inv.goroutines, now.goroutines)
+		late := time.Now().After(giveUp)
+		if len(left) == 0 || late { // the tables of the kernel are long: they are read when they matter
+			maps.Copy(left, tcpOnly(added(inv.sockets, now.sockets)))
+			if len(left) == 0 || late {
+				return strings.Join(slices.Sorted(maps.Values(left)), "\n\n")
+			}
 		}
 		time.Sleep(leakPoll) // the end of a goroutine cannot be waited for
 	}
 }
 
-func (inv inventory) newIn(now inventory) string {
-	var out []string
-	for id, stack := range now.goroutines {
-		if _, old := inv.goroutines[id]; !old {
-			out = append(out, stack)
-		}
-	}
-	for inode, socket := range now.sockets {
-		if _, old := inv.sockets[inode]; !old {
-			out = append(out, socket)
-		}
-	}
-	slices.Sort(out)
-	return strings.Join(out, "\n\n")
+// added returns what is in now and was not before.
+func added(before, now map[string]string) map[string]string {
+	found := maps.Clone(now)
+	maps.DeleteFunc(found, func(id, _ string) bool { _, old := before[id]; return old })
+	return found
 }
 
 // notLeaks are parts of stacks of goroutines that the runtime and package testing
@@ -143,9 +140,9 @@ func goroutines() map[string]string {
 	return found
 }
 
-// tcpSockets returns the TCP sockets this process holds, also unconnected and
-// reset ones. It finds nothing on systems without /proc/self/fd.
-func tcpSockets() map[string]string {
+// sockets returns the sockets this process holds, by inode. It finds nothing on systems
+// without /proc/self/fd.
+func sockets() map[string]string {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return nil
@@ -157,9 +154,21 @@ func tcpSockets() map[string]string {
 			continue // closed since
 		}
 		if inode, ok := strings.CutPrefix(link, "socket:["); ok {
-			inode = strings.TrimSuffix(inode, "]")
-			found[inode] = fmt.Sprintf("TCP socket %s, descriptor %s, without a connection", inode, entry.Name())
+			found[strings.TrimSuffix(inode, "]")] = entry.Name()
 		}
+	}
+	return found
+}
+
+// tcpOnly describes those of the sockets that are TCP ones, also unconnected and
+// reset ones.
+func tcpOnly(sockets map[string]string) map[string]string {
+	if len(sockets) == 0 {
+		return nil
+	}
+	found := make(map[string]string)
+	for inode, descriptor := range sockets {
+		found[inode] = fmt.Sprintf("TCP socket %s, descriptor %s, without a connection", inode, descriptor)
 	}
 	// The tables list TCP sockets only while they have a state, so what is in no
 	// other table counts as TCP. Inode column: tcp, udp, raw 9; unix 6; others last.

@@ -26,7 +26,7 @@ import (
 
 // atATime is how many parallel tests run at a time, unless -parallel says otherwise or there
 // are more processors: they wait more than they calculate.
-const atATime = 6
+const atATime = 8
 
 // Main is the body of every TestMain: it runs the tests, looks for what they have left, says
 // what was skipped, and exits.

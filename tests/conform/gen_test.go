@@ -30,7 +30,7 @@ func enoughScripts() int {
 	if platform.RaceDetector {
 		return 100
 	}
-	return 2000
+	return platform.Times(2000, 500)
 }
 
 // plan is a random script: what hooks a client has and what is asked of it.

@@ -135,9 +135,25 @@ func (m *moving) next(t *testing.T) subscribed {
 	select {
 	case s := <-m.subs:
 		return s
-	case <-time.After(3 * time.Second):
+	case <-time.After(waits):
 		t.Fatal("nobody subscribes")
 		return subscribed{}
+	}
+}
+
+// waits is for how long a test waits for what must come.
+const waits = 30 * time.Second
+
+// told returns once a subscription was told so often that it has begun or ended.
+func told(t *testing.T, from <-chan any, times int) {
+	t.Helper()
+	for range times {
+		select {
+		case msg := <-from:
+			require.IsType(t, (*redis.Subscription)(nil), msg)
+		case <-time.After(waits):
+			t.Fatal("nothing is confirmed")
+		}
 	}
 }
 
@@ -163,7 +179,7 @@ func (m *moving) client(t *testing.T) *redial.ClusterClient {
 func TestStray_Follows(t *testing.T) {
 	gone := shardPush("sunsubscribe", "a", 0)
 	for name, tc := range map[string]struct {
-		before func(m *moving, s *redis.PubSub)
+		before func(m *moving, s *redis.PubSub) (confirmed int)
 		sends  []string
 	}{
 		"alone":           {sends: []string{gone}},
@@ -171,18 +187,19 @@ func TestStray_Follows(t *testing.T) {
 		"in two parts":    {sends: []string{shardMessage("a", "hello") + gone[:9], gone[9:]}},
 		"byte by byte":    {sends: strings.Split(gone, "")},
 		"nobody tells the topology at first": {
-			before: func(m *moving, _ *redis.PubSub) { m.mute.Store(2) },
+			before: func(m *moving, _ *redis.PubSub) int { m.mute.Store(2); return 0 },
 			sends:  []string{gone},
 		},
 		"after another was unsubscribed from": {
-			before: func(_ *moving, s *redis.PubSub) { _ = s.SUnsubscribe(t.Context(), "b") },
+			before: func(_ *moving, s *redis.PubSub) int { _ = s.SUnsubscribe(t.Context(), "b"); return 1 },
 			sends:  []string{gone},
 		},
 		"after all were unsubscribed from": {
-			before: func(m *moving, s *redis.PubSub) {
+			before: func(m *moving, s *redis.PubSub) int {
 				_ = s.SUnsubscribe(t.Context())
 				_ = s.SSubscribe(t.Context(), "a")
 				m.next(t)
+				return 3
 			},
 			sends: []string{gone},
 		},
@@ -196,11 +213,9 @@ func TestStray_Follows(t *testing.T) {
 			ch := s.ChannelWithSubscriptions()
 			on := m.next(t)
 			require.Equal(t, 0, on.node)
-			<-ch
-			<-ch
+			told(t, ch, 2)
 			if tc.before != nil {
-				tc.before(m, s)
-				time.Sleep(50 * time.Millisecond)
+				told(t, ch, tc.before(m, s))
 			}
 			m.owner.Store(1)
 			m.send(on.conn, tc.sends)
@@ -267,11 +282,13 @@ func TestStray_StaysWhereItIs(t *testing.T) {
 			}
 			m.none(t)
 			on.conn.Send(shardMessage("a", "hello"))
-			for {
-				msg, open := <-ch
-				require.True(t, open, "the subscription has ended")
-				if msg.Payload == "hello" {
-					break
+			for payload := ""; payload != "hello"; {
+				select {
+				case msg, open := <-ch:
+					require.True(t, open, "the subscription has ended")
+					payload = msg.Payload
+				case <-time.After(waits):
+					t.Fatal("nothing is received any more")
 				}
 			}
 		})

@@ -1,15 +1,18 @@
 package house
 
 import (
+	"cmp"
+	"encoding/json"
+	"errors"
 	"go/ast"
-	"go/build"
-	"go/importer"
 	"go/parser"
 	"go/token"
 	"go/types"
-	"io/fs"
-	"path"
+	"io"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -22,50 +25,91 @@ func TestPlatforms_Compile(t *testing.T) {
 	if underRace() {
 		t.Skip("too slow with the race detector, for which there is nothing to find")
 	}
-	for platform, architecture := range map[string]string{"darwin": "arm64", "plan9": "amd64"} {
-		t.Run(platform, func(t *testing.T) {
-			was := build.Default // by which the importer goes
-			t.Cleanup(func() { build.Default = was })
-			build.Default.GOOS, build.Default.GOARCH, build.Default.CgoEnabled = platform, architecture, false
-			fset := token.NewFileSet()
-			conf := types.Config{Importer: importer.ForCompiler(fset, "source", nil)}
+	for system, architecture := range map[string]string{"darwin": "arm64", "plan9": "amd64"} {
+		t.Run(system, func(t *testing.T) {
+			t.Parallel()
+			p := &platform{listed(t, system, architecture), types.SizesFor("gc", architecture), token.NewFileSet(), make(map[string]*types.Package)}
 			checked := 0
-			for _, dir := range foldersOfRoot(t) {
-				p, err := build.ImportDir(dir, 0)
-				if _, none := err.(*build.NoGoError); none || err == nil && len(p.GoFiles) == 0 {
-					continue
+			for name, is := range p.listed {
+				if !is.DepOnly {
+					_, err := p.Import(name)
+					assert.NoError(t, err)
+					checked += len(is.GoFiles)
 				}
-				require.NoError(t, err)
-				var files []*ast.File
-				for _, name := range p.GoFiles {
-					f, err := parser.ParseFile(fset, filepath.Join(dir, name), nil, parser.SkipObjectResolution)
-					require.NoError(t, err)
-					files = append(files, f)
-				}
-				_, err = conf.Check(path.Join(module, filepath.ToSlash(dir)), fset, files, nil)
-				assert.NoError(t, err)
-				checked += len(files)
 			}
 			assert.Greater(t, checked, 50)
 		})
 	}
 }
 
-// foldersOfRoot returns those of what programs import.
-func foldersOfRoot(t *testing.T) []string {
+// listing is what the go command says of a package.
+type listing struct {
+	ImportPath, Dir string
+	GoFiles         []string
+	ImportMap       map[string]string
+	DepOnly         bool
+}
+
+// listed returns what programs import, and all that this imports, by path.
+func listed(t *testing.T, system, architecture string) map[string]listing {
 	t.Helper()
-	dirs := []string{"."}
-	for _, root := range []string{"internal", "redialhttp", "redialtest"} {
-		require.NoError(t, filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil || !d.IsDir():
-				return err
-			case d.Name() == "testdata" || filepath.ToSlash(name) == forTests:
-				return fs.SkipDir
-			}
-			dirs = append(dirs, name)
-			return nil
-		}))
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Dir,GoFiles,ImportMap,DepOnly", ".", "./internal/...", "./redialhttp/...", "./redialtest/...")
+	cmd.Env = append(os.Environ(), "GOOS="+system, "GOARCH="+architecture, "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	all := make(map[string]listing)
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var l listing
+		err := d.Decode(&l)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		require.NoError(t, err)
+		if !strings.HasPrefix(l.ImportPath, module+"/"+forTests) {
+			all[l.ImportPath] = l
+		}
 	}
-	return dirs
+}
+
+// platform type-checks packages for one system, from their source.
+type platform struct {
+	listed map[string]listing
+	sizes  types.Sizes
+	fset   *token.FileSet
+	done   map[string]*types.Package
+}
+
+// Import implements types.Importer.
+func (p *platform) Import(name string) (*types.Package, error) {
+	if name == "unsafe" {
+		return types.Unsafe, nil
+	}
+	if done := p.done[name]; done != nil {
+		return done, nil
+	}
+	is := p.listed[name]
+	var files []*ast.File
+	for _, name := range is.GoFiles {
+		f, err := parser.ParseFile(p.fset, filepath.Join(is.Dir, name), nil, parser.SkipObjectResolution)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	conf := types.Config{Importer: within{p, is.ImportMap}, Sizes: p.sizes, IgnoreFuncBodies: is.DepOnly}
+	checked, err := conf.Check(name, p.fset, files, nil)
+	p.done[name] = checked
+	return checked, err
+}
+
+// within is how a package of the standard library may name what it has copies of.
+type within struct {
+	*platform
+	names map[string]string
+}
+
+// Import implements types.Importer.
+func (w within) Import(name string) (*types.Package, error) {
+	return w.platform.Import(cmp.Or(w.names[name], name))
 }

@@ -585,7 +585,7 @@ func TestOnce_OneServerOfACluster(t *testing.T) {
 }
 
 var (
-	scripts = flag.Int("scripts", 1_000, "random scripts to run")
+	scripts = flag.Int("scripts", platform.Times(1_000, 250), "random scripts to run")
 	seed    = flag.Uint64("seed", 0, "run this one script only")
 )
 

@@ -516,7 +516,16 @@ func TestOnce_ScriptIsFlushedAmidPipelines(t *testing.T) {
 				for i, cmd := range cmds {
 					require.NoError(t, cmd.Err(), "%s: %d", prefix, i)
 					require.EqualValues(t, 1, cmd.(*redis.IntCmd).Val(), "%s: %d", prefix, i)
-					require.Equal(t, "1", c.Get(t.Context(), fmt.Sprint(prefix, i)).Val(), "%s: %d", prefix, i)
+				}
+				is, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+					for i := range many {
+						p.Get(t.Context(), fmt.Sprint(prefix, i))
+					}
+					return nil
+				})
+				require.NoError(t, err, prefix)
+				for i, cmd := range is {
+					require.Equal(t, "1", cmd.(*redis.StringCmd).Val(), "%s: %d", prefix, i)
 				}
 			}
 		}
