@@ -144,8 +144,8 @@ func (m *moving) next(t *testing.T) subscribed {
 // waits is for how long a test waits for what must come.
 const waits = 30 * time.Second
 
-// told returns once a subscription was told so often that it has begun or ended.
-func told(t *testing.T, from <-chan any, times int) {
+// confirmed returns once a subscription was told so often that it has begun or ended.
+func confirmed(t *testing.T, from <-chan any, times int) {
 	t.Helper()
 	for range times {
 		select {
@@ -213,9 +213,9 @@ func TestStray_Follows(t *testing.T) {
 			ch := s.ChannelWithSubscriptions()
 			on := m.next(t)
 			require.Equal(t, 0, on.node)
-			told(t, ch, 2)
+			confirmed(t, ch, 2)
 			if tc.before != nil {
-				told(t, ch, tc.before(m, s))
+				confirmed(t, ch, tc.before(m, s))
 			}
 			m.owner.Store(1)
 			m.send(on.conn, tc.sends)
