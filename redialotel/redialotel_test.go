@@ -694,7 +694,7 @@ func TestNames_NoText(t *testing.T) {
 		require.Len(t, spans.GetSpans(), 1)
 		values := []string{}
 		for _, a := range spans.GetSpans()[0].Attributes {
-			values = append(values, a.Value.Emit())
+			values = append(values, a.Value.String())
 		}
 		assert.Subset(t, values, []string{`cache\xff`, `red\xff`})
 	})
