@@ -48,6 +48,8 @@ type base struct {
 	refusing chan struct{} // closed when the client as a whole admits no command any more
 	knock    chan struct{} // capacity 1: there is something for the keeper to look at
 
+	mishap sync.Once // a panic in code of others is told
+
 	release []func()           // called when supervision ends; read-only once it has begun
 	end     context.CancelFunc // ends life
 	refused sync.Once          // closes refusing
@@ -136,8 +138,10 @@ func (b *base) abroad(f func() error) (err error) {
 }
 
 // panicked tells of a panic in code of others, the caller's or go-redis's, on a goroutine of
-// ours.
-func (b *base) panicked(v any, stack []byte) { b.observers.logPanic(logPanicProbe, v, stack) }
+// ours, once.
+func (b *base) panicked(v any, stack []byte) {
+	b.mishap.Do(func() { b.observers.logPanic(logPanicProbe, v, stack) })
+}
 
 // errExited is why there is no answer from code of the caller that has ended its goroutine.
 var errExited = errors.New("a function of the caller has ended its goroutine")

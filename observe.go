@@ -190,7 +190,7 @@ func (told *observers) contained(message string, f func()) {
 }
 
 // logPanic logs a panic in code of others, unless there were too many lines like it of late:
-// each command that fails in an outage, and each attempt to reach a server, may bring one.
+// each command that fails in an outage may bring one.
 func (told *observers) logPanic(message string, v any, stack []byte) {
 	if told.logger == nil {
 		return
