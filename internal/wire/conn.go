@@ -413,7 +413,7 @@ func (c *Conn) observe(p []byte) {
 		} else {
 			c.guard(false) // which EXEC, behind it, ends
 		}
-	case "watch", "unwatch", "exec", "discard":
+	case "watch", "unwatch":
 		c.guard(name[0] == 'w')
 	case "monitor":
 		c.role.Store(roleHeld)

@@ -238,15 +238,6 @@ func TestTransaction_AbortedByRefusal(t *testing.T) {
 			}
 			return cn.Do(ctx, "unwatch").Err()
 		},
-		"MULTI and EXEC on a Conn, one by one": func(ctx context.Context, c *redial.Client, _ *memnet.Net) error {
-			cn := c.Conn()
-			for _, word := range [][]any{{"watch", "n"}, {"multi"}, {"exec"}} {
-				if err := cn.Do(ctx, word...).Err(); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
 	} {
 		t.Run(before, func(t *testing.T) { testAborted(t, watch, false) })
 	}
