@@ -160,8 +160,12 @@ func (b *batch) part(c *call, r *ruling) {
 	if r.outcome != unknown && r.outcome != partly || c.name == "transaction" || oncesOf(c.ctx) == nil {
 		return
 	}
-	may := func(cmd redis.Cmder) bool { return c.mayRepeat([]redis.Cmder{cmd}) }
-	if !slices.ContainsFunc(b.rest, may) || slices.ContainsFunc(b.cmds, command.Turns) {
+	ahead := b.cmds // of what turns the connection
+	if i := slices.IndexFunc(b.cmds, command.Turns); i >= 0 {
+		ahead = b.cmds[:i]
+	}
+	may := func(cmd redis.Cmder) bool { return c.mayRepeat([]redis.Cmder{cmd}) && holds(ahead, cmd) }
+	if !slices.ContainsFunc(b.rest, may) {
 		return
 	}
 	c.because(CauseUnsafe)

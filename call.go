@@ -232,16 +232,16 @@ func (c *call) carry(w work, err error) error {
 
 // attempt makes an attempt, counts it and gives back what admit has taken.
 func (c *call) attempt(try func(*call) error) error {
-	if !c.inside {
-		if c.attempts++; c.attempts > 1 {
-			c.countRetry()
-		}
-	}
 	paid := c.paid
 	c.paid = false
 	if c.admitted {
 		c.admitted = false
 		defer c.link.leave()
+	}
+	if !c.inside {
+		if c.attempts++; c.attempts > 1 {
+			c.countRetry()
+		}
 	}
 	ctx := c.ctx
 	within, cancel := c.within()
@@ -290,6 +290,9 @@ func (c *call) outlived() error {
 
 // countRetry counts an attempt by what is known of the one before, and has observers told.
 func (c *call) countRetry() {
+	if c.ctx.Value(ctxHeartbeat) != nil {
+		return
+	}
 	n, r := &c.link.n.retriesUnsent, Retry{Cmd: c.name, Attempt: c.attempts, After: AfterUnsent}
 	switch c.after {
 	case repeatable:
@@ -519,7 +522,7 @@ func (c *call) because(why Cause) {
 // does. It returns a cause when the patience of the call does not reach that far.
 func (c *call) pause(o outcome) (why Cause) {
 	l := c.link
-	if !l.open.Load() || c.node != nil && !c.node.open.Load() {
+	if !l.open.Load() || c.node != nil && !c.node.open.Load() && !c.node.hopeless() {
 		return CauseNone
 	}
 	cheap := o == notSent || o == notSentForGood

@@ -47,12 +47,15 @@ func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 // plainDialer returns the caller's dialer or, without one, that of package net, of which
 // no words are shown that hold the password of a URL.
 func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
-	if own != nil {
+	dial := own
+	switch {
+	case own != nil && !isHostDialer(own):
 		return own
-	}
-	dial := (&net.Dialer{}).DialContext
-	if conf != nil {
+	case own != nil:
+	case conf != nil:
 		dial = (&tls.Dialer{NetDialer: &net.Dialer{}, Config: conf}).DialContext
+	default:
+		dial = (&net.Dialer{}).DialContext
 	}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if words := unreadable(network, addr); words != nil {
@@ -78,14 +81,18 @@ func unreadable(network, addr string) error {
 	if !strings.HasPrefix(network, "tcp") {
 		return nil
 	}
-	_, port, err := net.SplitHostPort(addr)
-	if err == nil {
+	host, port, err := net.SplitHostPort(addr)
+	switch {
+	case err != nil:
+	case strings.Contains(host, "@"): // no host has such a name
+		err = &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	default:
 		_, err = net.LookupPort(network, port)
 	}
 	switch bad := err.(type) {
 	case *net.AddrError:
 		return &net.OpError{Op: "dial", Net: network, Err: &net.AddrError{Err: bad.Err, Addr: shownAddr(bad.Addr)}}
-	case *net.DNSError: // no port has that name
+	case *net.DNSError: // no host, or no port, has that name
 		if shown := *bad; bad.IsNotFound {
 			shown.Name = shownAddr(bad.Name)
 			return &net.OpError{Op: "dial", Net: network, Err: &shown}
@@ -98,7 +105,7 @@ func unreadable(network, addr string) error {
 // read.
 func isUnreadable(err error) bool {
 	var unknown *net.DNSError
-	return errors.As(err, new(*net.AddrError)) || errors.As(err, &unknown) && unknown.Err == "unknown port"
+	return errors.As(err, new(*net.AddrError)) || errors.As(err, &unknown) && (unknown.Err == "unknown port" || strings.Contains(unknown.Name, "@"))
 }
 
 // shownAddr returns an address as it may be shown: without the name and password of a URL,

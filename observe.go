@@ -183,14 +183,14 @@ func (s steady) Handle(ctx context.Context, r slog.Record) error {
 func (told *observers) contained(message string, f func()) {
 	defer func() {
 		if r := recover(); r != nil {
-			told.logPanic(message, r, debug.Stack())
+			told.logPanic(message, r, nil)
 		}
 	}()
 	f()
 }
 
 // logPanic logs a panic in code of others, unless there were too many lines like it of late:
-// each command that fails in an outage may bring one.
+// each command that fails in an outage may bring one. Without a stack it is that of whoever calls.
 func (told *observers) logPanic(message string, v any, stack []byte) {
 	if told.logger == nil {
 		return
@@ -206,6 +206,9 @@ func (told *observers) logPanic(message string, v any, stack []byte) {
 	told.mu.Unlock()
 	if !write {
 		return
+	}
+	if stack == nil {
+		stack = debug.Stack()
 	}
 	attrs := []any{"panic", fmt.Sprint(v), "stack", string(stack)}
 	if left > 0 {

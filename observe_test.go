@@ -826,6 +826,7 @@ type leaver struct{ slog.Handler }
 func (leaver) Handle(context.Context, slog.Record) error { runtime.Goexit(); return nil }
 func (leaver) ObserveState(Event)                        { runtime.Goexit() }
 func (leaver) ObserveFailure(context.Context, *Error)    { runtime.Goexit() }
+func (leaver) ObserveRetry(context.Context, Retry)       { runtime.Goexit() }
 
 // What is told first and ends its goroutine keeps nothing from who is told after it.
 func TestEvents_GoroutineEnded_TheOthersAreTold(t *testing.T) {

@@ -464,7 +464,11 @@ func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whol
 // the right name of the record. A transaction is sent again as a whole.
 func (w *onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) (rest []redis.Cmder) {
 	o := oncesOf(ctx)
+	var turns []redis.Cmder // without which the next one would run elsewhere
 	for i, cmd := range cmds {
+		if command.Turns(cmd) {
+			turns = append(turns, cmd)
+		}
 		if !o.has(cmd) {
 			continue
 		}
@@ -475,6 +479,7 @@ func (w *onceWay) lacking(ctx context.Context, cmds []redis.Cmder, tagged bool) 
 		if lack == lacksSlot {
 			w.cluster.Store(true)
 		}
+		rest, turns = append(rest, turns...), nil
 		if i > 0 && cmds[i-1].Name() == "asking" {
 			rest = append(rest, cmds[i-1])
 		}

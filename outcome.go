@@ -367,7 +367,7 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 	heard := *f
 	heard.word = false // it is about the pipeline as a whole
 	o = t.outcome(nil, err, &heard)
-	if t.forOuter(o, rest) {
+	if t.forOuter(o, rest) && !turned(cmds, rest) {
 		return o, rest, nil, err
 	}
 	if o == partly {

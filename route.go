@@ -21,6 +21,7 @@ package redial
 //	that the node is closed            redis.ErrClosed         asks another      looks for the topology
 //	the end of the context             it                      returns it        returns it
 //	no answer about the topology       failure{notSent}        asks another      waits
+//	... and there cannot be any        it, or why              asks another      returns it
 //	no connection set up               failure{setup: true}    gives up          waits: nothing was sent
 //	a word of a hook of the caller     it                      returns it        returns it
 //
@@ -395,7 +396,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 		err = l.lastCause()
 	} else if err == nil {
 		_, err = h.try(ctx, cmd, next, w, true)
-		if cmd.Name() == "cluster" {
+		if cmd.Name() == "cluster" && !h.of.ring {
 			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok && err == nil {
@@ -405,7 +406,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) || isUnsupported(err) {
 		return err
 	}
-	if isUnreadable(err) {
+	if l.hopeless() && isUnreadable(err) {
 		return unveiled(err) // there is no use in waiting
 	}
 	return h.unsent(err)

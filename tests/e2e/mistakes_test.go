@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -348,4 +349,45 @@ func superviseIt(t *testing.T, rdb redis.UniversalClient) redis.UniversalClient 
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	return rdb
+}
+
+// Where others serve, what is for an address that cannot be read waits as for any node that is
+// down, and does not spin.
+func TestMistakes_OneAddressOfSeveral(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	grace := 500 * time.Millisecond
+	for name, rdb := range map[string]redial.UniversalClient{
+		"ring": redial.NewRing(&redis.RingOptions{
+			Addrs:       map[string]string{"a": "127.0.0.1", "b": s.Addr()},
+			HeartbeatFn: func(context.Context, *redis.Client) bool { return true },
+		}, redial.WithGrace(grace)),
+		"cluster": redial.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+			return []redis.ClusterSlot{
+				{Start: 0, End: 8191, Nodes: []redis.ClusterNode{{Addr: "127.0.0.1"}}},
+				{Start: 8192, End: 16383, Nodes: []redis.ClusterNode{{Addr: s.Addr()}}},
+			}, nil
+		}}, redial.WithGrace(grace)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer rdb.Close()
+			require.NoError(t, rdb.WaitReady(t.Context()))
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			failed := 0
+			for i := range 8 {
+				key := strconv.Itoa(i)
+				fast := rdb.Get(redial.FailFast(ctx), key).Err()
+				if fast == redis.Nil {
+					continue
+				}
+				failed++
+				assert.ErrorContains(t, fast, "missing port in address")
+				assert.ErrorContains(t, rdb.Get(ctx, key).Err(), "missing port in address")
+			}
+			require.NoError(t, ctx.Err())
+			assert.NotZero(t, failed)
+			assert.Less(t, rdb.Stats().Retries, uint64(failed*100))
+		})
+	}
 }

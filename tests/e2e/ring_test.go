@@ -189,6 +189,7 @@ func TestRing_ItsHeartbeatsAreNotCounted(t *testing.T) {
 	stats := s.Stats()
 	assert.Zero(t, stats.Unknown)
 	assert.Zero(t, stats.Refused)
+	assert.Zero(t, stats.Retries)
 
 	err = shard.Ping(t.Context()).Err()
 	assert.ErrorIs(t, err, redial.ErrUnavailable)
@@ -203,5 +204,44 @@ func (t told) ObserveFailure(_ context.Context, e *redial.Error) {
 	select {
 	case t <- e:
 	default:
+	}
+}
+
+// A ring whose shards will not tell a topology is none the worse for having been asked.
+func TestRing_AskedForATopology_WaitsAsBefore(t *testing.T) {
+	t.Parallel()
+	p := redialtest.NewProxy(t, redialtest.StartServer(t).Addr())
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": p.Addr()}, HeartbeatFrequency: 20 * time.Millisecond})
+	defer ring.Close()
+	require.NoError(t, ring.WaitReady(t.Context()))
+	require.ErrorContains(t, ring.ClusterSlots(t.Context()).Err(), "cluster support disabled")
+	p.Refuse()
+	require.Eventually(t, func() bool { return ring.Len() == 0 }, 10*time.Second, time.Millisecond)
+	assert.ErrorIs(t, ring.Get(redial.WaitFor(t.Context(), 500*time.Millisecond), "k").Err(), redial.ErrUnavailable)
+}
+
+// What cannot be read behind SELECT is not asked for again in another database.
+func TestRing_UnreadableBehindSelect(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}})
+	defer ring.Close()
+	require.NoError(t, ring.Set(t.Context(), "k", "v", 0).Err())
+	get := redis.NewSliceCmd(t.Context(), "get", "k")
+	for _, behind := range []bool{false, true} {
+		s.Do("CONFIG", "RESETSTAT")
+		_, err := ring.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+			if behind {
+				p.Do(t.Context(), "select", 0)
+			}
+			return p.Process(t.Context(), get)
+		})
+		require.Error(t, err)
+		assert.Error(t, get.Err())
+		times := "calls=2,"
+		if behind {
+			times = "calls=1,"
+		}
+		assert.Contains(t, s.Do("INFO", "commandstats"), "cmdstat_get:"+times)
 	}
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -148,18 +149,30 @@ func TestSecrets_AddressIsAURL(t *testing.T) {
 		"client":    redial.NewClient(&redis.Options{Addr: url}, with...),
 		"cluster":   redial.NewClusterClient(&redis.ClusterOptions{Addrs: []string{url}}, with...),
 		"sentinel":  redial.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{url}}, with...),
-		"ring":      redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"shard": url}}, with...),
+		"ring":      redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"shard": url}, HeartbeatFrequency: time.Minute}, with...),
+		"no user":   redial.NewClient(&redis.Options{Addr: markPassword + "@localhost:6379"}, with...),
 	} {
 		err := c.Get(t.Context(), "k").Err()
 		s.failed(t, name, err)
-		words := "xxxxx@127.0.0.1:6379/0: too many colons in address"
-		switch name {
-		case "no port":
-			words = "xxxxx@127.0.0.1: unknown port"
+		words := map[string]string{
+			"no port": "xxxxx@127.0.0.1: unknown port", "no user": "lookup xxxxx@localhost: no such host",
 		}
-		assert.ErrorContains(t, err, words, name)
+		assert.ErrorContains(t, err, cmp.Or(words[name], "xxxxx@127.0.0.1:6379/0: too many colons in address"), name)
 		stats = append(stats, c.Stats())
 		require.NoError(t, c.Close())
+	}
+	for name, c := range map[string]redis.UniversalClient{
+		"supervised client":  redis.NewClient(&redis.Options{Addr: url}),
+		"supervised cluster": redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{url}}),
+		"supervised ring":    redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"shard": url}}),
+	} {
+		over, err := redial.Supervise(c, with...)
+		require.NoError(t, err)
+		s.failed(t, name, c.Get(t.Context(), "k").Err())
+		s.failed(t, name+", Check", over.Check(t.Context()))
+		stats = append(stats, over.Stats())
+		require.NoError(t, c.Close())
+		require.NoError(t, over.Close())
 	}
 	s.check(t, stats...)
 }

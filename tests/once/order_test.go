@@ -13,6 +13,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/pools"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -231,6 +232,18 @@ func TestOnce_PipelineThatSelects(t *testing.T) {
 		assert.ErrorIs(t, c.Get(t.Context(), key).Err(), redis.Nil, key)
 	}
 
+	// What stands ahead of it is sent again.
+	p.CutAfterRequest(1)
+	cmds, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+		p.Incr(once("ahead"), "ahead")
+		p.Select(t.Context(), 2)
+		return nil
+	})
+	assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+	assert.NoError(t, cmds[0].Err())
+	assert.ErrorIs(t, cmds[1].Err(), redial.ErrOutcomeUnknown)
+	assert.Equal(t, "1", c.Get(t.Context(), "ahead").Val())
+
 	// What was refused behind it, too.
 	s.Do("REPLICAOF", "127.0.0.1", "1")
 	done := make(chan error, 1)
@@ -251,4 +264,21 @@ func TestOnce_PipelineThatSelects(t *testing.T) {
 	}
 	s.Do("REPLICAOF", "NO", "ONE")
 	assert.ErrorIs(t, c.Get(t.Context(), "refused").Err(), redis.Nil)
+}
+
+// A node of a cluster refuses the first script, and gets another one behind the same AUTH.
+func TestOnce_PipelineThatChangesUser(t *testing.T) {
+	t.Parallel()
+	node := redialtest.StartCluster(t, 1, 0).Nodes[0]
+	node.Do("ACL", "SETUSER", "other", "on", ">password", "~*", "&*", "+@all")
+	node.Do("ACL", "SETUSER", "default", "-incr")
+	c := testkit.Connect(t, &redis.Options{Addr: node.Addr(), PoolFIFO: true, PoolSize: 4, PipelinePoolSize: -1})
+	pools.Fill(t, c, 4) // so that the next one to be sent has another connection
+	cmds, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error {
+		p.Do(t.Context(), "AUTH", "other", "password")
+		p.Incr(redial.Once(t.Context(), "k"), "k")
+		return nil
+	})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, cmds[1].(*redis.IntCmd).Val())
 }
