@@ -214,7 +214,7 @@ func TestRing_AskedForATopology_WaitsAsBefore(t *testing.T) {
 	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": p.Addr()}, HeartbeatFrequency: 20 * time.Millisecond})
 	defer ring.Close()
 	require.NoError(t, ring.WaitReady(t.Context()))
-	require.ErrorContains(t, ring.ClusterSlots(t.Context()).Err(), "cluster support disabled")
+	require.ErrorContains(t, ring.Do(t.Context(), "cluster", "slots").Err(), "cluster support disabled")
 	p.Refuse()
 	require.Eventually(t, func() bool { return ring.Len() == 0 }, 10*time.Second, time.Millisecond)
 	assert.ErrorIs(t, ring.Get(redial.WaitFor(t.Context(), 500*time.Millisecond), "k").Err(), redial.ErrUnavailable)
