@@ -1,13 +1,9 @@
 package redialtest
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +14,6 @@ import (
 const (
 	failoverGivesUp    = 6 * time.Second // when a planned failover that was asked of a node has failed
 	clusterNodeTimeout = "1000"          // milliseconds without an answer until a node counts as failing
-	takeOverWithin     = time.Second / 2 // until a node becomes a primary although it does not serve yet
 	clusterSlots       = 16384
 )
 
@@ -83,144 +78,53 @@ func launchCluster(tb testing.TB, primaries, replicasPerPrimary int, args []stri
 			return nil, err
 		}
 		s.kind = kindNode
-		c.Nodes, c.ids = append(c.Nodes, s), append(c.ids, nodeID())
-	}
-	return c, c.start()
-}
-
-// nodeID returns a new identity of a node.
-func nodeID() string {
-	id := make([]byte, 20)
-	_, _ = rand.Read(id) // never fails
-	return hex.EncodeToString(id)
-}
-
-// start starts nodes that know each other. A primary that starts waits 2 s before it serves,
-// a replica does not, and goes on when it becomes one. So all start as replicas, of founders
-// that are in their files alone, from which the primaries take over.
-func (c *Cluster) start() (err error) {
-	var founders []string
-	for range c.primaries {
-		founders = append(founders, nodeID())
-	}
-	// As in Server.launch another process may take a port.
-	for range serverPorts {
-		if err = c.exec(founders); err == nil || !strings.Contains(err.Error(), "in use") {
-			break
+		if s, err = s.launch(); err != nil {
+			return nil, err
 		}
-		for _, s := range c.Nodes {
-			if s.proc != nil {
-				s.proc.Kill()
+		c.Nodes = append(c.Nodes, s)
+	}
+	return c, c.join()
+}
+
+// join makes a cluster of nodes that do not know each other yet.
+func (c *Cluster) join() error {
+	for i, s := range c.Nodes {
+		id, err := s.do("CLUSTER", "MYID")
+		if err != nil {
+			return err
+		}
+		c.ids = append(c.ids, fmt.Sprint(id))
+		// Epochs that differ from the start need not be sorted out by the nodes.
+		if _, err := s.do("CLUSTER", "SET-CONFIG-EPOCH", i+1); err != nil {
+			return err
+		}
+		if i < c.primaries {
+			first, last := c.slots(i)
+			if _, err := s.do("CLUSTER", "ADDSLOTSRANGE", first, last); err != nil {
+				return err
+			}
+		}
+		host, port, _ := net.SplitHostPort(s.Addr())
+		for _, other := range c.Nodes[:i] { // gossip alone takes longer
+			if _, err := other.do("CLUSTER", "MEET", host, port, s.busPort); err != nil {
+				return err
 			}
 		}
 	}
-	if err != nil {
-		return err
-	}
-	for _, s := range c.Nodes[:c.primaries] {
-		if err := takeOver(s); err != nil {
+	for i := c.primaries; i < len(c.Nodes); i++ {
+		primary := c.ids[i%c.primaries]
+		err := await("the nodes to know each other", func() (bool, error) {
+			_, err := c.Nodes[i].do("CLUSTER", "REPLICATE", primary)
+			if err != nil && strings.Contains(err.Error(), "Unknown node") {
+				return false, nil
+			}
+			return true, err
+		})
+		if err != nil {
 			return err
 		}
-	}
-	if err := c.forget(founders); err != nil {
-		return err
 	}
 	return c.settle()
-}
-
-// takeOver has a replica become a primary, which serves at once if it did so before. It does
-// not if it has come to miss the founders: then it waits as any primary that starts.
-func takeOver(s *Server) error {
-	late := time.Now().Add(takeOverWithin)
-	err := await("a node to serve", func() (bool, error) {
-		info, err := s.do("CLUSTER", "INFO")
-		return strings.Contains(fmt.Sprint(info), "cluster_state:ok") || time.Now().After(late), err
-	})
-	if err != nil {
-		return err
-	}
-	_, err = s.do("CLUSTER", "FAILOVER", "TAKEOVER")
-	if err != nil && strings.Contains(err.Error(), "to a replica") { // it has done so by itself
-		return nil
-	}
-	return err
-}
-
-// exec has all nodes run, on free ports.
-func (c *Cluster) exec(founders []string) (err error) {
-	for _, s := range c.Nodes {
-		if s.port, err = freePort(); err == nil {
-			s.busPort, err = freePort()
-		}
-		if err != nil {
-			return fmt.Errorf("redialtest: %w", err)
-		}
-	}
-	for i, s := range c.Nodes {
-		if err := os.WriteFile(filepath.Join(s.dir, "nodes.conf"), []byte(c.conf(i, founders)), 0o600); err != nil {
-			return fmt.Errorf("redialtest: %w", err)
-		}
-	}
-	for _, s := range c.Nodes {
-		if err := s.exec(); err != nil {
-			return err
-		}
-	}
-	for _, s := range c.Nodes {
-		if err := s.waitReady(s.proc); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// conf is what Nodes[self] knows of the cluster when it starts.
-func (c *Cluster) conf(self int, founders []string) string {
-	var b strings.Builder
-	for i, id := range founders {
-		first, last := c.slots(i)
-		fmt.Fprintf(&b, "%s 127.0.0.1:1@1 master - 0 0 %d connected %d-%d\n", id, i+1, first, last)
-	}
-	for i, s := range c.Nodes {
-		myself := ""
-		if i == self {
-			myself = "myself,"
-		}
-		part := i % c.primaries
-		fmt.Fprintf(&b, "%s 127.0.0.1:%d@%d %sslave %s 0 0 0 connected\n", c.ids[i], s.port, s.busPort, myself, founders[part])
-	}
-	fmt.Fprintf(&b, "vars currentEpoch %d lastVoteEpoch 0\n", c.primaries)
-	return b.String()
-}
-
-// forget has all nodes forget the founders, as soon as none needs them.
-func (c *Cluster) forget(founders []string) error {
-	return await("the nodes to know the primaries", func() (bool, error) {
-		for i, s := range c.Nodes {
-			if primary, err := c.agree(i, nil); primary != c.Nodes[i%c.primaries] || err != nil {
-				return false, err
-			}
-			if i >= c.primaries {
-				if ok, err := s.follows(); !ok || err != nil {
-					return false, err
-				}
-			}
-		}
-		for _, s := range c.Nodes {
-			for _, id := range founders {
-				if _, err := s.do("CLUSTER", "FORGET", id); err != nil && !strings.Contains(err.Error(), "Unknown node") {
-					return false, err
-				}
-			}
-		}
-		// Nodes list a replica once its offset has moved, for which this is enough.
-		for _, s := range c.Nodes[:c.primaries] {
-			if _, err := s.do("FLUSHALL"); err != nil {
-				return false, err
-			}
-		}
-		return true, nil
-	})
 }
 
 // slots returns the first and the last slot that Nodes[node] or its primary serves.
