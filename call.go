@@ -503,7 +503,7 @@ func (c *call) ownWords(o outcome, err error) error {
 		return nil
 	case c.router.several() && isUnrouted(err):
 		return err
-	case ce == nil, c.router.several() && !isUnreadable(ce.Err): // a node may yet come
+	case ce == nil, c.router.several() && (c.node == nil || !c.node.hopeless()): // a node may yet come
 		return nil
 	case c.bypassesGate():
 		return ce // for the command that it is part of

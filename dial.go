@@ -101,13 +101,6 @@ func unreadable(network, addr string) error {
 	return nil
 }
 
-// isUnreadable reports whether err is what package net says of an address that it cannot
-// read.
-func isUnreadable(err error) bool {
-	var unknown *net.DNSError
-	return errors.As(err, new(*net.AddrError)) || errors.As(err, &unknown) && (unknown.Err == "unknown port" || strings.Contains(unknown.Name, "@"))
-}
-
 // shownAddr returns an address as it may be shown: without the name and password of a URL,
 // or of what is left of one. A socket of unix may have any name.
 func shownAddr(addr string) string {

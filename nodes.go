@@ -174,13 +174,14 @@ func (n *nodes) use() {
 // member is a node of the client, and the owner of the link to it.
 type member struct {
 	pool
-	of      *nodes
-	name    string // of the node, as topologies have it
-	link    *link
-	guard   *guard      // of the link
-	hook    hook        // ours, on its client
-	rejects atomic.Bool // it will never be reached, or not tell a topology, see isNoCluster
-	built   atomic.Bool // go-redis has finished the client: it has sent something
+	of         *nodes
+	name       string // of the node, as topologies have it
+	link       *link
+	guard      *guard      // of the link
+	hook       hook        // ours, on its client
+	unreadable error       // what package net says of its address, so that it is never reached; nil: it can be read
+	rejects    atomic.Bool // it will not tell a topology, see isNoCluster
+	built      atomic.Bool // go-redis has finished the client: it has sent something
 
 	place place // guarded by mu of the nodes; among the others
 }
@@ -202,9 +203,8 @@ func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
 	addr := shownAddr(addrOf(opt.Addr))
 	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true, lends), m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
-	if words := malformed(opt); words != nil {
-		m.rejects.Store(true)
-		m.guard.bar(words)
+	if m.unreadable = malformed(opt); m.unreadable != nil {
+		m.guard.bar(m.unreadable)
 	}
 	return m
 }
@@ -389,7 +389,7 @@ func (n *nodes) allReject() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, m := range n.byClient {
-		if !m.rejects.Load() {
+		if m.unreadable == nil && !m.rejects.Load() {
 			return false
 		}
 	}

@@ -388,6 +388,9 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
 	h.at.isBuilt()
+	if h.at.unreadable != nil {
+		return h.at.unreadable
+	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
 	err := l.firstContact(ctx)
@@ -405,9 +408,6 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 	}
 	if err == nil || isReply(err) || errors.Is(err, redis.ErrClosed) || isUnsupported(err) {
 		return err
-	}
-	if l.hopeless() && isUnreadable(err) {
-		return unveiled(err) // there is no use in waiting
 	}
 	return h.unsent(err)
 }
