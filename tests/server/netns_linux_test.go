@@ -24,6 +24,7 @@ import (
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -31,14 +32,14 @@ const inNamespace = "REDIAL_TEST_IN_NETWORK_NAMESPACE"
 
 // TestNetwork_PacketsDropped drops packets, as a dead host or a firewall does: no
 // proxy can, for the kernel at its end would go on acknowledging. It runs itself
-// again in a network namespace of its own, and beside no other: it measures times to
-// which they would add.
+// again in a network namespace of its own.
 func TestNetwork_PacketsDropped(t *testing.T) {
 	if os.Getenv(inNamespace) == "1" {
 		require.NoError(t, sh("ip link set lo up"))
 		t.Run("some of many, under load", testHalfOpenUnderLoad)
 		return
 	}
+	t.Parallel()
 	inNamespaceOfItsOwn(t)
 }
 
@@ -468,7 +469,7 @@ func testPacketLoss(t *testing.T) {
 	defer lose(t, portOf(t, s.Addr()))()
 	var failed, done atomic.Int64
 	var wg sync.WaitGroup
-	end := time.Now().Add(15 * time.Second)
+	end := time.Now().Add(time.Duration(platform.Times(15, 8)) * time.Second)
 	for range callers {
 		wg.Go(func() {
 			for time.Now().Before(end) {
