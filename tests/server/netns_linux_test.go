@@ -113,11 +113,12 @@ func sh(line string) error {
 	return nil
 }
 
-// drop has the packets of a port dropped, in both directions, until the returned
+// drop has the packets of ports dropped, in both directions, until the returned
 // function is called.
-func drop(t *testing.T, port string) (heal func()) {
+func drop(t *testing.T, ports ...string) (heal func()) {
 	t.Helper()
-	rules := []string{"INPUT -p tcp --dport " + port, "INPUT -p tcp --sport " + port}
+	all := strings.Join(ports, ",")
+	rules := []string{"INPUT -p tcp -m multiport --dports " + all, "INPUT -p tcp -m multiport --sports " + all}
 	for _, rule := range rules {
 		require.NoError(t, sh("iptables -w -A "+rule+" -j DROP"))
 	}
@@ -326,9 +327,7 @@ func testHalfOpenUnderLoad(t *testing.T) {
 				require.GreaterOrEqual(t, len(some), broken)
 				some = some[len(some)-broken:]
 				began := time.Now()
-				for _, port := range some {
-					defer drop(t, port)()
-				}
+				defer drop(t, some...)()
 				assert.Eventually(t, func() bool { return c.Stats().SilentCut == uint64((round+1)*broken) }, 2*time.Second, time.Millisecond)
 				noticed := time.Since(began)
 				time.Sleep(1500 * time.Millisecond) // whoever was on them has come back
