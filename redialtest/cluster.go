@@ -1,9 +1,13 @@
 package redialtest
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +19,7 @@ const (
 	failoverGivesUp    = 6 * time.Second // when a planned failover that was asked of a node has failed
 	clusterNodeTimeout = "1000"          // milliseconds without an answer until a node counts as failing
 	clusterSlots       = 16384
+	nodesFile          = "nodes.conf" // in the directory of a node: what it knows of the others
 )
 
 // Cluster is a Redis Cluster of real processes on loopback, whose nodes take one
@@ -64,67 +69,179 @@ func launchCluster(tb testing.TB, primaries, replicasPerPrimary int, args []stri
 			_ = c.Close()
 		}
 	}()
-	args = append([]string{
+	args = slices.Concat([]string{
 		"--cluster-enabled", "yes",
 		"--cluster-node-timeout", clusterNodeTimeout,
 		"--cluster-replica-validity-factor", "0", // however old its data, a replica takes over
 		"--cluster-allow-replica-migration", "no", // they stay with their primary
 		"--repl-diskless-sync-delay", "0",
 		"--repl-ping-replica-period", "1", // nodes list a replica once its offset has moved
-	}, args...)
+	}, args, []string{"--cluster-config-file", nodesFile})
 	for range primaries * (1 + replicasPerPrimary) {
 		s, err := newServer(tb, args)
 		if err != nil {
 			return nil, err
 		}
 		s.kind = kindNode
-		if s, err = s.launch(); err != nil {
-			return nil, err
-		}
-		c.Nodes = append(c.Nodes, s)
+		c.Nodes, c.ids = append(c.Nodes, s), append(c.ids, nodeID())
 	}
-	return c, c.join()
+	return c, c.start()
 }
 
-// join makes a cluster of nodes that do not know each other yet.
-func (c *Cluster) join() error {
-	for i, s := range c.Nodes {
-		id, err := s.do("CLUSTER", "MYID")
-		if err != nil {
-			return err
+// nodeID returns a new identity of a node.
+func nodeID() string {
+	id := make([]byte, 20)
+	_, _ = rand.Read(id) // never fails
+	return hex.EncodeToString(id)
+}
+
+// start starts nodes that know each other. A primary that starts waits 2 s before it serves,
+// a replica does not, and goes on when it becomes one. So all start as replicas, of founders
+// that are in their files alone and have no address, so that nobody misses them, and from
+// which the primaries take over.
+func (c *Cluster) start() (err error) {
+	var founders []string
+	for range c.primaries {
+		founders = append(founders, nodeID())
+	}
+	// As in Server.launch another process may take a port.
+	for range serverPorts {
+		if err = c.exec(founders); err == nil || !strings.Contains(err.Error(), "in use") {
+			break
 		}
-		c.ids = append(c.ids, fmt.Sprint(id))
-		// Epochs that differ from the start need not be sorted out by the nodes.
-		if _, err := s.do("CLUSTER", "SET-CONFIG-EPOCH", i+1); err != nil {
-			return err
-		}
-		if i < c.primaries {
-			first, last := c.slots(i)
-			if _, err := s.do("CLUSTER", "ADDSLOTSRANGE", first, last); err != nil {
-				return err
-			}
-		}
-		host, port, _ := net.SplitHostPort(s.Addr())
-		for _, other := range c.Nodes[:i] { // gossip alone takes longer
-			if _, err := other.do("CLUSTER", "MEET", host, port, s.busPort); err != nil {
-				return err
+		for _, s := range c.Nodes {
+			if s.proc != nil {
+				s.proc.Kill()
 			}
 		}
 	}
-	for i := c.primaries; i < len(c.Nodes); i++ {
-		primary := c.ids[i%c.primaries]
-		err := await("the nodes to know each other", func() (bool, error) {
-			_, err := c.Nodes[i].do("CLUSTER", "REPLICATE", primary)
-			if err != nil && strings.Contains(err.Error(), "Unknown node") {
-				return false, nil
-			}
-			return true, err
+	if err == nil {
+		err = c.takeOver()
+	}
+	if err == nil {
+		err = c.forget(founders)
+	}
+	if err == nil {
+		err = c.settle()
+	}
+	return err
+}
+
+// takeOver has the first nodes become primaries, one after the other: a node that takes over
+// counts on from the highest epoch that it has heard of, and primaries that share one may both
+// own a slot that is moved before they have sorted that out.
+func (c *Cluster) takeOver() error {
+	heard := 0
+	for _, s := range c.Nodes[:c.primaries] {
+		err := await("a node to serve, and to hear of the primaries", func() (bool, error) {
+			info, err := s.clusterInfo()
+			epoch, _ := strconv.Atoi(info["cluster_current_epoch"])
+			return info["cluster_state"] == "ok" && epoch >= heard, err
 		})
 		if err != nil {
 			return err
 		}
+		if _, err := s.do("CLUSTER", "FAILOVER", "TAKEOVER"); err != nil {
+			return err
+		}
+		info, err := s.clusterInfo()
+		if err != nil {
+			return err
+		}
+		heard, _ = strconv.Atoi(info["cluster_my_epoch"])
 	}
-	return c.settle()
+	return nil
+}
+
+// clusterInfo is what CLUSTER INFO says, by name.
+func (s *Server) clusterInfo() (map[string]string, error) {
+	reply, err := s.do("CLUSTER", "INFO")
+	fields := make(map[string]string)
+	for line := range strings.Lines(fmt.Sprint(reply)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		fields[name] = value
+	}
+	return fields, err
+}
+
+// exec has all nodes run, on free ports.
+func (c *Cluster) exec(founders []string) (err error) {
+	for _, s := range c.Nodes {
+		if s.port, err = freePort(); err == nil {
+			s.busPort, err = freePort()
+		}
+		if err != nil {
+			return fmt.Errorf("redialtest: %w", err)
+		}
+	}
+	for i, s := range c.Nodes {
+		if err := os.WriteFile(filepath.Join(s.dir, nodesFile), []byte(c.conf(i, founders)), 0o600); err != nil {
+			return fmt.Errorf("redialtest: %w", err)
+		}
+	}
+	for _, s := range c.Nodes {
+		if err := s.exec(); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.Nodes {
+		if err := s.waitReady(s.proc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// conf is what Nodes[self] knows of the cluster when it starts.
+func (c *Cluster) conf(self int, founders []string) string {
+	var b strings.Builder
+	for i, id := range founders {
+		first, last := c.slots(i)
+		fmt.Fprintf(&b, "%s :0@0 master,noaddr - 0 0 %d disconnected %d-%d\n", id, i+1, first, last)
+	}
+	for i, s := range c.Nodes {
+		myself := ""
+		if i == self {
+			myself = "myself,"
+		}
+		part := i % c.primaries
+		fmt.Fprintf(&b, "%s 127.0.0.1:%d@%d %sslave %s 0 0 0 connected\n", c.ids[i], s.port, s.busPort, myself, founders[part])
+	}
+	fmt.Fprintf(&b, "vars currentEpoch %d lastVoteEpoch 0\n", c.primaries)
+	return b.String()
+}
+
+// forget has all nodes forget the founders, each as soon as it does not need them.
+func (c *Cluster) forget(founders []string) error {
+	for i, s := range c.Nodes {
+		err := await("a node to know the primaries", func() (bool, error) {
+			parts, err := c.view(s)
+			for part, named := range parts {
+				if len(named) == 0 || named[0] != c.Nodes[part] {
+					return false, nil
+				}
+			}
+			if parts == nil || err != nil || i < c.primaries {
+				return parts != nil, err
+			}
+			return s.follows()
+		})
+		if err != nil {
+			return err
+		}
+		for _, id := range founders {
+			if _, err := s.do("CLUSTER", "FORGET", id); err != nil {
+				return err
+			}
+		}
+	}
+	// Nodes list a replica once its offset has moved, for which this is enough.
+	for _, s := range c.Nodes[:c.primaries] {
+		if _, err := s.do("FLUSHALL"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // slots returns the first and the last slot that Nodes[node] or its primary serves.
@@ -238,27 +355,44 @@ func (c *Cluster) Settle() {
 }
 
 func (c *Cluster) settle() error {
+	next := 0 // to be looked at; the one that was not ready is the first the next time
 	return await("the cluster to settle", func() (bool, error) {
-		for i, s := range c.Nodes {
-			if !s.running() {
-				continue
-			}
-			primary, err := c.agree(i, nil)
-			if primary == nil || err != nil {
+		agreed := make([]*Server, c.primaries)
+		for range c.Nodes {
+			if ok, err := c.settled(next, agreed); !ok || err != nil {
 				return false, err
 			}
-			if s == primary {
-				continue
-			}
-			if ok, err := s.follows(); !ok || err != nil {
-				return false, err
-			}
-			if ok, err := c.listed(i); !ok || err != nil {
-				return false, err
-			}
+			next = (next + 1) % len(c.Nodes)
 		}
 		return true, nil
 	})
+}
+
+// settled tells whether Nodes[node], if it runs, serves, names the primaries that others do,
+// by the part that they serve, lists all others that run, and follows if it is none.
+func (c *Cluster) settled(node int, agreed []*Server) (bool, error) {
+	s := c.Nodes[node]
+	if !s.running() {
+		return true, nil
+	}
+	parts, err := c.view(s)
+	if parts == nil || err != nil {
+		return false, err
+	}
+	for i, other := range c.Nodes {
+		part := i % c.primaries
+		if !other.running() {
+			continue
+		}
+		if !slices.Contains(parts[part], other) || agreed[part] != nil && agreed[part] != parts[part][0] {
+			return false, nil
+		}
+		agreed[part] = parts[part][0]
+	}
+	if agreed[node%c.primaries] == s {
+		return true, nil
+	}
+	return s.follows()
 }
 
 // AddProxies puts a proxy in front of every node, which all nodes announce to
@@ -373,52 +507,57 @@ func (c *Cluster) ask(slot int) *Server {
 // agree returns the primary that serves the slots of Nodes[node], if all running
 // nodes but except name the same one and serve themselves, or else nil.
 func (c *Cluster) agree(node int, except *Server) (*Server, error) {
-	first, last := c.slots(node)
 	var agreed *Server
 	for _, s := range c.Nodes {
 		if s == except || !s.running() {
 			continue
 		}
-		info, err := s.do("CLUSTER", "INFO")
-		if err != nil || !strings.Contains(fmt.Sprint(info), "cluster_state:ok") {
+		parts, err := c.view(s)
+		if parts == nil || err != nil {
 			return nil, err
 		}
-		for _, slot := range []int{first, last} {
-			named, err := c.serving(s, slot)
-			if err != nil || len(named) == 0 || agreed != nil && named[0] != agreed {
-				return nil, err
-			}
-			agreed = named[0]
+		named := parts[node%c.primaries]
+		if len(named) == 0 || agreed != nil && named[0] != agreed {
+			return nil, nil
 		}
+		agreed = named[0]
 	}
 	return agreed, nil
 }
 
-// listed tells whether all running nodes list Nodes[node] among those that serve its
-// slots.
-func (c *Cluster) listed(node int) (bool, error) {
-	first, _ := c.slots(node)
-	for _, s := range c.Nodes {
-		if !s.running() {
-			continue
-		}
-		named, err := c.serving(s, first)
-		if err != nil || !slices.Contains(named, c.Nodes[node]) {
-			return false, err
-		}
+// view returns who serves each part of the slots according to s, the primary first, or
+// nothing where it knows of none or of several; nil if s does not serve itself.
+func (c *Cluster) view(s *Server) (parts [][]*Server, _ error) {
+	info, err := s.clusterInfo()
+	if err != nil || info["cluster_state"] != "ok" {
+		return nil, err
 	}
-	return true, nil
+	ranges, err := s.do("CLUSTER", "SLOTS")
+	if err != nil {
+		return nil, err
+	}
+	for part := range c.primaries {
+		first, last := c.slots(part)
+		named, others := c.servers(ranges, first), c.servers(ranges, last)
+		if len(named) > 0 && (len(others) == 0 || others[0] != named[0]) {
+			named = nil
+		}
+		parts = append(parts, named)
+	}
+	return parts, nil
 }
 
 // serving returns the nodes that serve a slot according to s, the primary first, or
 // nothing if s knows none.
-func (c *Cluster) serving(s *Server, slot int) (nodes []*Server, _ error) {
-	reply, err := s.do("CLUSTER", "SLOTS")
-	if err != nil {
-		return nil, err
-	}
-	ranges, _ := reply.([]any)
-	for _, r := range ranges {
+func (c *Cluster) serving(s *Server, slot int) ([]*Server, error) {
+	ranges, err := s.do("CLUSTER", "SLOTS")
+	return c.servers(ranges, slot), err
+}
+
+// servers is what a reply to CLUSTER SLOTS says about a slot.
+func (c *Cluster) servers(ranges any, slot int) (nodes []*Server) {
+	list, _ := ranges.([]any)
+	for _, r := range list {
 		// The first slot, the last, then the nodes, each as host, port, ID.
 		r, _ := r.([]any)
 		if len(r) < 3 {
@@ -437,5 +576,5 @@ func (c *Cluster) serving(s *Server, slot int) (nodes []*Server, _ error) {
 			}
 		}
 	}
-	return nodes, nil
+	return nodes
 }

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/redial-go/redial/internal/testkit/platform"
 )
 
 // bareCluster is [bare] for a cluster.
@@ -247,4 +251,46 @@ func TestLaunchCluster_BadArgument_ReportsTheServersOwnWords(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no-such-directive") {
 		t.Fatalf("error = %v", err)
 	}
+}
+
+// Primaries that share an epoch may both own a slot that is moved.
+func TestCluster_Start_EveryPrimaryHasAnEpochOfItsOwn(t *testing.T) {
+	if _, err := findServer(); err != nil {
+		Skip(t, err)
+	}
+	const together = 2
+	for range platform.Times(5, 1) {
+		var all sync.WaitGroup
+		for replicas := range together { // so that they are held up
+			all.Go(func() {
+				c, err := LaunchCluster(3, replicas)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer func() { _ = c.Close() }()
+				want := epochs(c.Nodes[0])
+				if own := []string{want[c.ids[0]], want[c.ids[1]], want[c.ids[2]]}; own[0] == own[1] || own[0] == own[2] || own[1] == own[2] {
+					t.Errorf("the primaries have epochs %v", own)
+				}
+				for _, s := range c.Nodes {
+					if got := epochs(s); len(got) != len(c.Nodes) || !maps.Equal(got, want) {
+						t.Errorf("%s knows epochs %v, another %v", s.Addr(), got, want)
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
+// epochs returns what a node says of the epoch of each node, by its ID.
+func epochs(s *Server) map[string]string {
+	found := make(map[string]string)
+	for line := range strings.Lines(fmt.Sprint(s.Do("CLUSTER", "NODES"))) {
+		// ID, address, flags, primary, ping, pong, epoch, ...
+		fields := strings.Fields(line)
+		found[fields[0]] = fields[6]
+	}
+	return found
 }

@@ -206,11 +206,6 @@ func (s *Server) launch() (_ *Server, err error) {
 		if s.port, err = freePort(); err != nil {
 			return nil, fmt.Errorf("redialtest: %w", err)
 		}
-		if s.kind == kindNode {
-			if s.busPort, err = freePort(); err != nil {
-				return nil, fmt.Errorf("redialtest: %w", err)
-			}
-		}
 		if err = s.exec(); err != nil {
 			return nil, err
 		}

@@ -41,7 +41,6 @@ func OnEach(t *testing.T, f func(t *testing.T, b Backend, p *redialtest.Proxy)) 
 // OnReal runs f on a real redis-server only.
 func OnReal(t *testing.T, f func(t *testing.T, b Backend, p *redialtest.Proxy)) {
 	t.Run("redis-server", func(t *testing.T) {
-		t.Parallel()
 		s := redialtest.StartServer(t)
 		b := Backend{Addr: s.Addr(), Kill: s.Kill, Start: s.Start, Real: s}
 		f(t, b, redialtest.NewProxy(t, b.Addr))

@@ -905,6 +905,7 @@ func (d dialSpy) DialHook(next redis.DialHook) redis.DialHook {
 // Dials pass by hooks: with which address, and the error of a hook is the caller's. Their
 // number is not compared, see above.
 func TestConform_Hooks_Dial(t *testing.T) {
+	t.Parallel()
 	paired(t, []kind{aClient, aCluster}, knobs{}, func(w *world) {
 		var mu sync.Mutex
 		seen := make(map[string]bool)
@@ -1004,6 +1005,7 @@ func (g *gate) hold() {
 // Auto-pipelines, both faces: a command by itself and a batch, with hooks that do all
 // that hooks do.
 func TestConform_AutoPipeline(t *testing.T) {
+	t.Parallel()
 	all := slices.Concat(acts["look"], acts["serve"], acts["refuse"][:4], acts["after"])
 	for _, a := range all {
 		t.Run(a.name, func(t *testing.T) {

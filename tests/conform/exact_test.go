@@ -128,6 +128,7 @@ func TestConform_Exact_UnknownBehindNil(t *testing.T) {
 // A read whose reply could not be read, and whose other try meets an outage, its context's
 // end or the end of the client, ends as any read that meets these.
 func TestConform_Exact_UnreadableThenUnavailable(t *testing.T) {
+	t.Parallel()
 	for _, k := range []kind{aClient, aCluster, aRing} {
 		for _, end := range []string{"deadline", "close", "fail fast"} {
 			for _, batch := range []bool{false, true} {
@@ -248,6 +249,7 @@ func TestConform_Exact_UnknownBehindUnavailable(t *testing.T) {
 // refusal is one to wait for or not, alone, among others that are answered, and as part of a
 // transaction.
 func TestConform_Exact_UnknownBehindRefusal(t *testing.T) {
+	t.Parallel()
 	for _, reply := range []string{
 		"BUSY Redis is busy running a script.", "LOADING x", "READONLY x", "CLUSTERDOWN x", "TRYAGAIN x", "NOREPLICAS x",
 		"MISCONF x", "OOM x", "NOPERM x", "NOAUTH x", "ERR no upstream host", // which WithRefusals knows
@@ -472,6 +474,7 @@ func TestConform_Exact_GoroutineEndsInOnNewNode(t *testing.T) {
 
 // A ring of which the second shard cannot be built leaves nothing of the first.
 func TestConform_Exact_GoroutineEndsInNewRing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, wrapped, aRing)
 	defer w.close()
 	down := make(chan struct{}, 100)

@@ -271,6 +271,7 @@ func (d dialed) dial(_ context.Context, network, addr string) (net.Conn, error) 
 }
 
 func TestConform_O1_EmptyOptions(t *testing.T) {
+	t.Parallel()
 	get := func(ctx context.Context, rdb redis.UniversalClient) error {
 		defer rdb.Close()
 		return rdb.Get(ctx, "k").Err()
@@ -423,6 +424,7 @@ func noSlots(context.Context) ([]redis.ClusterSlot, error) { return nil, nil }
 // Without sentinels go-redis says so in the error of the first command; the text of the
 // dial's error comes from go-redis's retries of it.
 func TestConform_O1_NoSentinels(t *testing.T) {
+	t.Parallel()
 	for name, opt := range map[string]redis.FailoverOptions{"nothing": {}, "a name": {MasterName: "m"}} {
 		t.Run(name, func(t *testing.T) {
 			get := func(rdb func() redis.UniversalClient) string {
@@ -479,6 +481,7 @@ func TestConform_O2_RingWithoutShards(t *testing.T) {
 
 // An error of a connection is a net.Error as go-redis's are.
 func TestConform_E1_ErrorsAreNetErrors(t *testing.T) {
+	t.Parallel()
 	paired(t, allKinds, knobs{}, func(w *world) {
 		for _, s := range w.servers {
 			s.says(func(_ int, args []string) redialtest.Action {

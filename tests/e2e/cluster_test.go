@@ -523,7 +523,9 @@ func TestCluster_SlotIsMoved(t *testing.T) {
 }
 
 // Nothing is left of a client, whatever its nodes were doing.
-func TestCluster_Close_LeavesNothing(t *testing.T) {
+func TestCluster_Close_LeavesNothing(t *testing.T) { testkit.Alone(t, testClusterLeavesNothing) }
+
+func testClusterLeavesNothing(t *testing.T) {
 	cluster := redialtest.StartCluster(t, 3, 0)
 	proxies := cluster.AddProxies()
 	for name, before := range map[string]func(){

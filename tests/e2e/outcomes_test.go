@@ -418,61 +418,66 @@ func TestOutcome_CommandsThatCannotBeCompared_SomeAnswered(t *testing.T) {
 	assert.ErrorIs(t, cmds[2].Err(), redial.ErrOutcomeUnknown)
 }
 
+// oneConnection is clients that have one connection to each server, behind a proxy: to that
+// of the key {n}.
+var oneConnection = map[string]func(t *testing.T) (c redial.UniversalClient, p *redialtest.Proxy, at *redialtest.Server){
+	"cluster": func(t *testing.T) (redial.UniversalClient, *redialtest.Proxy, *redialtest.Server) {
+		cluster := redialtest.StartCluster(t, 2, 0)
+		cluster.AddProxies()
+		node := cluster.NodeFor("{n}")
+		return redial.NewClusterClient(&redis.ClusterOptions{
+			Addrs: cluster.Addrs(), PoolSize: 1, PipelinePoolSize: -1, PoolTimeout: time.Second,
+		}), cluster.ProxyOf(node), node
+	},
+	"ring": func(t *testing.T) (redial.UniversalClient, *redialtest.Proxy, *redialtest.Server) {
+		s := redialtest.StartServer(t)
+		proxy := redialtest.NewProxy(t, s.Addr())
+		return redial.NewRing(&redis.RingOptions{
+			Addrs: map[string]string{"a": proxy.Addr()}, PoolSize: 1, PipelinePoolSize: -1, PoolTimeout: time.Second,
+		}), proxy, s
+	},
+}
+
 // What may have run once is not said not to have because of how a later attempt ends.
 func TestOutcome_SeveralNodes_RepeatFindsNoConnection_IsUnknown(t *testing.T) {
 	t.Parallel()
-	cluster := redialtest.StartCluster(t, 2, 0)
-	cluster.AddProxies()
-	node := cluster.NodeFor("{n}")
-	s := redialtest.StartServer(t)
-	proxy := redialtest.NewProxy(t, s.Addr())
-	const patience = time.Second
-	inUse := func(c redis.UniversalClient) int {
-		stats := c.PoolStats()
-		return int(stats.TotalConns) - int(stats.IdleConns)
-	}
-	for name, x := range map[string]struct {
-		c  redial.UniversalClient
-		p  *redialtest.Proxy
-		at *redialtest.Server
-	}{
-		"cluster": {redial.NewClusterClient(&redis.ClusterOptions{
-			Addrs: cluster.Addrs(), PoolSize: 1, PipelinePoolSize: -1, PoolTimeout: patience,
-		}), cluster.ProxyOf(node), node},
-		"ring": {redial.NewRing(&redis.RingOptions{
-			Addrs: map[string]string{"a": proxy.Addr()}, PoolSize: 1, PipelinePoolSize: -1, PoolTimeout: patience,
-		}), proxy, s},
-	} {
-		t.Cleanup(func() { _ = x.c.Close() })
-		testkit.WaitReady(t, x.c)
+	for name, start := range oneConnection {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for kind, ctxOf := range map[string]func(id string) context.Context{
-				"idempotent": func(string) context.Context { return redial.Idempotent(t.Context()) },
-				"once":       func(id string) context.Context { return redial.Once(t.Context(), id) },
+			for kind, ctxOf := range map[string]func(context.Context) context.Context{
+				"idempotent": redial.Idempotent,
+				"once":       func(ctx context.Context) context.Context { return redial.Once(ctx, "id") },
 			} {
-				for how, exec := range map[string]func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){"pipeline": x.c.Pipelined, "transaction": x.c.TxPipelined} {
+				for how, exec := range map[string]func(redis.UniversalClient, context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error){
+					"pipeline": redis.UniversalClient.Pipelined, "transaction": redis.UniversalClient.TxPipelined,
+				} {
 					t.Run(kind+" "+how, func(t *testing.T) {
-						require.NoError(t, x.c.Del(t.Context(), "{n}", "{n}list").Err())
-						require.Equal(t, "OK", x.at.Do("CLIENT", "PAUSE", 300))
-						x.p.Match("incr")
-						x.p.CutAfterRequest(1)
+						t.Parallel()
+						c, p, at := start(t)
+						t.Cleanup(func() { _ = c.Close() })
+						require.NoError(t, c.Del(t.Context(), "{n}").Err())
+						require.Equal(t, "OK", at.Do("CLIENT", "PAUSE", 300))
+						p.Match("incr")
+						p.CutAfterRequest(1)
 						errs := make(chan error, 1)
 						go func() {
-							_, err := exec(ctxOf(name+how), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
+							_, err := exec(c, ctxOf(t.Context()), func(p redis.Pipeliner) error { p.Incr(t.Context(), "{n}"); return nil })
 							errs <- err
 						}()
-						require.Eventually(t, func() bool { return inUse(x.c) == 1 }, 5*time.Second, time.Millisecond)
+						require.Eventually(t, func() bool {
+							stats := c.PoolStats()
+							return stats.TotalConns-stats.IdleConns == 1
+						}, 5*time.Second, time.Millisecond)
 						taken := make(chan error, 1)
 						go func() { // waits for the one connection, and keeps it
-							taken <- x.c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
+							taken <- c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
 						}()
 						err := <-errs
 						assert.ErrorIs(t, err, redis.ErrPoolTimeout)
 						assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
 						assert.False(t, redial.SafeToRetry(err))
-						assert.Equal(t, "1", x.at.Do("GET", "{n}"))
-						x.at.Do("RPUSH", "{n}list", "x")
+						assert.Equal(t, "1", at.Do("GET", "{n}"))
+						at.Do("RPUSH", "{n}list", "x")
 						assert.NoError(t, <-taken)
 					})
 				}

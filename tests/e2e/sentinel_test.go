@@ -182,7 +182,9 @@ func TestFailover_NothingRunsOnBothMasters(t *testing.T) {
 	old.Thaw()
 }
 
-func TestFailover_Close_LeavesNothing(t *testing.T) {
+func TestFailover_Close_LeavesNothing(t *testing.T) { testkit.Alone(t, testFailoverLeavesNothing) }
+
+func testFailoverLeavesNothing(t *testing.T) {
 	f := redialtest.StartFailover(t, 1, 3)
 	redialtest.Leaks(t)
 	for range 5 {

@@ -177,6 +177,7 @@ func (m *moving) client(t *testing.T) *redial.ClusterClient {
 // A subscription of shard channels follows its slot, whatever the node's word for it comes
 // with.
 func TestStray_Follows(t *testing.T) {
+	t.Parallel()
 	gone := shardPush("sunsubscribe", "a", 0)
 	for name, tc := range map[string]struct {
 		before func(m *moving, s *redis.PubSub) (confirmed int)
@@ -226,6 +227,7 @@ func TestStray_Follows(t *testing.T) {
 
 // What a node refuses is tried again: the slot may be served soon, and nobody else would.
 func TestStray_Refused_TriesAgain(t *testing.T) {
+	t.Parallel()
 	for _, refusal := range []string{
 		"-CLUSTERDOWN The cluster is down", "-CLUSTERDOWN Hash slot not served", "-TRYAGAIN Multiple keys request during rehashing of slot",
 	} {
@@ -246,6 +248,7 @@ func TestStray_Refused_TriesAgain(t *testing.T) {
 
 // What looks like a node's word and is not costs no subscription its connection.
 func TestStray_StaysWhereItIs(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		before func(m *moving, s *redis.PubSub) // anything is read
 		after  func(m *moving, on subscribed)

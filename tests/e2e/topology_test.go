@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -130,6 +131,7 @@ var behaviors = []struct {
 
 // Every behavior, on every topology.
 func TestTopologies(t *testing.T) {
+	t.Parallel()
 	for name, start := range topologies() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -390,6 +392,10 @@ func testCloseBare(t *testing.T, d deployment) {
 
 // No goroutine and no connection is left, of sentinels neither.
 func TestClose_OfTheEmbeddedClient_LeavesNothing(t *testing.T) {
+	testkit.Alone(t, testEmbeddedLeavesNothing)
+}
+
+func testEmbeddedLeavesNothing(t *testing.T) {
 	f := redialtest.StartFailover(t, 1, 3)
 	for name, build := range map[string]func(...redial.Option) redial.UniversalClient{
 		"FailoverClient": func(opts ...redial.Option) redial.UniversalClient {

@@ -230,6 +230,7 @@ var lines = []string{
 // Every command that Once allows returns the same values and errors with an id, at its run
 // and later, as without, from every kind of server.
 func TestOnce_Types(t *testing.T) {
+	t.Parallel()
 	for i, kind := range []string{"client", "failover", "cluster"} {
 		for k, protocol := range []int{2, 3, withoutHello} {
 			t.Run(kind+" "+[]string{"RESP2", "RESP3", "without HELLO"}[k], func(t *testing.T) {
