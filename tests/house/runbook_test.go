@@ -152,11 +152,6 @@ func linesIn(f *ast.FuncDecl, handed map[string]int, words map[string]bool) (fou
 		}
 		return ok
 	}
-	becomes := func(to ast.Expr, values []ast.Expr, i, of int) { // the i-th of so many that get values
-		if id, ok := to.(*ast.Ident); ok && id.Name == "message" && (len(values) != of || !isConst(values[i])) {
-			faults = append(faults, f.Name.Name+" makes words of its own")
-		}
-	}
 	param, i := -1, 0
 	for _, field := range f.Type.Params.List {
 		for _, name := range field.Names {
@@ -167,51 +162,73 @@ func linesIn(f *ast.FuncDecl, handed map[string]int, words map[string]bool) (fou
 		}
 	}
 	ast.Inspect(f.Body, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.AssignStmt:
-			for i, to := range n.Lhs {
-				becomes(to, n.Rhs, i, len(n.Lhs))
+		to, values := given(n)
+		for i := range to {
+			if isMessage(to[i]) && (len(values) != len(to) || !isConst(values[i])) {
+				faults = append(faults, f.Name.Name+" makes words of its own")
 			}
-		case *ast.ValueSpec:
-			for i, to := range n.Names {
-				becomes(to, n.Values, i, len(n.Names))
+		}
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		at, logs := handed[calledBy(call)]
+		if !logs || len(call.Args) <= at { // the Error of an error has no arguments
+			return true
+		}
+		if id, ok := call.Args[at].(*ast.Ident); ok && id.Name == "ctx" { // the command INFO
+			return true
+		}
+		found++
+		switch {
+		case isMessage(call.Args[at]):
+			if param >= 0 {
+				handed[f.Name.Name] = param
 			}
-		case *ast.Field: // of a function inside
-			for _, to := range n.Names {
-				becomes(to, nil, 0, 1)
-			}
-		case *ast.RangeStmt:
-			becomes(n.Key, nil, 0, 1)
-			becomes(n.Value, nil, 0, 1)
-		case *ast.CallExpr:
-			name := ""
-			switch called := n.Fun.(type) {
-			case *ast.SelectorExpr:
-				name = called.Sel.Name
-			case *ast.Ident:
-				name = called.Name
-			}
-			at, logs := handed[name]
-			if !logs || len(n.Args) <= at { // the Error of an error has no arguments
-				return true
-			}
-			id, ok := n.Args[at].(*ast.Ident)
-			if ok && id.Name == "ctx" { // the command INFO
-				return true
-			}
-			found++
-			switch {
-			case ok && id.Name == "message":
-				if param >= 0 {
-					handed[f.Name.Name] = param
-				}
-			case !isConst(n.Args[at]):
-				faults = append(faults, f.Name.Name+" writes a line whose words are no constant of observe.go")
-			}
+		case !isConst(call.Args[at]):
+			faults = append(faults, f.Name.Name+" writes a line whose words are no constant of observe.go")
 		}
 		return true
 	})
 	return found, faults
+}
+
+// isMessage reports whether e is what the words of a line are called.
+func isMessage(e ast.Expr) bool {
+	id, ok := e.(*ast.Ident)
+	return ok && id.Name == "message"
+}
+
+// calledBy returns the name of what is called, without where it belongs.
+func calledBy(call *ast.CallExpr) string {
+	switch f := call.Fun.(type) {
+	case *ast.SelectorExpr:
+		return f.Sel.Name
+	case *ast.Ident:
+		return f.Name
+	}
+	return ""
+}
+
+// given returns what a node gives values, and those as far as they are written there.
+func given(n ast.Node) (to, values []ast.Expr) {
+	idents := func(names []*ast.Ident) (all []ast.Expr) {
+		for _, name := range names {
+			all = append(all, name)
+		}
+		return all
+	}
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		return n.Lhs, n.Rhs
+	case *ast.ValueSpec:
+		return idents(n.Names), n.Values
+	case *ast.Field: // of a function inside
+		return idents(n.Names), nil
+	case *ast.RangeStmt:
+		return []ast.Expr{n.Key, n.Value}, nil
+	}
+	return nil, nil
 }
 
 func TestRunbook_EveryCauseHasItsSection(t *testing.T) {
