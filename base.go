@@ -48,7 +48,7 @@ type base struct {
 	refusing chan struct{} // closed when the client as a whole admits no command any more
 	knock    chan struct{} // capacity 1: there is something for the keeper to look at
 
-	mishap sync.Once // a panic in code of others is told
+	mishap atomic.Bool // a panic in code of others was told
 
 	release []func()           // called when supervision ends; read-only once it has begun
 	end     context.CancelFunc // ends life
@@ -138,9 +138,16 @@ func (b *base) abroad(f func() error) (err error) {
 }
 
 // panicked tells of a panic in code of others, the caller's or go-redis's, on a goroutine of
-// ours, once.
+// ours, once; and on another one, for the logger is the caller's and may close the client.
 func (b *base) panicked(v any, stack []byte) {
-	b.mishap.Do(func() { b.observers.logPanic(logPanicProbe, v, stack) })
+	if b.mishap.CompareAndSwap(false, true) {
+		b.spawn(func() {
+			_ = b.abroad(func() error {
+				b.observers.logPanic(logPanicProbe, v, stack)
+				return nil
+			})
+		})
+	}
 }
 
 // errExited is why there is no answer from code of the caller that has ended its goroutine.

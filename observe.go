@@ -349,7 +349,7 @@ func (e *events) deliver(ev Event) {
 		defer tell(e.told, func(o StateObserver) { o.ObserveState(ev) })
 	}
 	if e.logger != nil {
-		e.told.contained(logPanicCallback, func() { e.ration(ev) })
+		e.ration(ev)
 	}
 }
 
@@ -443,7 +443,7 @@ func (e *events) log(ev Event, left int, late bool) {
 		attrs = append(attrs, slog.Time("at", ev.At))
 	}
 	if ev.Err != nil {
-		attrs = append(attrs, slog.String("error", ev.Err.Error()))
+		attrs = append(attrs, slog.String("error", fmt.Sprint(ev.Err))) // one of the caller may panic
 	}
 	e.logger.LogAttrs(context.Background(), level, message, attrs...)
 }

@@ -799,6 +799,34 @@ func TestEvents_PanickingLogger_IsContained(t *testing.T) {
 	}
 }
 
+// wordless is an error that panics when it is asked for its words, as a nil pointer does.
+type wordless struct{ error }
+
+// An error that panics keeps neither the line of an outage from the log nor whoever looks from
+// the statistics.
+func TestEvents_ErrorThatPanics_IsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		logger, log := bufferedLog()
+		dial := opt.Dialer
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				err = wordless{}
+			}
+			return conn, err
+		}
+		c := NewClient(opt, WithLogger(logger))
+		ready(t, c)
+		n.Kill()
+		require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+		synctest.Wait()
+		assert.Contains(t, log.String(), logTransition+StateReconnecting.String())
+		assert.NotContains(t, log.String(), logPanicCallback)
+		assert.Contains(t, c.Stats().LastError, "PANIC")
+		require.NoError(t, c.Close())
+	})
+}
+
 // A callback that ends its goroutine, as a test that fails in one does, ends nothing else: the
 // next events are delivered, in order, and Close waits for the last of them.
 func TestEvents_CallbackEndsItsGoroutine_NextAreDelivered(t *testing.T) {

@@ -414,6 +414,6 @@ func (c *cell) describeLocked(s *Stats) {
 		s.Down += time.Since(c.outage.began)
 	}
 	if c.cause != nil {
-		s.LastError = c.cause.Error()
+		s.LastError = fmt.Sprint(c.cause) // an error of the caller may panic
 	}
 }

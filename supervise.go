@@ -27,7 +27,8 @@ import (
 //     set, the end of a context does not end the wait for a reply. PoolSize, timeouts
 //     and MaxRedirects hold; MaxRetries concerns only what the server refuses.
 //   - A WATCH, or what goes past the hooks of a cluster or ring, as Publish of a ring
-//     does, fails as go-redis has it.
+//     does, fails as go-redis has it. Stats counts a WATCH that failed each time that
+//     go-redis sends it, and the UNWATCH of a Watch that nobody hears of.
 //   - A ring keeps its own heartbeat and the time that takes.
 //   - ClusterSlots of a cluster, which is how sentinels lead one, is called twice each time
 //     that redial wants to know the topology: go-redis does not say what it was told.

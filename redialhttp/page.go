@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/redial-go/redial"
@@ -93,9 +94,8 @@ func viewOf(c *config, s redial.Stats, outages []redial.Outage, now time.Time) v
 		Stats: s, Title: c.title, Reload: int(max(c.reload, 0) / time.Second), Now: now,
 		Status: StatusOf(s), For: now.Sub(s.Since), Timeline: timelineOf(outages, now),
 	}
-	for _, o := range outages {
-		v.Outages = append([]redial.Outage{o}, v.Outages...)
-	}
+	v.Outages = slices.Clone(outages)
+	slices.Reverse(v.Outages)
 	if n := uint64(len(outages)); s.Outages > n {
 		v.More = s.Outages - n
 	}

@@ -37,7 +37,8 @@ const (
 // redial.outcome_unknown, redial.closed, redial.once_mismatch, redial.once_unsupported,
 // canceled and timeout. redis.Nil is no error. There are no events on a span. Pub/Sub,
 // heartbeats and what sets up connections (HELLO, AUTH, CLIENT, SELECT, READONLY) have no
-// spans.
+// spans. A Watch has one for each command that it sends, and for each WATCH that failed and
+// was followed by another, which redial.Stats does not count as refused.
 //
 // It is given to redial.WithOuterHook and to redial.WithObserver, and may be shared by
 // several clients. It is safe for concurrent use.

@@ -3,6 +3,7 @@ package bubble
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"reflect"
 	"sync"
@@ -210,6 +211,21 @@ func TestClose_FromCallbacks(t *testing.T) {
 			assert.ErrorIs(t, c.Get(t.Context(), "k").Err(), redis.ErrClosed)
 			assert.NoError(t, c.WaitForState(t.Context(), redial.StateClosed))
 		},
+		"log, of a panic at a sentinel": func(t *testing.T, _ *memnet.Net, _ *redis.Options) {
+			var c *redial.Client
+			made, closed := make(chan struct{}), make(chan struct{})
+			c = redial.NewFailoverClient(&redis.FailoverOptions{
+				MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"},
+				Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, wordless{} }, // go-redis asks for the words
+			}, redial.WithLogger(slog.New(careful{slog.DiscardHandler, func() {
+				<-made
+				assert.NoError(t, c.Close())
+				close(closed)
+			}})))
+			close(made)
+			<-closed
+			assert.Equal(t, redial.StateClosed, c.State())
+		},
 		"hook": func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 			c := redial.NewClient(opt)
 			memnet.Ready(t, c)
@@ -220,6 +236,24 @@ func TestClose_FromCallbacks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { memnet.Bubble(t, f) })
 	}
+}
+
+// wordless is an error that panics when it is asked for its words, as a nil pointer does.
+type wordless struct{ error }
+
+// careful is a handler of a logger that does something when an error is logged.
+type careful struct {
+	slog.Handler
+	do func()
+}
+
+func (careful) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c careful) Handle(_ context.Context, r slog.Record) error {
+	if r.Level == slog.LevelError {
+		c.do()
+	}
+	return nil
 }
 
 // closer is a hook that closes its client.
