@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -163,6 +164,55 @@ func TestPipeline_RefusedInTheMiddle(t *testing.T) {
 					assert.Equal(t, count, f.Count(name), name)
 				}
 				assert.EqualValues(t, 2, c.Stats().Generation, "connections are retired in any case")
+			})
+		})
+	}
+}
+
+// What stands behind MULTI or WATCH in a pipeline is not sent without it, in part: it would run
+// at once, or unguarded, and EXEC would say that there was no MULTI.
+func TestPipeline_BlockIsSentAsAWhole(t *testing.T) {
+	for script, tc := range map[string]struct {
+		lost, refused  string // the command before which the replies end, and that which is refused
+		again, unknown string // those that are sent again, and those of which nothing is known
+	}{
+		"get multi incr exec":               {lost: "incr", unknown: "incr exec"},
+		"set multi incr exec":               {lost: "exec", unknown: "exec"},
+		"multi incr exec get":               {lost: "incr", unknown: "incr exec get"},
+		"get multi incr discard":            {lost: "discard", unknown: "discard"},
+		"watch get multi incr exec":         {lost: "multi", unknown: "multi incr exec"},
+		"get multi set":                     {refused: "set"},
+		"incr multi set exec get":           {lost: "get", again: "get"},
+		"get multi incr":                    {lost: "multi", again: "multi incr"},
+		"watch get unwatch multi incr exec": {lost: "multi", again: "multi incr exec"},
+		"watch get incr":                    {lost: "incr", again: "incr"},
+	} {
+		t.Run(script, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				c, f := faulty(t, n, opt)
+				ctx := redial.Idempotent(t.Context())
+				f.Times(tc.lost, 1, memnet.HangUp)
+				f.Times(tc.refused, 1, memnet.Reply("READONLY You can't write against a read only replica."))
+				pipe := c.Pipeline()
+				for name := range strings.FieldsSeq(script) {
+					switch name {
+					case "get", "incr", "watch":
+						pipe.Do(ctx, name, "n")
+					case "set":
+						pipe.Do(ctx, name, "n", 1)
+					default:
+						pipe.Do(ctx, name)
+					}
+				}
+				cmds, _ := pipe.Exec(ctx)
+				for _, cmd := range cmds {
+					name, times := cmd.Name(), 1
+					assert.Equal(t, slices.Contains(strings.Fields(tc.unknown), name), errors.Is(cmd.Err(), redial.ErrOutcomeUnknown), "%s", cmd)
+					if slices.Contains(strings.Fields(tc.again), name) {
+						times++
+					}
+					assert.Equal(t, times, f.Count(name), name)
+				}
 			})
 		})
 	}
