@@ -227,7 +227,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 			_ = rdb.Close()
 			return nil, err
 		}
-		h := hook{link: g.peer(), router: newOneServer(&k.calls, g.SpeaksRESP2, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
+		h := hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
 		rdb.AddHook(h)
 		o.is(rdb, &g.inflight, k.cfg.timeout, g.Declined)
 		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil

@@ -292,6 +292,28 @@ func TestTransaction_AbortedByRefusal(t *testing.T) {
 		t.Run(before, func(t *testing.T) { testAborted(t, watch, false) })
 	}
 	t.Run("inside", func(t *testing.T) { testAborted(t, nil, true) })
+	t.Run("WATCH behind another command", testAbortedBehind)
+}
+
+// testAbortedBehind is about keys that a pipeline on a connection of the caller's has watched.
+func testAbortedBehind(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c, f := faulty(t, n, opt)
+		ctx := t.Context()
+		cn := c.Conn()
+		defer cn.Close()
+		_, err := cn.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Set(ctx, "k", 1, 0)
+			p.Do(ctx, "watch", "n")
+			return nil
+		})
+		require.NoError(t, err)
+		f.Times("exec", 1, memnet.Reply("EXECABORT Transaction discarded because of previous errors."))
+		f.Times("incr", 1, memnet.Reply("TRYAGAIN Multiple keys request during rehashing of slot"))
+		_, err = cn.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+		assert.True(t, redis.IsExecAbortError(err), "%v", err)
+		assert.Equal(t, 1, f.Count("exec"))
+	})
 }
 
 func testAborted(t *testing.T, before func(context.Context, *redial.Client, *memnet.Net) error, watch bool) {
