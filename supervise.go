@@ -155,7 +155,7 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error
 			return nil, err
 		}
 		outer.on(rdb)
-		n.gate.despair(hasNoNodes(opt))
+		n.gate.despair(hasNoNodes(opt), nil)
 		n.tells, n.named = opt.ClusterSlots == nil, opt.ClusterSlots != nil
 		n.reader = opt.ReadOnly
 		rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
@@ -189,7 +189,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 			return nil, err
 		}
 		n.ring = true
-		n.gate.despair(len(rdb.Options().Addrs) == 0)
+		n.gate.despair(len(rdb.Options().Addrs) == 0, nil)
 		n.pinged = true
 		attachAll := func(ctx context.Context) error {
 			return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {
