@@ -106,11 +106,15 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	watched := h.link.Watched() // EXEC ends it
 	var f finding
 	var err error
-	if w.through {
-		a := newAttempt(ctx)
+	switch {
+	case w.through:
+		a, given := newBatchAttempt(ctx, cmds)
 		a.sent = w.sent
-		f, err = a.hear(next(a, cmds), cmds...)
-	} else {
+		f, err = a.hear(next(a, given), cmds...)
+	case w.from == foreignHook:
+		f = h.many(ctx, slices.Clone(cmds), next, w.from)
+		err = f.err
+	default:
 		f = h.many(ctx, cmds, next, w.from)
 		err = f.err
 	}

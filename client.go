@@ -313,7 +313,8 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 // as well, but hides from redial what go-redis returned: some commands then end as
 // [ErrOutcomeUnknown] of which more could be said. What a connection fails with it sees as
 // an error of redial's, with the same text and cause; so does one that calls next with a
-// context that does not come from the one it was given.
+// context that does not come from the one it was given. It must not call next twice for a
+// write: what it returns is taken for what became of the one time.
 func (c *Client) AddHook(h redis.Hook) {
 	c.hooks.add(h)
 	c.Client.AddHook(h)
