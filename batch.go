@@ -140,7 +140,7 @@ func (b *batch) weigh(c *call, err error) ruling {
 		c.mayHaveRun = c.mayHaveRun || isUnqueued(b.cmds, r.why)
 	default:
 		lost := f.lost(b.rest)
-		if len(lost) == 0 && isOurs(f.why) { // a hook handed on other commands in their place
+		if len(lost) == 0 && isOurs(f.why) || f.tears(b.rest, lost) { // or a hook handed on other commands in their place
 			return c.word(b.cmds, err, f)
 		}
 		r.outcome, b.rest, b.undelivered, r.why = c.tail(b.rest, lost, f.why, f)

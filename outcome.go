@@ -413,6 +413,22 @@ func turned(cmds, rest []redis.Cmder) bool {
 	return queues
 }
 
+// tears reports whether a hook of the caller has had the last word on some of cmds, so that
+// what is left of them must not be sent without these: they lead the connection elsewhere, or
+// may be part of a transaction.
+func (f *finding) tears(cmds, lost []redis.Cmder) bool {
+	if len(lost) == 0 || len(lost) == len(cmds) {
+		return false
+	}
+	unread := false // then nothing of them was answered
+	switch outcomeOf(f.err) {
+	case notSent, partly:
+		unread = true
+	}
+	return slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return command.Turns(cmd) || command.IsAboutTransactions(cmd) }) &&
+		(unread || !slices.EqualFunc(cmds[len(cmds)-len(lost):], lost, isSame))
+}
+
 // weakest returns that of the errors of cmds which claims least, and of such the first.
 func weakest(cmds []redis.Cmder) error {
 	return slices.MaxFunc(cmds, func(a, b redis.Cmder) int { return cmp.Compare(outcomeOf(a.Err()), outcomeOf(b.Err())) }).Err()

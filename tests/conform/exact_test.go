@@ -1507,3 +1507,41 @@ func (onBatches) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return 
 func (f onBatches) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error { return f(ctx, cmds, next) }
 }
+
+// A hook has the last word on a command that begins or ends a transaction in a pipeline: what is
+// left is not sent without it, which would leave the connection where nobody expects it.
+func TestConform_Exact_HookTearsATransaction(t *testing.T) {
+	for _, name := range []string{"multi", "incr", "exec"} {
+		t.Run(name, func(t *testing.T) {
+			w, ran := probe(t, aClient, knobs{}, "get", func(int) redialtest.Action { return redialtest.CloseBeforeExecute })
+			first := true
+			w.rdb.AddHook(onBatches(func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+				err := next(ctx, cmds)
+				for _, cmd := range cmds {
+					if first && cmd.Name() == name {
+						cmd.SetErr(errors.New("of the hook"))
+						first = false
+					}
+				}
+				return err
+			}))
+			ctx := redial.Idempotent(w.ctx)
+			cmds, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+				p.Do(ctx, "get", "k")
+				p.Do(ctx, "multi")
+				p.Do(ctx, "incr", "n")
+				p.Do(ctx, "exec")
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			for _, cmd := range cmds {
+				if cmd.Name() == name {
+					assert.EqualError(t, cmd.Err(), "of the hook")
+				} else {
+					assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown, cmd.Name())
+				}
+			}
+			assert.EqualValues(t, 1, ran.Load())
+		})
+	}
+}
