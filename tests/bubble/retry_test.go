@@ -686,3 +686,36 @@ func (c *breakAfter) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// What a connection of the caller's takes as a whole, and fails with all the same, may have run.
+func TestRetry_WrittenAndFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := redialtest.NewFakeServerPipe(t)
+		var fails atomic.Bool
+		c := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1", PoolSize: 50, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := server.Dial(ctx, network, addr)
+			return &takesAndFails{nc, &fails}, err
+		}})
+		defer c.Close()
+		memnet.Ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		fails.Store(true)
+		assert.ErrorIs(t, c.Incr(t.Context(), "n").Err(), redial.ErrOutcomeUnknown)
+		assert.Equal(t, 1, server.Executed("incr"))
+	})
+}
+
+// takesAndFails fails once after it has written all of a request.
+type takesAndFails struct {
+	net.Conn
+	fails *atomic.Bool
+}
+
+func (c *takesAndFails) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if strings.Contains(string(p), "incr") && c.fails.Swap(false) {
+		synctest.Wait()
+		err = errTest
+	}
+	return n, err
+}
