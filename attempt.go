@@ -106,11 +106,15 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	watched := h.link.Watched() // EXEC ends it
 	var f finding
 	var err error
-	if w.through {
-		a := newAttempt(ctx)
+	switch {
+	case w.through:
+		a, given := newBatchAttempt(ctx, cmds)
 		a.sent = w.sent
-		f, err = a.hear(next(a, cmds), cmds...)
-	} else {
+		f, err = a.hear(next(a, given), cmds...)
+	case w.from == foreignHook:
+		f = h.many(ctx, slices.Clone(cmds), next, w.from)
+		err = f.err
+	default:
 		f = h.many(ctx, cmds, next, w.from)
 		err = f.err
 	}
@@ -278,13 +282,14 @@ func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPi
 // find.
 type oneServer struct {
 	calls        *wire.Calls
+	fleet        *wire.Fleet
 	writeTimeout time.Duration // of the client, as its Options have it
 	once         onceWay
 }
 
-func newOneServer(calls *wire.Calls, resp2 func() bool, opt *redis.Options, cfg *config, of neighbors) *oneServer {
-	resp3 := func() bool { return opt.Protocol != 2 && !resp2() }
-	return &oneServer{calls, opt.WriteTimeout, newOnceWay(cfg, resp3, of)}
+func newOneServer(calls *wire.Calls, fleet *wire.Fleet, opt *redis.Options, cfg *config, of neighbors) *oneServer {
+	resp3 := func() bool { return opt.Protocol != 2 && !fleet.SpeaksRESP2() }
+	return &oneServer{calls, fleet, opt.WriteTimeout, newOnceWay(cfg, resp3, of)}
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
@@ -353,7 +358,7 @@ func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.
 		return found(ctx, from, err)
 	}
 	if !some {
-		return deliver(ctx, cmds, cmds, next, from)
+		return s.deliver(ctx, cmds, cmds, next, from)
 	}
 	var f finding
 	all := cmds
@@ -373,7 +378,7 @@ func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.
 			f.join(found(ctx, from, err))
 			return f
 		}
-		g := deliver(ctx, rest, sent, next, from)
+		g := s.deliver(ctx, rest, sent, next, from)
 		if n == 0 || command.HoldsMulti(cmds) {
 			f = g
 		} else {
@@ -396,7 +401,7 @@ func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.
 }
 
 // deliver has next send the commands of a batch, or what stands for them.
-func deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
 	switch {
 	case from == clusterCall && !command.HoldsMulti(cmds):
 		// go-redis sets the error that ended a pipeline only on commands that were not
@@ -415,9 +420,15 @@ func deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPi
 		}
 		return f
 	case from != pooledCall || command.IsTransaction(cmds):
+		if from == foreignHook && slices.ContainsFunc(cmds, isWatch) {
+			s.fleet.Watch()
+		}
 		return found(ctx, from, next(ctx, sent))
 	}
 	r := read(sent)
+	if r.watches {
+		s.fleet.Watch()
+	}
 	f := found(ctx, from, next(ctx, r.cmds))
 	if f.err != nil {
 		f.noteRest(r.unanswered(cmds), f.err)
@@ -466,8 +477,9 @@ func isUnanswered(cmd redis.Cmder) bool {
 // A pipeline with such commands go-redis does not send again, as it would when the
 // first is answered by certain refusals, although the others have run.
 type reading struct {
-	cmds []redis.Cmder // what go-redis gets
-	all  []readCmd
+	cmds    []redis.Cmder // what go-redis gets
+	all     []readCmd
+	watches bool // keys, behind the first
 }
 
 var readings = sync.Pool{New: func() any { return new(reading) }}
@@ -477,8 +489,11 @@ func read(cmds []redis.Cmder) *reading {
 	r := readings.Get().(*reading)
 	r.cmds = append(r.cmds[:0], cmds...)
 	r.all = slices.Grow(r.all[:0], len(cmds))[:len(cmds)]
+	r.watches = false
 	for i, cmd := range cmds {
-		if cmd.Name() != "himport" { // which go-redis must recognize
+		name := cmd.Name()
+		r.watches = r.watches || i > 0 && name == "watch"
+		if name != "himport" { // which go-redis must recognize
 			r.all[i] = readCmd{Cmder: cmd}
 			r.cmds[i] = &r.all[i]
 		}
@@ -496,6 +511,8 @@ func (r *reading) unanswered(cmds []redis.Cmder) []redis.Cmder {
 	}
 	return nil
 }
+
+func isWatch(cmd redis.Cmder) bool { return cmd.Name() == "watch" }
 
 // free gives up the reading. Large ones are not kept.
 func (r *reading) free() {

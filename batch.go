@@ -143,7 +143,11 @@ func (b *batch) weigh(c *call, err error) ruling {
 		if len(lost) == 0 && isOurs(f.why) { // a hook handed on other commands in their place
 			return c.word(b.cmds, err, f)
 		}
+		torn := f.tears(b.rest, lost)
 		r.outcome, b.rest, b.undelivered, r.why = c.tail(b.rest, lost, f.why, f)
+		if torn && (r.outcome == notSent || r.outcome == repeatable) {
+			return b.torn(c, r)
+		}
 	}
 	if !isSame(r.why, f.why) {
 		r.said = r.why
@@ -180,6 +184,20 @@ func (b *batch) part(c *call, r *ruling) {
 		}
 	}
 	b.rest, b.undelivered, r.outcome = again, nil, c.revise(r.outcome, again...)
+}
+
+// torn ends a call of whose commands a hook of the caller has had the last word on some, so that
+// the rest must not be sent without them.
+func (b *batch) torn(c *call, r ruling) ruling {
+	kind := ErrOutcomeUnknown
+	if r.outcome == notSent {
+		kind = ErrUnavailable
+	}
+	c.because(CauseHook)
+	_, shown := reveal(r.why)
+	final := c.fail(kind, c.withCtx(shown))
+	c.label(b.rest, final)
+	return ruling{done: true, said: errorOf(b.cmds, final)}
 }
 
 func (b *batch) end(c *call, final error) error {

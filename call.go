@@ -383,7 +383,7 @@ func (c *call) settle(r ruling) error {
 		if words := c.ownWords(o, err); words != nil {
 			return words
 		}
-		c.link.despair(false) // something has changed: wait and see
+		c.link.despair(false, nil) // something has changed: wait and see
 	}
 	final, settled := c.obey(o, err)
 	if settled {

@@ -47,6 +47,7 @@ package redial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,7 +118,7 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	k := newKeeper(cfg, addrOf(opt.MasterName))
 	k.release = append(k.release, d.Close)
 	d.TellPanics(k.panicked)
-	k.gate.despair(d.None())
+	k.gate.despair(d.Words() != nil, d.Words())
 	o := ledOptions(opt)
 	o.Dialer = d.Dial
 	c, err := buildClient(o, k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: d})
@@ -142,7 +143,21 @@ func newDirectory(opt *redis.FailoverOptions, opts []Option) (*sentinel.Director
 	case opt == nil:
 		return nil, nil, errors.New("redial: failover options are nil")
 	}
-	return sentinel.New(opt, plainDialer(opt.Dialer, opt.TLSConfig), cfg.sentinelLimits(opt.DialTimeout)), cfg, nil
+	d := sentinel.New(opt, plainDialer(opt.Dialer, opt.TLSConfig), cfg.sentinelLimits(opt.DialTimeout))
+	d.Bar(illegible(opt))
+	return d, cfg, nil
+}
+
+// illegible returns what go-redis says of sentinels of which no address can be read, nil of any
+// other.
+func illegible(opt *redis.FailoverOptions) error {
+	errs := make([]error, len(opt.SentinelAddrs))
+	for i, addr := range opt.SentinelAddrs {
+		if errs[i] = malformed(&redis.Options{Addr: addr, Dialer: opt.Dialer}); errs[i] == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("redis: all sentinels specified in configuration are unreachable: %w", errors.Join(errs...))
 }
 
 func saysSentinel(master string) string { return "sentinel says that the master is " + master }
@@ -227,7 +242,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 			_ = rdb.Close()
 			return nil, err
 		}
-		h := hook{link: g.peer(), router: newOneServer(&k.calls, g.SpeaksRESP2, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
+		h := hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
 		rdb.AddHook(h)
 		o.is(rdb, &g.inflight, k.cfg.timeout, g.Declined)
 		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
@@ -298,7 +313,8 @@ func (c *Client) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 // as well, but hides from redial what go-redis returned: some commands then end as
 // [ErrOutcomeUnknown] of which more could be said. What a connection fails with it sees as
 // an error of redial's, with the same text and cause; so does one that calls next with a
-// context that does not come from the one it was given.
+// context that does not come from the one it was given. It must not call next twice for a
+// write: what it returns is taken for what became of the one time.
 func (c *Client) AddHook(h redis.Hook) {
 	c.hooks.add(h)
 	c.Client.AddHook(h)
@@ -352,7 +368,8 @@ func supervisorOver(k *keeper) *Supervisor {
 func (s *Supervisor) State() State { return s.keeper.gate.now() }
 
 // WaitReady blocks until the state is StateConnected. It returns [ErrClosed]
-// when the client is closed, or, when ctx ends first, an error that is both the
+// when the client is closed, at once a mistake that waiting cannot cure, like addresses
+// that are none, or, when ctx ends first, an error that is both the
 // context's error and the last transport error. Use it as a readiness probe with
 // a short context.
 func (s *Supervisor) WaitReady(ctx context.Context) error {

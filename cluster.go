@@ -71,7 +71,7 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 		return nil, errors.New("redial: cluster options are nil")
 	}
 	n := newNodes(cfg, clusterAddr(opt))
-	n.gate.despair(hasNoNodes(opt))
+	n.gate.despair(hasNoNodes(opt), nil)
 	return buildCluster(opt, n)
 }
 
@@ -97,7 +97,8 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 	n := newNodes(cfg, opt.MasterName)
 	n.release = append(n.release, d.Close)
 	d.TellPanics(n.panicked)
-	n.gate.despair(d.None())
+	n.mistake = d.Words()
+	n.gate.despair(n.mistake != nil, n.mistake)
 	o := shardOptions(opt)
 	o.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) { return d.Slots(ctx, lastSlot) }
 	c, err := buildCluster(o, n)

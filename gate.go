@@ -171,10 +171,13 @@ func (g *gate) graceLeft() time.Duration {
 
 // despair says whether it is a mistake that keeps the gate from opening, which
 // waiting cannot cure: there are no nodes, or those there are belong to no cluster. Then
-// commands pass the gate and hear of it from go-redis, in its own words.
-func (g *gate) despair(of bool) {
+// commands pass the gate and hear of it from go-redis, in its own words. Who waits for the state
+// is told the words, if there are any: else somebody may yet name others.
+func (g *gate) despair(of bool, words error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.words = words
+	g.tellLocked()
 	switch {
 	case of == isClosed(g.futile):
 	case of:

@@ -172,13 +172,7 @@ func (l *link) Suspect(err error) {
 
 // bar notes that the server will serve nobody, in its own words, or, without any, that it
 // may. There is no point in waiting for the link meanwhile.
-func (l *link) bar(words error) {
-	l.mu.Lock()
-	l.words = words
-	l.tellLocked()
-	l.mu.Unlock()
-	l.despair(words != nil)
-}
+func (l *link) bar(words error) { l.despair(words != nil, words) }
 
 // troubled reports whether there was a suspicion within the time that it takes to
 // find a server dead.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/redial-go/redial/internal/sentinel"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -34,6 +33,7 @@ type nodes struct {
 	splits func(redis.Cmder) bool // whether go-redis sends parts of a command to several nodes
 	// mistrust says that a node is not, or not any more, what it was named as.
 	mistrust func(addr string)
+	mistake  error // why nobody will ever name the nodes; nil: somebody may
 
 	used   atomic.Bool // a caller has made use of the nodes
 	empty  atomic.Bool // whoever was to name the nodes has named none
@@ -217,6 +217,9 @@ func (n *nodes) enlist(rdb *redis.Client, m *member) {
 	m.place.best = n.last().footingOf(m.name, m.link.addr)
 	n.mu.Unlock()
 	n.add(m.guard)
+	if n.ring && m.unreadable == nil && n.gate.hopeless() {
+		n.gate.despair(false, nil)
+	}
 }
 
 // linkOf returns the link to the node that a client is for, nil when there is none.
@@ -366,34 +369,37 @@ func (scout) reached() string                  { return "" }
 func (s scout) unreached(_ verdict, err error) { s.gate.noteCause(err) }
 
 // pointless reports whether err, why the topology is not known, is a mistake that waiting
-// cannot cure. Of a cluster that there has been once it is none.
-func (n *nodes) pointless(err error) bool {
-	all := n.all()
+// cannot cure, and which if nobody will name other nodes. Of a cluster that there has been once
+// it is none.
+func (n *nodes) pointless(err error) (yes bool, words error) {
+	all, words := n.allReject()
 	switch {
 	case n.empty.Load():
-		return true
+		return true, nil
 	case err == nil:
-		return false
+		return false, nil
 	case n.ring:
-		return n.allReject()
+		return all, words
 	case n.toldSoFar() > 0:
-		return false
-	case isUnrouted(err) || err == sentinel.ErrNone:
-		return true
+		return false, nil
+	case isUnrouted(err), err == n.mistake, len(n.all()) > 0 && all:
+		return true, err
 	}
-	return len(all) > 0 && n.allReject()
+	return false, nil
 }
 
-// allReject reports whether there is no node that could ever serve, or would tell a topology.
-func (n *nodes) allReject() bool {
+// allReject reports whether there is no node that could ever serve, or would tell a topology,
+// and what is wrong with the address of one.
+func (n *nodes) allReject() (yes bool, words error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, m := range n.byClient {
 		if m.unreadable == nil && !m.rejects.Load() {
-			return false
+			return false, nil
 		}
+		words = m.unreadable
 	}
-	return true
+	return true, words
 }
 
 // isNoCluster reports whether a node says that it will not tell a topology, neither now
@@ -409,6 +415,9 @@ func isNoCluster(err error) bool {
 
 // learn notes a topology that was told, by the node at origin if that is not "".
 func (n *nodes) learn(slots []redis.ClusterSlot, origin string) {
+	if len(slots) > 0 && n.gate.hopeless() {
+		n.gate.despair(false, nil)
+	}
 	t := n.note(slots, origin)
 	n.mu.Lock()
 	members := slices.Collect(maps.Values(n.byClient))

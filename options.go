@@ -157,6 +157,10 @@ const (
 	// kept for the next one.
 	maxReading = 1024
 
+	// fewCommands is the length of a pipeline up to which an attempt has room for what
+	// hooks of the caller get of it.
+	fewCommands = 16
+
 	// sentinelPatience is how long a sentinel may take to answer before others are asked
 	// as well, sentinelsAtOnce at a time. One that is silent is dialed anew after the
 	// age of the silence divided by wire.EagerDivisor, at most sentinelAgain. Of those

@@ -386,9 +386,47 @@ func (t *terms) tail(cmds, lost []redis.Cmder, err error, f *finding) (o outcome
 }
 
 // turned reports whether what is left of a pipeline must not be sent alone, since its connection
-// was led elsewhere ahead of it.
+// was led elsewhere ahead of it, or queues it, or watches keys for a transaction in it.
 func turned(cmds, rest []redis.Cmder) bool {
-	return slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return command.Turns(cmd) && !holds(rest, cmd) })
+	queues, watches := false, false
+	for _, cmd := range cmds {
+		name := cmd.Name()
+		switch {
+		case !command.Turns(cmd) && !command.IsAboutTransactions(cmd):
+		case holds(rest, cmd):
+			if watches && name == "multi" {
+				return true
+			}
+		case name == "multi":
+			queues = true
+		case name == "watch":
+			watches = true
+		case name == "unwatch":
+			watches = false
+		case name == "exec", name == "discard":
+			watches = watches && !queues // without MULTI they are refused, and end nothing
+			queues = false
+		default:
+			return true
+		}
+	}
+	return queues
+}
+
+// tears reports whether a hook of the caller has had the last word on some of cmds, so that
+// what is left of them must not be sent without these: they lead the connection elsewhere, or
+// may be part of a transaction.
+func (f *finding) tears(cmds, lost []redis.Cmder) bool {
+	if len(lost) == 0 || len(lost) == len(cmds) {
+		return false
+	}
+	unread := false // then nothing of them was answered
+	switch outcomeOf(f.err) {
+	case notSent, partly:
+		unread = true
+	}
+	return slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return command.Turns(cmd) || command.IsAboutTransactions(cmd) }) &&
+		(unread || !slices.EqualFunc(cmds[len(cmds)-len(lost):], lost, isSame))
 }
 
 // weakest returns that of the errors of cmds which claims least, and of such the first.

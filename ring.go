@@ -89,7 +89,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 			return nil, err
 		}
 		n.ring = true
-		n.gate.despair(len(opt.Addrs) == 0)
+		n.gate.despair(len(opt.Addrs) == 0, nil)
 		n.load = n.anyAnswers
 		rdb := redis.NewRing(&own)
 		outer.on(rdb)

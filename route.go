@@ -180,7 +180,7 @@ type nodeHook struct {
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
 	rdb := n.build(m.link.poolOptions(opt), newClient)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, rdb.Options(), n.cfg, n.neighbors()), inners: new(innerParts)}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.Fleet, rdb.Options(), n.cfg, n.neighbors()), inners: new(innerParts)}
 	rdb.AddHook(nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb

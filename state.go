@@ -33,7 +33,7 @@ type cell struct {
 	why     Cause         // guarded by mu
 	reason  string        // guarded by mu; why, in words
 	cause   error         // guarded by mu; last transport error, nil: none yet
-	words   error         // guarded by mu; of a server that will serve nobody, see link.bar; nil: there are none
+	words   error         // guarded by mu; why it will never be Connected, see gate.despair; nil: it may
 	changed chan struct{} // guarded by mu; closed when there is news for await
 	outage  *outage       // guarded by mu; nil while Connected
 	basis   *tally        // guarded by mu; when a suspicion arose that has not been settled; nil: there is none

@@ -127,7 +127,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 			g.bar(words)
 		}
 		k.add(g)
-		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, g.SpeaksRESP2, opt, cfg, lone)}, g.link, opt})
+		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, opt, cfg, lone)}, g.link, opt})
 		return supervisorOver(k), nil
 	})
 }
@@ -141,7 +141,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	m := n.newMember(opt, false, false)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.SpeaksRESP2, opt, n.cfg, n.neighbors())}
+	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.Fleet, opt, n.cfg, n.neighbors())}
 	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)
 	return m.link
@@ -156,7 +156,7 @@ func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error
 			return nil, err
 		}
 		outer.on(rdb)
-		n.gate.despair(hasNoNodes(opt))
+		n.gate.despair(hasNoNodes(opt), nil)
 		n.tells, n.named = opt.ClusterSlots == nil, opt.ClusterSlots != nil
 		n.reader = opt.ReadOnly
 		rdb.OnNewNode(func(node *redis.Client) { n.attach(node) })
@@ -190,7 +190,7 @@ func superviseRing(rdb *redis.Ring, cfg *config) (*Supervisor, error) {
 			return nil, err
 		}
 		n.ring = true
-		n.gate.despair(len(rdb.Options().Addrs) == 0)
+		n.gate.despair(len(rdb.Options().Addrs) == 0, nil)
 		n.pinged = true
 		attachAll := func(ctx context.Context) error {
 			return rdb.ForEachShard(ctx, func(_ context.Context, shard *redis.Client) error {

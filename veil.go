@@ -96,6 +96,21 @@ func newAttempt(ctx context.Context) *attempt {
 	return &a.attempt
 }
 
+// newBatchAttempt does the same for a batch, and returns what hooks get of it, which they may
+// change: some take commands out of it where it is.
+func newBatchAttempt(ctx context.Context, cmds []redis.Cmder) (a *attempt, given []redis.Cmder) {
+	b := new(struct {
+		attempt
+		call         wire.Call
+		given, asked [fewCommands]redis.Cmder
+	})
+	if b.Context = ctx; ctx.Done() != nil {
+		b.room = &b.call
+	}
+	b.last = b.asked[:0]
+	return &b.attempt, append(b.given[:0], cmds...)
+}
+
 type attemptKey struct{}
 
 func (a *attempt) Value(key any) any {
@@ -130,7 +145,7 @@ func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 		again.again, again.sent = true, f.sent.alike(was.sent)
 		f = &again
 	}
-	a.found, a.last = f, cmds
+	a.found, a.last = f, append(a.last[:0], cmds...)
 	a.veils = append(a.veils, veils...)
 }
 

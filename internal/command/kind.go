@@ -25,6 +25,15 @@ func Turns(cmd redis.Cmder) bool {
 	return false
 }
 
+// IsAboutTransactions reports whether cmd begins or ends a transaction, or what guards one.
+func IsAboutTransactions(cmd redis.Cmder) bool {
+	switch cmd.Name() {
+	case "discard", "exec", "multi", "unwatch", "watch":
+		return true
+	}
+	return false
+}
+
 // IsAboutTopology reports whether go-redis may have sent cmd to find its way among
 // the nodes. Such commands ask one node after another, and do not wait.
 func IsAboutTopology(cmd redis.Cmder) bool {

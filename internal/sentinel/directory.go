@@ -43,8 +43,8 @@ type Limits struct {
 // are others to ask; the rest make room.
 const steady = 2
 
-// ErrNone is the error when there are no sentinels to ask. It has go-redis's words.
-var ErrNone = errors.New("redis: no sentinels configured")
+// errNone is why nobody can be asked when there are no sentinels. It has go-redis's words.
+var errNone = errors.New("redis: no sentinels configured")
 
 // DialFunc is the type of redis.Options.Dialer.
 type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -54,7 +54,8 @@ type Directory struct {
 	opt    *redis.FailoverOptions // only read
 	dialer DialFunc
 	limits Limits
-	mishap func(v any, stack []byte) // whom to tell of panics; read-only once it is set
+	words  error                     // why nobody can be asked, ever; nil: somebody may. Read-only once it is set
+	mishap func(v any, stack []byte) // whom to tell of panics; the same
 
 	life    context.Context // ends with Close
 	end     context.CancelFunc
@@ -118,8 +119,16 @@ func New(opt *redis.FailoverOptions, dial DialFunc, limits Limits) *Directory {
 // before anything else is.
 func (d *Directory) TellPanics(f func(v any, stack []byte)) { d.mishap = f }
 
-// None reports whether there is no sentinel to ask.
-func (d *Directory) None() bool { return len(d.opt.SentinelAddrs) == 0 }
+// Bar says why nobody can be asked, ever. It must be called before anything else is.
+func (d *Directory) Bar(words error) { d.words = words }
+
+// Words returns that, nil where somebody may be.
+func (d *Directory) Words() error {
+	if len(d.opt.SentinelAddrs) == 0 {
+		return errNone
+	}
+	return d.words
+}
 
 // Dial is a Dialer: whatever addr is, it dials the server that the sentinels name.
 func (d *Directory) Dial(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -183,8 +192,8 @@ func (d *Directory) Slots(ctx context.Context, last int) ([]redis.ClusterSlot, e
 // inquire asks the sentinels, once for all who want to know. Who cannot wait any longer
 // does not end the question for others. tells says that a change is to be told.
 func (d *Directory) inquire(ctx context.Context, replicas, tells bool) (answer, error) {
-	if d.None() {
-		return answer{}, ErrNone
+	if words := d.Words(); words != nil {
+		return answer{}, words
 	}
 	d.mu.Lock()
 	if d.closed {

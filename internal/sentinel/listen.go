@@ -19,7 +19,7 @@ import (
 // somebody who asks where to dial, and knows then. moved must not block. Listen must be
 // called once.
 func (d *Directory) Listen(moved func(from, to string)) {
-	if d.None() {
+	if d.Words() != nil {
 		return
 	}
 	d.mu.Lock()

@@ -169,7 +169,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 		s.asks(p)
 	}
 	n, err := c.write(p)
-	if err != nil {
+	switch {
+	case err != nil && n == len(p): // as connections of the caller's own may say
+		return n, c.fleet.Seal(&Error{Phase: PhaseRead, Err: c.blame(err)})
+	case err != nil:
 		return n, c.unwritten(n, fresh, c.blame(err))
 	}
 	c.sent += n

@@ -106,6 +106,7 @@ type Fleet struct {
 	declined   atomic.Bool             // a server has no notifications of maintenance
 	resp2      atomic.Bool             // the server answered HELLO so, or would not and goes on without, when asked last
 	watched    atomic.Int32            // connections on which keys may be watched
+	watching   atomic.Bool             // there may be others
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{} // guarded by mu
@@ -194,7 +195,11 @@ func (f *Fleet) Doubt() {
 func (f *Fleet) DoubtedAt() int64 { return f.suspectAt.Load() }
 
 // Watched reports whether keys may be watched on some connection.
-func (f *Fleet) Watched() bool { return f.watched.Load() > 0 }
+func (f *Fleet) Watched() bool { return f.watched.Load() > 0 || f.watching.Load() }
+
+// Watch notes that this will always be so: WATCH is sent behind other commands, where no
+// connection looks for it.
+func (f *Fleet) Watch() { f.watching.Store(true) }
 
 // RTT returns the round trip, smoothed, or 0 when none was measured.
 func (f *Fleet) RTT() time.Duration { return time.Duration(f.rtt.Load()) }

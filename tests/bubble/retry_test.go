@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,6 +169,55 @@ func TestPipeline_RefusedInTheMiddle(t *testing.T) {
 	}
 }
 
+// What stands behind MULTI or WATCH in a pipeline is not sent without it, in part: it would run
+// at once, or unguarded, and EXEC would say that there was no MULTI.
+func TestPipeline_BlockIsSentAsAWhole(t *testing.T) {
+	for script, tc := range map[string]struct {
+		lost, refused  string // the command before which the replies end, and that which is refused
+		again, unknown string // those that are sent again, and those of which nothing is known
+	}{
+		"get multi incr exec":               {lost: "incr", unknown: "incr exec"},
+		"set multi incr exec":               {lost: "exec", unknown: "exec"},
+		"multi incr exec get":               {lost: "incr", unknown: "incr exec get"},
+		"get multi incr discard":            {lost: "discard", unknown: "discard"},
+		"watch get multi incr exec":         {lost: "multi", unknown: "multi incr exec"},
+		"get multi set":                     {refused: "set"},
+		"incr multi set exec get":           {lost: "get", again: "get"},
+		"get multi incr":                    {lost: "multi", again: "multi incr"},
+		"watch get unwatch multi incr exec": {lost: "multi", again: "multi incr exec"},
+		"watch get incr":                    {lost: "incr", again: "incr"},
+	} {
+		t.Run(script, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				c, f := faulty(t, n, opt)
+				ctx := redial.Idempotent(t.Context())
+				f.Times(tc.lost, 1, memnet.HangUp)
+				f.Times(tc.refused, 1, memnet.Reply("READONLY You can't write against a read only replica."))
+				pipe := c.Pipeline()
+				for name := range strings.FieldsSeq(script) {
+					switch name {
+					case "get", "incr", "watch":
+						pipe.Do(ctx, name, "n")
+					case "set":
+						pipe.Do(ctx, name, "n", 1)
+					default:
+						pipe.Do(ctx, name)
+					}
+				}
+				cmds, _ := pipe.Exec(ctx)
+				for _, cmd := range cmds {
+					name, times := cmd.Name(), 1
+					assert.Equal(t, slices.Contains(strings.Fields(tc.unknown), name), errors.Is(cmd.Err(), redial.ErrOutcomeUnknown), "%s", cmd)
+					if slices.Contains(strings.Fields(tc.again), name) {
+						times++
+					}
+					assert.Equal(t, times, f.Count(name), name)
+				}
+			})
+		})
+	}
+}
+
 func TestRetry_Refusals_WaitForTheServer(t *testing.T) {
 	for _, msg := range []string{
 		"TRYAGAIN Multiple keys request during rehashing of slot",
@@ -242,6 +292,28 @@ func TestTransaction_AbortedByRefusal(t *testing.T) {
 		t.Run(before, func(t *testing.T) { testAborted(t, watch, false) })
 	}
 	t.Run("inside", func(t *testing.T) { testAborted(t, nil, true) })
+	t.Run("WATCH behind another command", testAbortedBehind)
+}
+
+// testAbortedBehind is about keys that a pipeline on a connection of the caller's has watched.
+func testAbortedBehind(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c, f := faulty(t, n, opt)
+		ctx := t.Context()
+		cn := c.Conn()
+		defer cn.Close()
+		_, err := cn.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Set(ctx, "k", 1, 0)
+			p.Do(ctx, "watch", "n")
+			return nil
+		})
+		require.NoError(t, err)
+		f.Times("exec", 1, memnet.Reply("EXECABORT Transaction discarded because of previous errors."))
+		f.Times("incr", 1, memnet.Reply("TRYAGAIN Multiple keys request during rehashing of slot"))
+		_, err = cn.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil })
+		assert.True(t, redis.IsExecAbortError(err), "%v", err)
+		assert.Equal(t, 1, f.Count("exec"))
+	})
 }
 
 func testAborted(t *testing.T, before func(context.Context, *redial.Client, *memnet.Net) error, watch bool) {
@@ -611,6 +683,39 @@ func (c *breakAfter) Write(p []byte) (int, error) {
 	_ = c.Conn.Close()
 	if err == nil {
 		err = errors.New("broken")
+	}
+	return n, err
+}
+
+// What a connection of the caller's takes as a whole, and fails with all the same, may have run.
+func TestRetry_WrittenAndFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := redialtest.NewFakeServerPipe(t)
+		var fails atomic.Bool
+		c := redial.NewClient(&redis.Options{Addr: "127.0.0.1:1", PoolSize: 50, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := server.Dial(ctx, network, addr)
+			return &takesAndFails{nc, &fails}, err
+		}})
+		defer c.Close()
+		memnet.Ready(t, c)
+		require.NoError(t, c.Ping(t.Context()).Err())
+		fails.Store(true)
+		assert.ErrorIs(t, c.Incr(t.Context(), "n").Err(), redial.ErrOutcomeUnknown)
+		assert.Equal(t, 1, server.Executed("incr"))
+	})
+}
+
+// takesAndFails fails once after it has written all of a request.
+type takesAndFails struct {
+	net.Conn
+	fails *atomic.Bool
+}
+
+func (c *takesAndFails) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if strings.Contains(string(p), "incr") && c.fails.Swap(false) {
+		synctest.Wait()
+		err = errTest
 	}
 	return n, err
 }

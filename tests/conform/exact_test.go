@@ -1418,3 +1418,133 @@ func TestConform_Exact_UnknownBehindRefusals_CountsOnce(t *testing.T) {
 		})
 	}
 }
+
+// What hooks of the caller do to the list of commands that they are given, or hand on, changes
+// neither what is sent again nor what is claimed.
+func TestConform_Exact_HookChangesTheList(t *testing.T) {
+	isGet := func(cmd redis.Cmder) bool { return cmd.Name() == "get" }
+	for name, hook := range map[string]func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error{
+		"takes out where it is": func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			return next(ctx, slices.DeleteFunc(cmds, isGet))
+		},
+		"moves up": func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			rest := cmds[:0]
+			for _, cmd := range cmds {
+				if !isGet(cmd) {
+					rest = append(rest, cmd)
+				}
+			}
+			return next(ctx, rest)
+		},
+	} {
+		for _, k := range allKinds {
+			for _, behind := range []bool{false, k.isSingle()} {
+				t.Run(fmt.Sprint(name, " ", k, " behind ", behind), func(t *testing.T) {
+					w, ran := probe(t, k, knobs{}, "incr", func(nth int) redialtest.Action {
+						if nth == 1 {
+							return redialtest.CloseBeforeExecute
+						}
+						return redialtest.Handle
+					})
+					of := onBatches(func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+						if !isGet(cmds[0]) {
+							return next(ctx, cmds)
+						}
+						return hook(ctx, cmds, next)
+					})
+					if behind {
+						w.client().AddHook(of)
+					} else {
+						w.rdb.AddHook(of)
+					}
+					get, a, b := redis.NewStringCmd(w.ctx, "get", "{a}k"), redis.NewIntCmd(w.ctx, "incr", "{a}1"), redis.NewIntCmd(w.ctx, "incr", "{a}2")
+					cmds, err := w.rdb.Pipelined(redial.Idempotent(w.ctx), func(p redis.Pipeliner) error {
+						return errors.Join(p.Process(w.ctx, get), p.Process(w.ctx, a), p.Process(w.ctx, b))
+					})
+					assert.NoError(t, err)
+					assert.Equal(t, []redis.Cmder{get, a, b}, cmds)
+					assert.EqualValues(t, 1, a.Val())
+					assert.EqualValues(t, 1, b.Val())
+					assert.EqualValues(t, 3, ran.Load(), "the first was sent twice")
+				})
+			}
+		}
+	}
+}
+
+// A hook hands on one command at a time, in the same list, and the first one again, which is
+// refused then: that has run.
+func TestConform_Exact_HookReusesAList(t *testing.T) {
+	w, _ := probe(t, aClient, knobs{}, "incr", func(nth int) redialtest.Action {
+		if nth > 2 {
+			return redialtest.Reply("-NOREPLICAS Not enough good replicas to write.\r\n")
+		}
+		return redialtest.Handle
+	})
+	w.rdb.AddHook(onBatches(func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+		if len(cmds) < 2 || cmds[0].Name() != "incr" {
+			return next(ctx, cmds)
+		}
+		one := make([]redis.Cmder, 1)
+		for _, cmd := range cmds {
+			one[0] = cmd
+			_ = next(ctx, one)
+		}
+		return next(ctx, []redis.Cmder{cmds[0]})
+	}))
+	cmds, _ := w.rdb.Pipelined(redial.FailFast(w.ctx), func(p redis.Pipeliner) error {
+		p.Incr(w.ctx, "a")
+		p.Incr(w.ctx, "b")
+		return nil
+	})
+	assert.ErrorIs(t, cmds[0].Err(), redial.ErrOutcomeUnknown)
+	assert.False(t, redial.SafeToRetry(cmds[0].Err()))
+	assert.NoError(t, cmds[1].Err())
+}
+
+// onBatches is a hook on pipelines that looks at no command before or after.
+type onBatches func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error
+
+func (onBatches) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (onBatches) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (f onBatches) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return f(ctx, cmds, next) }
+}
+
+// A hook has the last word on a command that begins or ends a transaction in a pipeline: what is
+// left is not sent without it, which would leave the connection where nobody expects it.
+func TestConform_Exact_HookTearsATransaction(t *testing.T) {
+	for _, name := range []string{"multi", "incr", "exec"} {
+		t.Run(name, func(t *testing.T) {
+			w, ran := probe(t, aClient, knobs{}, "get", func(int) redialtest.Action { return redialtest.CloseBeforeExecute })
+			first := true
+			w.rdb.AddHook(onBatches(func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+				err := next(ctx, cmds)
+				for _, cmd := range cmds {
+					if first && cmd.Name() == name {
+						cmd.SetErr(errors.New("of the hook"))
+						first = false
+					}
+				}
+				return err
+			}))
+			ctx := redial.Idempotent(w.ctx)
+			cmds, err := w.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+				p.Do(ctx, "get", "k")
+				p.Do(ctx, "multi")
+				p.Do(ctx, "incr", "n")
+				p.Do(ctx, "exec")
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			for _, cmd := range cmds {
+				if cmd.Name() == name {
+					assert.EqualError(t, cmd.Err(), "of the hook")
+				} else {
+					assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown, cmd.Name())
+				}
+			}
+			assert.EqualValues(t, 1, ran.Load())
+		})
+	}
+}

@@ -131,6 +131,16 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 			opt.RouteRandomly = true
 			return redis.NewFailoverClusterClient(&opt), redial.NewFailoverClusterClient(&opt)
 		},
+		"addresses of sentinels without a port": func() (redis.UniversalClient, redis.UniversalClient) {
+			opt := nobody
+			opt.SentinelAddrs = []string{"127.0.0.1"}
+			return redis.NewFailoverClient(&opt), redial.NewFailoverClient(&opt)
+		},
+		"addresses of sentinels without a port, cluster": func() (redis.UniversalClient, redis.UniversalClient) {
+			opt := nobody
+			opt.SentinelAddrs, opt.RouteRandomly = []string{"127.0.0.1"}, true
+			return redis.NewFailoverClusterClient(&opt), redial.NewFailoverClusterClient(&opt)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -158,6 +168,14 @@ func TestMistakes_AreToldAtOnce(t *testing.T) {
 			assert.Less(t, took, time.Second)
 			if s, ok := ours.(redial.UniversalClient); ok {
 				assert.NotEqual(t, redial.StateConnected, s.State())
+				ctx, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				if err := s.WaitReady(ctx); name == "ring without shards" { // which may get some
+					assert.ErrorIs(t, err, context.DeadlineExceeded)
+				} else {
+					assert.ErrorContains(t, err, want["get"].Error())
+					assert.NoError(t, ctx.Err(), "at once")
+				}
 			}
 		})
 	}
@@ -334,6 +352,9 @@ func TestMistakes_RingOfUnreadableAddresses(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		errs := asked(ctx, rdb)
+		if s, ok := rdb.(redial.UniversalClient); ok {
+			assert.ErrorContains(t, s.WaitReady(ctx), "missing port in address")
+		}
 		require.NoError(t, ctx.Err(), "%s: at once", name)
 		delete(errs, "for each shard")
 		for what, err := range errs {
