@@ -96,7 +96,8 @@ func NewClient(opt *redis.Options, opts ...Option) *Client {
 // one is slow to answer. When they say that the master has moved, everything on the
 // old one is given up: commands under way end as [ErrOutcomeUnknown] unless they
 // only read, and commands and subscriptions follow to the new one. With ReplicaOnly
-// all connections lead to one replica at a time.
+// all connections lead to one replica at a time, and what it says to writes, READONLY, is
+// returned at once.
 //
 // It panics, as redis.NewFailoverClient does, when opt is nil or invalid, or asks for
 // routing.
@@ -114,6 +115,7 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	case opt.RouteRandomly:
 		return nil, errors.New("redial: to route commands randomly, use NewFailoverClusterClient")
 	}
+	cfg.replica = opt.ReplicaOnly
 	k := newKeeper(cfg, addrOf(opt.MasterName))
 	k.release = append(k.release, d.Close)
 	d.TellPanics(k.panicked)
