@@ -357,7 +357,7 @@ func (c *cell) causeLocked() error {
 	case c.state == StateReconnecting:
 		return errors.New(c.reason)
 	}
-	return errors.New("no connection yet")
+	return notYet("no connection yet")
 }
 
 // noteCause remembers the error of an attempt to reach the server, which is news to
