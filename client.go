@@ -115,14 +115,13 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	case opt.RouteRandomly:
 		return nil, errors.New("redial: to route commands randomly, use NewFailoverClusterClient")
 	}
-	cfg.replica = opt.ReplicaOnly
 	k := newKeeper(cfg, addrOf(opt.MasterName))
 	k.release = append(k.release, d.Close)
 	d.TellPanics(k.panicked)
 	k.gate.despair(d.None())
 	o := ledOptions(opt)
 	o.Dialer = d.Dial
-	c, err := buildClient(o, k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: d})
+	c, err := buildClient(o, k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: d, replica: opt.ReplicaOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -197,26 +196,33 @@ func (*alone) lookAround()        {}
 func (*alone) where() string      { return "" }
 func (*alone) strayed(*wire.Conn) {}
 func (*alone) dismissed()         {}
+func (*alone) reads() bool        { return false }
 
 // led owns the link of a client whose server sentinels name.
 type led struct {
 	alone
-	by *sentinel.Directory
+	by      *sentinel.Directory
+	replica bool // to one of the replicas
 }
 
 func (o *led) lookElsewhere() { o.by.Forget() }
 func (o *led) where() string  { return o.by.Last() }
+func (o *led) reads() bool    { return o.replica }
 
 // lonely is an alone or led.
 type lonely interface {
 	owner
+	// reads reports whether the server takes no writes, now or ever.
+	reads() bool
 	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool)
 }
 
 // buildClient builds a client for one server.
 func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, error) {
 	return build(k, 0, func() (*Client, error) {
-		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false, true), o, pingerOf(opt, quick)))
+		e := endpointOf(opt, k.cfg, false, true)
+		e.replica = o.reads()
+		g := guarded(newLink(k.gate, e, o, pingerOf(opt, quick)))
 		k.whole = g.link
 		if words := malformed(opt); words != nil {
 			g.bar(words)

@@ -132,7 +132,7 @@ func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 		deadline: opt.DialTimeout >= 0,
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
 			opt.StreamingCredentialsProvider != nil,
-		sealed: sealed, lends: lends, replica: cfg.replica,
+		sealed: sealed, lends: lends,
 	}
 }
 

@@ -284,7 +284,6 @@ type config struct {
 	onChange   func(Event)  // nil: none
 	outer      []outer      // the outermost first
 	observers  []any        // see WithObserver
-	replica    bool         // what the client leads to takes no writes, ever
 }
 
 // detection is the time within which a dead peer is noticed.

@@ -287,12 +287,6 @@ func (e *slowError) Error() string { return fmt.Sprintf("%s within %v", e.what, 
 func (e *slowError) Timeout() bool { return true }
 func (e *slowError) Unwrap() error { return os.ErrDeadlineExceeded }
 
-// notYet says what has not come about so far: to who waited for it, a timeout.
-type notYet string
-
-func (e notYet) Error() string { return string(e) }
-func (e notYet) Unwrap() error { return os.ErrDeadlineExceeded }
-
 // finish notes what became of a probe. What answered is kept, and then the others are not
 // needed any more.
 func (p *pinger) finish(a *probe, err error) {

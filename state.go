@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -359,6 +360,12 @@ func (c *cell) causeLocked() error {
 	}
 	return notYet("no connection yet")
 }
+
+// notYet says what has not come about so far: to who waited for it, a timeout.
+type notYet string
+
+func (e notYet) Error() string { return string(e) }
+func (e notYet) Unwrap() error { return os.ErrDeadlineExceeded }
 
 // noteCause remembers the error of an attempt to reach the server, which is news to
 // those who wait for the state to change.
