@@ -457,6 +457,9 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 		l.rotate(err) // new connections ask the provider for new credentials
 		return nil, true
 	case refused:
+		if row, _ := refusalOf(err); l.replica && row != nil && row.retires {
+			return err, true // it will not be a master, however long one waits
+		}
 		l.react(err)
 	case repeatable:
 		c.mayHaveRun, c.repeats = true, true

@@ -97,7 +97,8 @@ func NewClient(opt *redis.Options, opts ...Option) *Client {
 // one is slow to answer. When they say that the master has moved, everything on the
 // old one is given up: commands under way end as [ErrOutcomeUnknown] unless they
 // only read, and commands and subscriptions follow to the new one. With ReplicaOnly
-// all connections lead to one replica at a time.
+// all connections lead to one replica at a time, and what it says to writes, READONLY, is
+// returned at once.
 //
 // It panics, as redis.NewFailoverClient does, when opt is nil or invalid, or asks for
 // routing.
@@ -121,7 +122,7 @@ func newFailoverClient(opt *redis.FailoverOptions, opts []Option) (*Client, erro
 	k.gate.despair(d.Words() != nil, d.Words())
 	o := ledOptions(opt)
 	o.Dialer = d.Dial
-	c, err := buildClient(o, k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: d})
+	c, err := buildClient(o, k, isQuick(opt.Dialer, opt.TLSConfig), &led{by: d, replica: opt.ReplicaOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -210,26 +211,33 @@ func (*alone) lookAround()        {}
 func (*alone) where() string      { return "" }
 func (*alone) strayed(*wire.Conn) {}
 func (*alone) dismissed()         {}
+func (*alone) reads() bool        { return false }
 
 // led owns the link of a client whose server sentinels name.
 type led struct {
 	alone
-	by *sentinel.Directory
+	by      *sentinel.Directory
+	replica bool // to one of the replicas
 }
 
 func (o *led) lookElsewhere() { o.by.Forget() }
 func (o *led) where() string  { return o.by.Last() }
+func (o *led) reads() bool    { return o.replica }
 
 // lonely is an alone or led.
 type lonely interface {
 	owner
+	// reads reports whether the server takes no writes, now or ever.
+	reads() bool
 	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool)
 }
 
 // buildClient builds a client for one server.
 func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, error) {
 	return build(k, 0, func() (*Client, error) {
-		g := guarded(newLink(k.gate, endpointOf(opt, k.cfg, false, true), o, pingerOf(opt, quick)))
+		e := endpointOf(opt, k.cfg, false, true)
+		e.replica = o.reads()
+		g := guarded(newLink(k.gate, e, o, pingerOf(opt, quick)))
 		k.whole = g.link
 		if words := malformed(opt); words != nil {
 			g.bar(words)

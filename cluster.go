@@ -175,7 +175,7 @@ func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(c
 			return nil
 		})
 		if err == nil && n.toldSoFar() == before && n.tells { // go-redis went by what it knew
-			err = errors.New("no node tells the topology")
+			err = notYet("no node tells the topology")
 		}
 		if err != nil {
 			_, err = reveal(err)

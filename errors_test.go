@@ -411,7 +411,19 @@ func TestError_IsANetError(t *testing.T) {
 		assert.True(t, ne.Temporary())
 		n.Thaw()
 	})
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) { // nothing has failed yet
+		n.Freeze()
+		c := NewClient(opt, WithGrace(300*time.Millisecond))
+		defer c.Close()
+		err := c.Get(t.Context(), "k").Err()
+		require.ErrorIs(t, err, ErrUnavailable)
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		ne, ok := err.(net.Error)
+		require.True(t, ok, "%T", err)
+		assert.True(t, ne.Timeout(), "%v", err)
+	})
 	for _, err := range []error{
+		&Error{kind: ErrUnavailable, Err: errUntold},
 		&wire.Error{Phase: wire.PhaseRead, Err: os.ErrDeadlineExceeded},
 		&Error{kind: ErrUnavailable, Err: &cutShort{ctx: context.DeadlineExceeded, cause: errRefused}},
 		&Error{kind: ErrUnavailable, Err: &unsealed{"x", &wire.Error{Err: os.ErrDeadlineExceeded}}},

@@ -345,7 +345,7 @@ func (s scout) attempt(bool) (verdict, error) {
 	s.gate.despair(s.pointless(err))
 	switch {
 	case !up && (err == nil || err == errUntold):
-		return dead, cmp.Or(cause, err, errors.New("no node answers yet"))
+		return dead, cmp.Or(cause, err, error(notYet("no node answers yet")))
 	case err != nil:
 		return dead, err
 	}

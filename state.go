@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -357,8 +358,14 @@ func (c *cell) causeLocked() error {
 	case c.state == StateReconnecting:
 		return errors.New(c.reason)
 	}
-	return errors.New("no connection yet")
+	return notYet("no connection yet")
 }
+
+// notYet says what has not come about so far: to who waited for it, a timeout.
+type notYet string
+
+func (e notYet) Error() string { return string(e) }
+func (e notYet) Unwrap() error { return os.ErrDeadlineExceeded }
 
 // noteCause remembers the error of an attempt to reach the server, which is news to
 // those who wait for the state to change.

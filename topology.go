@@ -136,7 +136,7 @@ func (t *topology) ask() *question {
 	return q
 }
 
-var errUntold = errors.New("nobody tells the topology in time")
+var errUntold = error(notYet("nobody tells the topology in time"))
 
 // await waits for an answer, and puts one that is late off to who asks next. There is less
 // time while commands wait that can go by what was told before, but enough for a node that

@@ -219,6 +219,62 @@ func TestFailover_ReplicaOnly(t *testing.T) {
 	}
 }
 
+// A client of a replica cannot write, however long it waits, and its reads do not suffer from
+// who tries to.
+func TestFailover_ReplicaOnly_Writes(t *testing.T) {
+	t.Parallel()
+	f := redialtest.StartFailover(t, 1, 3)
+	f.Servers[0].Do("SET", "k", "v")
+	opt := func() *redis.FailoverOptions {
+		return &redis.FailoverOptions{MasterName: f.Name, SentinelAddrs: f.SentinelAddrs(), ReplicaOnly: true, MaxRetries: -1}
+	}
+	bare := redis.NewFailoverClient(opt())
+	defer bare.Close()
+	c := redial.NewFailoverClient(opt())
+	defer c.Close()
+	ctx := t.Context()
+	for _, rdb := range []redis.UniversalClient{bare, c} { // sentinels may name the master before they know of a replica
+		require.Eventually(t, func() bool {
+			role, err := rdb.Do(ctx, "ROLE").Slice()
+			return err == nil && role[0] == "slave" && rdb.Get(ctx, "k").Val() == "v"
+		}, 10*time.Second, 10*time.Millisecond)
+	}
+	ways := map[string]func(rdb redis.UniversalClient) ([]redis.Cmder, error){
+		"command":     func(rdb redis.UniversalClient) ([]redis.Cmder, error) { return nil, rdb.Set(ctx, "k", "w", 0).Err() },
+		"transaction": func(rdb redis.UniversalClient) ([]redis.Cmder, error) { return mixed(ctx, rdb.TxPipelined) },
+		"pipeline":    func(rdb redis.UniversalClient) ([]redis.Cmder, error) { return mixed(ctx, rdb.Pipelined) },
+	}
+	conn := c.Conn() // stays open only if nothing is given up
+	defer conn.Close()
+	id := conn.ClientID(ctx).Val()
+	require.NotZero(t, id)
+	for name, way := range ways {
+		wantEach, want := way(bare)
+		require.Error(t, want, name)
+		before := time.Now()
+		each, err := way(c)
+		assert.Less(t, time.Since(before), 2*time.Second, name)
+		assert.Equal(t, want, err, name)
+		require.Len(t, each, len(wantEach))
+		for i, cmd := range each {
+			assert.Equal(t, wantEach[i].Err(), cmd.Err(), "%s: %v", name, cmd)
+		}
+		assert.True(t, redial.SafeToRetry(err), name)
+	}
+	assert.Equal(t, id, conn.ClientID(ctx).Val(), "connections were given up")
+	assert.Equal(t, redial.StateConnected, c.State())
+}
+
+// mixed has a batch of reads and a write run.
+func mixed(ctx context.Context, exec func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error)) ([]redis.Cmder, error) {
+	return exec(ctx, func(p redis.Pipeliner) error {
+		p.Get(ctx, "k")
+		p.Set(ctx, "k", "w", 0)
+		p.Get(ctx, "k")
+		return nil
+	})
+}
+
 func TestFailover_UnknownMaster(t *testing.T) {
 	t.Parallel()
 	f := redialtest.StartFailover(t, 0, 1)
