@@ -98,8 +98,8 @@ func (h *hook) handOn(a *attempt, cmd redis.Cmder, next redis.ProcessHook) error
 	return next(a, cmd)
 }
 
-// tryBatch makes an attempt at a batch.
-func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, admitted bool) (finding, error) {
+// tryBatch makes an attempt at a batch. first is what own returned, where it is the first one.
+func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, admitted bool) (finding, error) {
 	if admitted {
 		defer h.link.leave()
 	}
@@ -108,11 +108,18 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	var err error
 	switch {
 	case w.through:
-		a, given := newBatchAttempt(ctx, cmds)
-		a.sent = w.sent
+		a, given := first.attempt, first.given
+		if a == nil {
+			a, given = newBatchAttempt(ctx, cmds)
+		}
+		a.Context, a.sent = ctx, w.sent
 		f, err = a.hear(next(a, given), cmds...)
 	case w.from == foreignHook:
-		f = h.many(ctx, slices.Clone(cmds), next, w.from)
+		given := first.given
+		if given == nil {
+			given = slices.Clone(cmds)
+		}
+		f = h.many(ctx, given, next, w.from)
 		err = f.err
 	default:
 		f = h.many(ctx, cmds, next, w.from)
@@ -120,6 +127,25 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, next redis.Proce
 	}
 	f.watched = watched
 	return f, err
+}
+
+// owned is what hooks of the caller get of a batch at first, and the attempt that is for it.
+type owned struct {
+	given   []redis.Cmder
+	attempt *attempt
+}
+
+// own returns cmds, or a copy where hooks of the caller get them, and may change the list, which
+// the caller then has, as with go-redis.
+func (w way) own(ctx context.Context, cmds []redis.Cmder) ([]redis.Cmder, owned) {
+	switch {
+	case w.through:
+		a, list := newBatchAttempt(ctx, cmds)
+		return list, owned{cmds, a}
+	case w.from == foreignHook:
+		return slices.Clone(cmds), owned{cmds, nil}
+	}
+	return cmds, owned{}
 }
 
 // found returns the finding where nothing but an error is known. Our connections label
@@ -420,7 +446,7 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 		}
 		return f
 	case from != pooledCall || command.IsTransaction(cmds):
-		if from == foreignHook && slices.ContainsFunc(cmds, isWatch) {
+		if from == foreignHook && slices.ContainsFunc(cmds[1:], isWatch) {
 			s.fleet.Watch()
 		}
 		return found(ctx, from, next(ctx, sent))
@@ -459,7 +485,7 @@ func (f *finding) noteRest(rest []redis.Cmder, err error) {
 		f.add(cmd, cmd.Err())
 	}
 	if ce := wire.ErrorOf(err); len(rest) > 0 && ce != nil && ce.Phase == wire.PhasePartial {
-		f.undelivered = rest[command.Delivered(rest, ce.Sent):]
+		f.undelivered = slices.Clone(rest[command.Delivered(rest, ce.Sent):]) // of a list that a hook may change
 	}
 }
 

@@ -47,23 +47,24 @@ func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessP
 	case !late && h.router.spreads(cmds):
 		return h.spread(ctx, cmds, next, w)
 	}
+	cmds, first := w.own(ctx, cmds)
 	admitted := !late && h.link.enter()
 	if !admitted && !late && !(h.link.csc && slices.ContainsFunc(cmds, isBarredByCache)) {
-		return h.pipeline(ctx, cmds, next, w, finding{}, nil, 0)
+		return h.pipeline(ctx, cmds, first, next, w, finding{}, nil, 0)
 	}
-	found, err := h.tryBatch(ctx, cmds, next, w, admitted)
+	found, err := h.tryBatch(ctx, cmds, first, next, w, admitted)
 	if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) ||
 		late && (!isOurs(err) || w.from == sharedCall || h.router.several()) {
 		return err
 	}
-	return h.pipeline(ctx, cmds, next, w, found, err, 1)
+	return h.pipeline(ctx, cmds, owned{}, next, w, found, err, 1)
 }
 
 // pipeline carries on a batch for one server, or a transaction.
-func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
 	c := h.newBatch(ctx, cmds, cmds, attempts)
 	c.nested = command.IsSetup(cmds)
-	return c.carry(&batch{bundle: bundle{h, next, w, f, cmds, cmds}}, err)
+	return c.carry(&batch{bundle: bundle{h, next, w, f, cmds, cmds, first}}, err)
 }
 
 // batch is the work of a pipeline for one server, or of a transaction. Commands that
@@ -78,7 +79,7 @@ type batch struct {
 func (b *batch) try(c *call) (err error) {
 	command.SetErrors(b.rest, nil)
 	b.way.sent = b.found.sent
-	b.found, err = b.tryBatch(c.ctx, b.rest, b.next, b.way, false)
+	b.found, err = b.tryBatch(c.ctx, b.rest, b.once(), b.next, b.way, false)
 	return err
 }
 
@@ -145,8 +146,8 @@ func (b *batch) weigh(c *call, err error) ruling {
 		}
 		torn := f.tears(b.rest, lost)
 		r.outcome, b.rest, b.undelivered, r.why = c.tail(b.rest, lost, f.why, f)
-		if torn && (r.outcome == notSent || r.outcome == repeatable) {
-			return b.torn(c, r)
+		if torn && r.outcome != answered && r.outcome != foreign && r.outcome != unknown && r.outcome != partly {
+			return b.torn(c, r) // else nothing is sent any more
 		}
 	}
 	if !isSame(r.why, f.why) {
@@ -190,7 +191,7 @@ func (b *batch) part(c *call, r *ruling) {
 // the rest must not be sent without them.
 func (b *batch) torn(c *call, r ruling) ruling {
 	kind := ErrOutcomeUnknown
-	if r.outcome == notSent {
+	if r.outcome == notSent || r.outcome == notSentForGood {
 		kind = ErrUnavailable
 	}
 	c.because(CauseHook)

@@ -383,7 +383,7 @@ func (c *call) settle(r ruling) error {
 		if words := c.ownWords(o, err); words != nil {
 			return words
 		}
-		c.link.despair(false, nil) // something has changed: wait and see
+		c.link.relent() // something has changed: wait and see
 	}
 	final, settled := c.obey(o, err)
 	if settled {
@@ -457,8 +457,8 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 		l.rotate(err) // new connections ask the provider for new credentials
 		return nil, true
 	case refused:
-		if row, _ := refusalOf(err); l.replica && row != nil && row.retires {
-			return err, true // it will not be a master, however long one waits
+		if row, _ := refusalOf(err); l.replica && row.saysReplica() {
+			return err, true // which was asked for
 		}
 		l.react(err)
 	case repeatable:

@@ -227,7 +227,7 @@ func (o *led) reads() bool    { return o.replica }
 // lonely is an alone or led.
 type lonely interface {
 	owner
-	// reads reports whether the server takes no writes, now or ever.
+	// reads reports whether a replica was asked for, which takes no writes.
 	reads() bool
 	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool)
 }

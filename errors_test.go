@@ -417,13 +417,17 @@ func TestError_IsANetError(t *testing.T) {
 		defer c.Close()
 		err := c.Get(t.Context(), "k").Err()
 		require.ErrorIs(t, err, ErrUnavailable)
-		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		ne, ok := err.(net.Error)
 		require.True(t, ok, "%T", err)
 		assert.True(t, ne.Timeout(), "%v", err)
+		ctx, cancel := context.WithCancel(WaitFor(t.Context(), time.Minute))
+		time.AfterFunc(time.Millisecond, cancel)
+		err = c.Get(ctx, "k").Err()
+		require.ErrorIs(t, err, context.Canceled)
+		assert.False(t, err.(net.Error).Timeout(), "%v", err)
 	})
+	assert.True(t, (&Error{kind: ErrUnavailable, Err: errUntold}).Timeout())
 	for _, err := range []error{
-		&Error{kind: ErrUnavailable, Err: errUntold},
 		&wire.Error{Phase: wire.PhaseRead, Err: os.ErrDeadlineExceeded},
 		&Error{kind: ErrUnavailable, Err: &cutShort{ctx: context.DeadlineExceeded, cause: errRefused}},
 		&Error{kind: ErrUnavailable, Err: &unsealed{"x", &wire.Error{Err: os.ErrDeadlineExceeded}}},

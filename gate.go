@@ -178,6 +178,17 @@ func (g *gate) despair(of bool, words error) {
 	defer g.mu.Unlock()
 	g.words = words
 	g.tellLocked()
+	g.despairLocked(of)
+}
+
+// relent takes that back, but for the words, until it is said again.
+func (g *gate) relent() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.despairLocked(false)
+}
+
+func (g *gate) despairLocked(of bool) {
 	switch {
 	case of == isClosed(g.futile):
 	case of:

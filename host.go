@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
@@ -126,13 +127,13 @@ func isHeld(err error) bool {
 // isUnsupported reports whether err is go-redis's word that the server does not speak the
 // protocol which the options demand.
 func isUnsupported(err error) bool {
-	return err != nil && strings.HasPrefix(err.Error(), "failed to enable maintnotifications: ")
+	return err != nil && strings.HasPrefix(fmt.Sprint(err), "failed to enable maintnotifications: ")
 }
 
 // isUnrouted reports whether err is go-redis's word that it found no node for a
-// command.
+// command. It may be one of the caller's, whose words are not to be had.
 func isUnrouted(err error) bool {
-	switch err.Error() {
+	switch fmt.Sprint(err) {
 	case "redis: cluster has no nodes", "redis: all ring shards are down":
 		return true
 	}

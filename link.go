@@ -51,7 +51,7 @@ type endpoint struct {
 	renews   bool          // credentials come from a provider, so they may change
 	sealed   bool          // go-redis would retry by itself and must not, see wire.SealedError
 	lends    bool          // the pool is given what the prober has made: no hook of the caller's has to see it dialed
-	replica  bool          // it is one for good, to write to it is a mistake of the caller's
+	replica  bool          // one was asked for, so that to write to it is a mistake of the caller's
 }
 
 // owner is whom a link belongs to. Its methods do not block, but for warm.
@@ -245,7 +245,7 @@ func (l *link) abandon(why error) {
 func (l *link) react(reply error) {
 	row, _ := refusalOf(reply)
 	switch {
-	case row == nil, row.retires && l.replica:
+	case row == nil, l.replica && row.saysReplica():
 		return
 	case row.retires:
 		l.rotate(reply) // which looks elsewhere, at most once in rotateSpacing

@@ -382,8 +382,13 @@ func (n *nodes) pointless(err error) (yes bool, words error) {
 		return all, words
 	case n.toldSoFar() > 0:
 		return false, nil
-	case isUnrouted(err), err == n.mistake, len(n.all()) > 0 && all:
+	case isUnrouted(err), err == n.mistake:
 		return true, err
+	case len(n.all()) > 0 && all:
+		if words == nil && isNoCluster(err) { // else it is not what the nodes said
+			words = err
+		}
+		return true, words
 	}
 	return false, nil
 }
@@ -397,7 +402,7 @@ func (n *nodes) allReject() (yes bool, words error) {
 		if m.unreadable == nil && !m.rejects.Load() {
 			return false, nil
 		}
-		words = m.unreadable
+		words = cmp.Or(m.unreadable, words)
 	}
 	return true, words
 }
@@ -415,10 +420,10 @@ func isNoCluster(err error) bool {
 
 // learn notes a topology that was told, by the node at origin if that is not "".
 func (n *nodes) learn(slots []redis.ClusterSlot, origin string) {
+	t := n.note(slots, origin)
 	if len(slots) > 0 && n.gate.hopeless() {
 		n.gate.despair(false, nil)
 	}
-	t := n.note(slots, origin)
 	n.mu.Lock()
 	members := slices.Collect(maps.Values(n.byClient))
 	n.mu.Unlock()

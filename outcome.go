@@ -329,6 +329,8 @@ func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f 
 		}
 	case o == foreign && f.from == routedCall && !f.word && isGarbled(why):
 		o = garbled // it has no label, see route.go
+	case o == partly && slices.ContainsFunc(inner, leavesMulti):
+		return unknown, why // what came behind that was not queued
 	case o == partly:
 		return notSent, why // EXEC comes last, so it was not delivered
 	case t.forOuter(o, inner):
@@ -336,6 +338,9 @@ func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f 
 	}
 	return t.revise(o, inner...), why
 }
+
+// leavesMulti reports whether cmd ends a transaction before EXEC does.
+func leavesMulti(cmd redis.Cmder) bool { return cmd.Name() == "discard" || cmd.Name() == "reset" }
 
 // isUnqueued reports whether err, of a transaction, is what MULTI was refused with: what came
 // behind that was not queued but run, perhaps. In a cluster go-redis does not note it on MULTI.
@@ -420,11 +425,7 @@ func (f *finding) tears(cmds, lost []redis.Cmder) bool {
 	if len(lost) == 0 || len(lost) == len(cmds) {
 		return false
 	}
-	unread := false // then nothing of them was answered
-	switch outcomeOf(f.err) {
-	case notSent, partly:
-		unread = true
-	}
+	unread := f.unran() || outcomeOf(f.err) == partly // then nothing of them was answered
 	return slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return command.Turns(cmd) || command.IsAboutTransactions(cmd) }) &&
 		(unread || !slices.EqualFunc(cmds[len(cmds)-len(lost):], lost, isSame))
 }

@@ -38,6 +38,9 @@ type refusal struct {
 	notReady bool // the server is up but cannot serve, which is an outage
 }
 
+// saysReplica reports whether the reply is what a replica says to writes.
+func (r *refusal) saysReplica() bool { return r != nil && r.retires && !r.parked }
+
 // waits says what is done about a refusal.
 type waits uint8
 

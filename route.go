@@ -426,7 +426,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		case len(cmds) == 0 || r == nil:
 			return direct(ctx, cmds)
 		case ctx.Err() != nil:
-			_, err := h.tryBatch(ctx, cmds, next, w, false)
+			_, err := h.tryBatch(ctx, cmds, owned{}, next, w, false)
 			return err
 		}
 		return h.batch(ctx, cmds, next, w, r.batch && !h.of.ring)
@@ -454,7 +454,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		command.SetErrors(cmds, err)
 		return err
 	}
-	found, err := h.tryBatch(ctx, cmds, next, w, admitted)
+	found, err := h.tryBatch(ctx, cmds, owned{}, next, w, admitted)
 	switch {
 	case setup:
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {

@@ -24,6 +24,14 @@ type bundle struct {
 	way        way
 	found      finding       // of the last attempt
 	cmds, rest []redis.Cmder // all, and those that are left
+	first      owned         // for the first attempt
+}
+
+// once returns first, once.
+func (b *bundle) once() owned {
+	first := b.first
+	b.first = owned{}
+	return first
 }
 
 func (b *bundle) publishes() bool { return slices.ContainsFunc(b.rest, command.Publishes) }
@@ -76,10 +84,11 @@ func unknownOf(cmds []redis.Cmder) error {
 
 // spread carries on a batch whose commands go-redis sends to several nodes.
 func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+	cmds, first := w.own(ctx, cmds)
 	rest := command.Inner(cmds)
 	c := h.newBatch(ctx, cmds, rest, 0)
 	c.apiece = true
-	return c.carry(&spread{bundle: bundle{h, next, w, finding{}, cmds, rest}}, nil)
+	return c.carry(&spread{bundle: bundle{h, next, w, finding{}, cmds, rest, first}}, nil)
 }
 
 // spread is the work of such a batch. What a node has answered is not sent again, and the
@@ -98,7 +107,7 @@ func (s *spread) try(c *call) (err error) {
 		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
 	}
 	s.way.sent = s.found.sent
-	s.found, err = s.tryBatch(c.ctx, cmds, s.next, s.way, false)
+	s.found, err = s.tryBatch(c.ctx, cmds, s.once(), s.next, s.way, false)
 	return err
 }
 

@@ -5,11 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // The state of a link, or of a client as a whole, and who waits for it to change. Nothing
@@ -334,6 +335,7 @@ type cutShort struct{ ctx, cause error }
 
 func (e *cutShort) Error() string   { return e.ctx.Error() + " while waiting after: " + e.cause.Error() }
 func (e *cutShort) Unwrap() []error { return []error{e.ctx, e.cause} }
+func (e *cutShort) Timeout() bool   { return sys.IsTimeout(e.ctx) }
 
 // now returns the state. It is one atomic load.
 func (c *cell) now() State { return State(c.seen.Load()) }
@@ -365,7 +367,7 @@ func (c *cell) causeLocked() error {
 type notYet string
 
 func (e notYet) Error() string { return string(e) }
-func (e notYet) Unwrap() error { return os.ErrDeadlineExceeded }
+func (e notYet) Timeout() bool { return true }
 
 // noteCause remembers the error of an attempt to reach the server, which is news to
 // those who wait for the state to change.

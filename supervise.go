@@ -34,7 +34,8 @@ import (
 //     that redial wants to know the topology: go-redis does not say what it was told.
 //   - Of a client that sentinels lead to one server it is not known where that is: what is
 //     in flight on one that has fallen silent ends when go-redis hears of another master,
-//     and with ReplicaOnly by its own ReadTimeout.
+//     and with ReplicaOnly by its own ReadTimeout. Nor is ReplicaOnly known: READONLY is
+//     waited for, as from a server that has lost its role.
 //   - Hooks that were added before run outside redial's: they see one call, and not
 //     each attempt. Heartbeats do not go through DialHooks, only through the Dialer.
 //     At a node of a cluster or ring they see each attempt, and of one that failed

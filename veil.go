@@ -96,19 +96,19 @@ func newAttempt(ctx context.Context) *attempt {
 	return &a.attempt
 }
 
-// newBatchAttempt does the same for a batch, and returns what hooks get of it, which they may
-// change: some take commands out of it where it is.
-func newBatchAttempt(ctx context.Context, cmds []redis.Cmder) (a *attempt, given []redis.Cmder) {
+// newBatchAttempt does the same for a batch, and returns a copy of it: hooks may change the list
+// that they are given, some take commands out of it where it is.
+func newBatchAttempt(ctx context.Context, cmds []redis.Cmder) (a *attempt, list []redis.Cmder) {
 	b := new(struct {
 		attempt
-		call         wire.Call
-		given, asked [fewCommands]redis.Cmder
+		call        wire.Call
+		list, asked [fewCommands]redis.Cmder
 	})
 	if b.Context = ctx; ctx.Done() != nil {
 		b.room = &b.call
 	}
 	b.last = b.asked[:0]
-	return &b.attempt, append(b.given[:0], cmds...)
+	return &b.attempt, append(b.list[:0], cmds...)
 }
 
 type attemptKey struct{}

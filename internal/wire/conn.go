@@ -248,6 +248,9 @@ func (c *Conn) broke(err error) error {
 		if !errors.Is(failure.Err, net.ErrClosed) { // else its user has closed it
 			c.unsubscribed()
 		}
+		if retired, ok := failure.Err.(*RetiredError); ok {
+			return &Error{Phase: failure.Phase, Err: endedError{retired}}
+		}
 		return failure
 	}
 	return c.fleet.Seal(failure)

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // scriptConn fails as told.
@@ -49,6 +52,22 @@ func phaseOf(t *testing.T, err error) Phase {
 	t.Helper()
 	require.NotNil(t, ErrorOf(err), "%v", err)
 	return ErrorOf(err).Phase
+}
+
+// go-redis reads a subscription on after a timeout of who reads it for a time. One that was given
+// up for its silence has none.
+func TestConn_RetiredSubscription_IsNoTimeout(t *testing.T) {
+	f, _ := still(time.Minute)
+	c := newConn(&scriptConn{read: func([]byte) (int, error) { return 0, net.ErrClosed }}, f, 1)
+	c.role.Store(roleSubscriber)
+	c.Retire(os.ErrDeadlineExceeded)
+	_, err := c.Read(make([]byte, 1))
+	assert.False(t, sys.IsTimeout(err), "%v", err)
+	assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	assert.ErrorIs(t, err, net.ErrClosed)
+	assert.Equal(t, PhaseRead, phaseOf(t, err))
+	var retired *RetiredError
+	assert.ErrorAs(t, err, &retired)
 }
 
 func TestConn_LabelsFailuresWithTheirPhase(t *testing.T) {

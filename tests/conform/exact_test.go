@@ -1462,7 +1462,11 @@ func TestConform_Exact_HookChangesTheList(t *testing.T) {
 						return errors.Join(p.Process(w.ctx, get), p.Process(w.ctx, a), p.Process(w.ctx, b))
 					})
 					assert.NoError(t, err)
-					assert.Equal(t, []redis.Cmder{get, a, b}, cmds)
+					want := []redis.Cmder{a, b, b} // the list is the hook's to change, as with go-redis
+					if name == "takes out where it is" {
+						want[2] = nil
+					}
+					assert.Equal(t, want, cmds)
 					assert.EqualValues(t, 1, a.Val())
 					assert.EqualValues(t, 1, b.Val())
 					assert.EqualValues(t, 3, ran.Load(), "the first was sent twice")

@@ -182,9 +182,7 @@ func TestFailover_NothingRunsOnBothMasters(t *testing.T) {
 	old.Thaw()
 }
 
-func TestFailover_Close_LeavesNothing(t *testing.T) { testkit.Alone(t, testFailoverLeavesNothing) }
-
-func testFailoverLeavesNothing(t *testing.T) {
+func TestFailover_Close_LeavesNothing(t *testing.T) {
 	f := redialtest.StartFailover(t, 1, 3)
 	redialtest.Leaks(t)
 	for range 5 {
@@ -233,7 +231,7 @@ func TestFailover_ReplicaOnly_Writes(t *testing.T) {
 	c := redial.NewFailoverClient(opt())
 	defer c.Close()
 	ctx := t.Context()
-	for _, rdb := range []redis.UniversalClient{bare, c} { // sentinels may name the master before they know of a replica
+	for _, rdb := range []redis.UniversalClient{bare, c} {
 		require.Eventually(t, func() bool {
 			role, err := rdb.Do(ctx, "ROLE").Slice()
 			return err == nil && role[0] == "slave" && rdb.Get(ctx, "k").Val() == "v"

@@ -1002,7 +1002,8 @@ func TestRows_OverloadDrops(t *testing.T) {
 		last       time.Duration // failure after the load has dropped
 		executions float64       // a call
 	}
-	measure := func(r rival, s *redialtest.Server) (f figures) {
+	measure := func(t *testing.T, r rival) (f figures) {
+		s := redialtest.StartServer(t)
 		c := r.make(&redis.Options{Addr: s.Addr(), ContextTimeoutEnabled: true})
 		defer c.Close()
 		require.NoError(t, c.Ping(t.Context()).Err())
@@ -1056,12 +1057,7 @@ func TestRows_OverloadDrops(t *testing.T) {
 		return f
 	}
 	for round := 0; ; round++ {
-		var bare, ours figures
-		var both sync.WaitGroup
-		one, other := redialtest.StartServer(t), redialtest.StartServer(t)
-		both.Go(func() { bare = measure(rivals[0], one) })
-		both.Go(func() { ours = measure(rivals[1], other) })
-		both.Wait()
+		bare, ours := measure(t, rivals[0]), measure(t, rivals[1])
 		if ours.last <= bare.last+500*time.Millisecond && ours.executions <= bare.executions*1.1 {
 			break
 		}
