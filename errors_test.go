@@ -209,7 +209,7 @@ func TestCause_Events(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
 		f := inject(n)
 		var got []Cause
-		n.Freeze() // else it may be answered at once
+		n.Freeze()                      // else it may be answered at once
 		left := make(chan struct{}, 16) // the state Connected, perhaps for no time at all
 		c := NewClient(opt, WithOnStateChange(func(e Event) {
 			got = append(got, e.Cause)
