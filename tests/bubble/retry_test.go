@@ -205,13 +205,17 @@ func TestPipeline_BlockIsSentAsAWhole(t *testing.T) {
 					}
 				}
 				cmds, _ := pipe.Exec(ctx)
+				behind := false // what the server, which has hung up, may not have read the first time
 				for _, cmd := range cmds {
 					name, times := cmd.Name(), 1
 					assert.Equal(t, slices.Contains(strings.Fields(tc.unknown), name), errors.Is(cmd.Err(), redial.ErrOutcomeUnknown), "%s", cmd)
 					if slices.Contains(strings.Fields(tc.again), name) {
 						times++
 					}
-					assert.Equal(t, times, f.Count(name), name)
+					if count := f.Count(name); !behind || count != times-1 {
+						assert.Equal(t, times, count, name)
+					}
+					behind = behind || name == tc.lost
 				}
 			})
 		})
