@@ -91,12 +91,12 @@ type RetiredError struct{ Cause error }
 func (e *RetiredError) Error() string { return "connection retired: " + e.Cause.Error() }
 func (e *RetiredError) Unwrap() error { return e.Cause }
 
+// Is has a retired connection look like one that is closed.
+func (e *RetiredError) Is(target error) bool { return target == net.ErrClosed }
+
 // endedError is what a subscription gets of its connection that was retired. It is no timeout,
 // whatever the cause, for go-redis would read on from there.
 type endedError struct{ *RetiredError }
 
 func (endedError) Timeout() bool   { return false }
 func (e endedError) Unwrap() error { return e.RetiredError }
-
-// Is has a retired connection look like one that is closed.
-func (e *RetiredError) Is(target error) bool { return target == net.ErrClosed }
