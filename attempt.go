@@ -31,9 +31,10 @@ type hook struct {
 
 // router is the way from a client to its servers.
 type router interface {
-	// send and sendBatch have go-redis, which is next, make an attempt.
+	// send and sendBatch have go-redis, which is next, make an attempt. Of a batch of which
+	// all went well nothing is found, nil.
 	send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error
-	sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding
+	sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding
 	// mark returns the context for what passes the hooks of nodes without an attempt.
 	mark(ctx context.Context) context.Context
 	// use notes that a caller has made use of the way.
@@ -78,9 +79,10 @@ func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, 
 		a.sent = w.sent
 		err := next(a, cmd)
 		if err == nil {
-			return a.hear(nil) // whatever a hook has left on the command, it is no failure
+			return finding{}, nil // whatever a hook has left on the command, it is no failure
 		}
-		return a.hear(err, cmd)
+		f, err := a.hear(err, cmd)
+		return *f, err
 	}
 	err := h.one(ctx, cmd, next, w.from)
 	return found(ctx, w.from, err), err
@@ -99,13 +101,12 @@ func (h *hook) handOn(a *attempt, cmd redis.Cmder, next redis.ProcessHook) error
 }
 
 // tryBatch makes an attempt at a batch. first is what own returned, where it is the first one.
-func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, admitted bool) (finding, error) {
+// Where all went well, nothing is found.
+func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, admitted bool) (f *finding, err error) {
 	if admitted {
 		defer h.link.leave()
 	}
 	watched := h.link.Watched() // EXEC ends it
-	var f finding
-	var err error
 	switch {
 	case w.through:
 		a, given := first.attempt, first.given
@@ -120,12 +121,14 @@ func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, nex
 			given = slices.Clone(cmds)
 		}
 		f = h.many(ctx, given, next, w.from)
-		err = f.err
+		err = f.ended()
 	default:
 		f = h.many(ctx, cmds, next, w.from)
-		err = f.err
+		err = f.ended()
 	}
-	f.watched = watched
+	if err != nil {
+		f.watched = watched
+	}
 	return f, err
 }
 
@@ -157,6 +160,38 @@ func found(ctx context.Context, from origin, err error) finding {
 		reached: from != foreignHook, blind: from == foreignHook, from: from, err: err, seen: err, why: err,
 		unsent: end && (from.alone() || from == routedCall && ended(ctx) != nil),
 	}
+}
+
+// newFinding does the same. What is found is no burden to the stacks on which all goes well.
+//
+//go:noinline
+func newFinding(ctx context.Context, from origin, err error) *finding {
+	f := found(ctx, from, err)
+	return &f
+}
+
+// foundOf returns what is found of a batch that go-redis has ended with err.
+func foundOf(ctx context.Context, from origin, err error) *finding {
+	if err == nil {
+		return nil
+	}
+	return newFinding(ctx, from, err)
+}
+
+// orWell returns f, or what it stands for where there is none: all went well.
+func (f *finding) orWell(from origin) *finding {
+	if f == nil {
+		return newFinding(context.Background(), from, nil)
+	}
+	return f
+}
+
+// ended returns the error with which go-redis has ended what was found, if anything was.
+func (f *finding) ended() error {
+	if f == nil {
+		return nil
+	}
+	return f.err
 }
 
 // unanswered returns the commands of a batch that have no answer, in the order of cmds.
@@ -223,7 +258,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		return next // there are more hooks, and another part behind them
 	}
 	from := i.hook.originOf(next)
-	ran := found(context.Background(), from, nil)
+	ran := newFinding(context.Background(), from, nil)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		a := attemptOf(ctx)
 		if a == nil {
@@ -235,15 +270,15 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		a.repeat(cmd)
 		err := i.hook.one(ctx, cmd, next, from)
 		if err == nil {
-			a.note(&ran, nil)
+			a.note(ran, nil)
 			return nil
 		}
-		f := found(ctx, from, err)
+		f := newFinding(ctx, from, err)
 		if a != nil { // else nobody would put back what is hidden
 			f.keep(cmd)
 			f.undone = f.unsent || saysUndone(err)
 			veils := f.show(cmd)
-			a.note(&f, nil, veils...)
+			a.note(f, nil, veils...)
 		}
 		return f.seen
 	}
@@ -255,7 +290,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		return next
 	}
 	from := i.hook.originOf(next)
-	ran := found(context.Background(), from, nil)
+	ran := newFinding(context.Background(), from, nil)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		a := attemptOf(ctx)
 		if a == nil {
@@ -266,16 +301,15 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		}
 		a.repeat(cmds...)
 		f := i.hook.many(ctx, cmds, next, from)
-		if f.err == nil && f.rest == nil && f.undelivered == nil && !f.mayHaveRun && !slices.ContainsFunc(cmds, command.IsTroubled) {
-			a.note(&ran, cmds)
+		if f == nil && !slices.ContainsFunc(cmds, command.IsTroubled) {
+			a.note(ran, cmds)
 			return nil
 		}
+		f = f.orWell(from)
 		if a != nil {
 			f.keep(cmds...)
 			f.judge(command.Inner(cmds)...)
-			veils := f.show(cmds...)
-			kept := f
-			a.note(&kept, cmds, veils...)
+			a.note(f, cmds, f.show(cmds...)...)
 		}
 		return f.seen
 	}
@@ -290,9 +324,9 @@ func (h *hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
 }
 
 // many does the same for a batch, and finds out what became of it.
-func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
 	if err := ctx.Err(); err != nil && from == pooledCall { // for a node go-redis does this
-		f := found(ctx, from, err)
+		f := foundOf(ctx, from, err)
 		for _, cmd := range cmds {
 			if cmd.Err() == nil {
 				cmd.SetErr(err) // as go-redis has it
@@ -363,7 +397,7 @@ func told(x *wire.Call, cmd redis.Cmder, err error) error {
 	return err
 }
 
-func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
 	x := s.begin(ctx, from)
 	if x == nil {
 		return s.sendAll(ctx, cmds, next, from)
@@ -371,26 +405,30 @@ func (s *oneServer) sendBatch(ctx context.Context, cmds []redis.Cmder, next redi
 	defer x.Release()
 	f := s.sendAll(x, cmds, next, from)
 	if len(cmds) == 1 && x.Freed() && cmds[0].Err() == redis.Nil { // of several none is told to end
-		f = found(ctx, from, told(x, cmds[0], redis.Nil))
-		f.noteRest(cmds, f.err)
+		err := told(x, cmds[0], redis.Nil)
+		f = foundOf(ctx, from, err)
+		f.noteRest(cmds, err)
 	}
 	return f
 }
 
-func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
-	some, err := s.once.among(ctx, cmds)
-	if err != nil {
+func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
+	switch some, err := s.once.among(ctx, cmds); {
+	case err != nil:
 		command.SetErrors(cmds, err)
-		return found(ctx, from, err)
+		return foundOf(ctx, from, err)
+	case some:
+		return s.sendOnce(ctx, cmds, next, from)
 	}
-	if !some {
-		return s.deliver(ctx, cmds, cmds, next, from)
-	}
-	var f finding
-	all := cmds
-	cmds, first, elsewhere := s.once.placeAll(ctx, cmds)
+	return s.deliver(ctx, cmds, cmds, next, from)
+}
+
+// sendOnce does so for a batch of which some commands have ids.
+func (s *oneServer) sendOnce(ctx context.Context, all []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
+	f := new(finding)
+	cmds, first, elsewhere := s.once.placeAll(ctx, all)
 	if len(cmds) == 0 {
-		return found(ctx, from, elsewhere)
+		return foundOf(ctx, from, elsewhere)
 	}
 	rest := cmds
 	for n := range onceSends {
@@ -404,30 +442,30 @@ func (s *oneServer) sendAll(ctx context.Context, cmds []redis.Cmder, next redis.
 			f.join(found(ctx, from, err))
 			return f
 		}
-		g := s.deliver(ctx, rest, sent, next, from)
+		g := s.deliver(ctx, rest, sent, next, from).orWell(from)
 		if n == 0 || command.HoldsMulti(cmds) {
 			f = g
 		} else {
-			f.join(g)
+			f.join(*g)
 		}
 		if rest = s.once.lacking(ctx, rest, tagged); len(rest) == 0 {
 			break
 		}
 	}
 	for _, cmd := range first {
-		one := f
+		one := *f
 		one.err = cmd.Err()
 		s.once.unplace(oncesOf(ctx), cmd, one)
 	}
-	s.once.readBatch(ctx, cmds, &f)
+	s.once.readBatch(ctx, cmds, f)
 	if elsewhere != nil && f.err == nil {
-		f = found(ctx, from, command.FirstError(all, elsewhere))
+		return foundOf(ctx, from, command.FirstError(all, elsewhere))
 	}
 	return f
 }
 
 // deliver has next send the commands of a batch, or what stands for them.
-func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
 	switch {
 	case from == clusterCall && !command.HoldsMulti(cmds):
 		// go-redis sets the error that ended a pipeline only on commands that were not
@@ -435,13 +473,15 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 		if ctx.Err() == nil { // else nothing is sent
 			command.SetErrors(cmds, nil)
 		}
-		f := found(ctx, from, next(ctx, atMostOnce(sent)))
+		err := next(ctx, atMostOnce(sent))
 		first := slices.IndexFunc(cmds, isUnanswered)
-		if first < 0 && f.err != nil && !isReply(f.err) {
+		if first < 0 && err != nil && !isReply(err) {
 			first = 0 // not even reading could begin, which go-redis sets on commands later
-			command.SetErrors(cmds, f.err)
+			command.SetErrors(cmds, err)
 		}
+		f := foundOf(ctx, from, err)
 		if first >= 0 {
+			f = f.orWell(from)
 			f.noteRest(cmds[first:], cmds[first].Err())
 		}
 		return f
@@ -449,15 +489,16 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 		if from == foreignHook && slices.ContainsFunc(cmds[1:], isWatch) {
 			s.fleet.Watch()
 		}
-		return found(ctx, from, next(ctx, sent))
+		return foundOf(ctx, from, next(ctx, sent))
 	}
 	r := read(sent)
 	if r.watches {
 		s.fleet.Watch()
 	}
-	f := found(ctx, from, next(ctx, r.cmds))
-	if f.err != nil {
-		f.noteRest(r.unanswered(cmds), f.err)
+	err := next(ctx, r.cmds)
+	f := foundOf(ctx, from, err)
+	if f != nil {
+		f.noteRest(r.unanswered(cmds), err)
 	}
 	r.free()
 	return f
@@ -513,16 +554,17 @@ var readings = sync.Pool{New: func() any { return new(reading) }}
 // read returns the reading of a pipeline, which must be freed.
 func read(cmds []redis.Cmder) *reading {
 	r := readings.Get().(*reading)
-	r.cmds = append(r.cmds[:0], cmds...)
 	r.all = slices.Grow(r.all[:0], len(cmds))[:len(cmds)]
+	r.cmds = slices.Grow(r.cmds[:0], len(cmds))[:len(cmds)]
 	r.watches = false
 	for i, cmd := range cmds {
 		name := cmd.Name()
 		r.watches = r.watches || i > 0 && name == "watch"
-		if name != "himport" { // which go-redis must recognize
-			r.all[i] = readCmd{Cmder: cmd}
-			r.cmds[i] = &r.all[i]
+		if name == "himport" { // which go-redis must recognize
+			r.cmds[i] = cmd
+			continue
 		}
+		r.all[i].Cmder, r.cmds[i] = cmd, &r.all[i]
 	}
 	return r
 }

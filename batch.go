@@ -50,7 +50,7 @@ func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessP
 	cmds, first := w.own(ctx, cmds)
 	admitted := !late && h.link.enter()
 	if !admitted && !late && !(h.link.csc && slices.ContainsFunc(cmds, isBarredByCache)) {
-		return h.pipeline(ctx, cmds, first, next, w, finding{}, nil, 0)
+		return h.pipeline(ctx, cmds, first, next, w, nil, nil, 0)
 	}
 	found, err := h.tryBatch(ctx, cmds, first, next, w, admitted)
 	if err == nil && !(w.through && slices.ContainsFunc(cmds, holdsOurs)) ||
@@ -61,10 +61,12 @@ func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessP
 }
 
 // pipeline carries on a batch for one server, or a transaction.
-func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f finding, err error, attempts int) error {
+func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f *finding, err error, attempts int) error {
 	c := h.newBatch(ctx, cmds, cmds, attempts)
 	c.nested = command.IsSetup(cmds)
-	return c.carry(&batch{bundle: bundle{h, next, w, f, cmds, cmds, first}}, err)
+	b := &batch{bundle: h.newBundle(cmds, cmds, first, next, w)}
+	b.finds(f)
+	return c.carry(b, err)
 }
 
 // batch is the work of a pipeline for one server, or of a transaction. Commands that
@@ -76,10 +78,11 @@ type batch struct {
 	undelivered []redis.Cmder // of one that was partly written: cannot have run
 }
 
-func (b *batch) try(c *call) (err error) {
+func (b *batch) try(c *call) error {
 	command.SetErrors(b.rest, nil)
 	b.way.sent = b.found.sent
-	b.found, err = b.tryBatch(c.ctx, b.rest, b.once(), b.next, b.way, false)
+	f, err := b.tryBatch(c.ctx, b.rest, b.once(), b.next, b.way, false)
+	b.finds(f)
 	return err
 }
 
@@ -118,7 +121,7 @@ func without(cmds, rest []redis.Cmder) []redis.Cmder {
 
 // weigh finds out what became of an attempt, and what is left to be done.
 func (b *batch) weigh(c *call, err error) ruling {
-	f := &b.found
+	f := b.found
 	b.said = err
 	switch {
 	case err == nil:

@@ -73,13 +73,11 @@ func (h *hook) take(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook
 // resume carries a command on whose first attempt has ended with err; a is nil unless it
 // went through hooks of the caller.
 func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, a *attempt, err error) error {
-	var f finding
-	if a != nil {
-		f, err = a.hear(err, cmd)
-	} else {
-		f = found(ctx, w.from, err)
+	if a == nil {
+		return h.process(ctx, cmd, next, w, found(ctx, w.from, err), err, 1)
 	}
-	return h.process(ctx, cmd, next, w, f, err, 1)
+	f, err := a.hear(err, cmd)
+	return h.process(ctx, cmd, next, w, *f, err, 1)
 }
 
 // process carries a command on after its first attempt failed with err, or before

@@ -591,7 +591,7 @@ func TestVeil_WhatWasSent_IsSentAgain(t *testing.T) {
 		f.keep(cmd, big)
 		a.note(&f, nil)
 		heard, _ := a.hear(err)
-		return heard
+		return *heard
 	}
 	a := newAttempt(t.Context())
 	change("first")

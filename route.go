@@ -113,7 +113,7 @@ func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHoo
 
 // sendBatch does the same for a batch, for which its nodes have noted what they found
 // on the commands.
-func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) finding {
+func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
 	n.use()
 	sent := cmds
 	if o := oncesOf(ctx); o != nil && n.redirects() && !command.IsTransaction(cmds) { // which goes to a master anyway
@@ -125,9 +125,10 @@ func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.Pr
 		}
 	}
 	err := next(routedContext(ctx, true), sent)
-	f := found(ctx, from, err)
+	f := foundOf(ctx, from, err)
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil && failureOf(err) != nil {
+			f = f.orWell(from)
 			f.add(cmd, err)
 		}
 	}
@@ -454,7 +455,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		command.SetErrors(cmds, err)
 		return err
 	}
-	found, err := h.tryBatch(ctx, cmds, owned{}, next, w, admitted)
+	f, err := h.tryBatch(ctx, cmds, owned{}, next, w, admitted)
 	switch {
 	case setup:
 		if err == nil || outcomeOf(err) == foreign || isReply(err) {
@@ -468,20 +469,21 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 			l.react(cmd.Err())
 		}
 		return err
-	case cluster && !slices.ContainsFunc(cmds, command.IsTroubled), !cluster && err == nil && found.err == nil:
+	case cluster && !slices.ContainsFunc(cmds, command.IsTroubled), !cluster && err == nil && f.ended() == nil:
 		return err // nil, or the word of a hook of the caller
 	}
+	f = f.orWell(w.from)
 	t := &terms{cfg: l.cfg, ctx: ctx, attempts: 1, atNode: true}
-	if found.mayHaveRun {
-		h.doubt(t, found.doubtful(command.Inner(cmds)))
+	if f.mayHaveRun {
+		h.doubt(t, f.doubtful(command.Inner(cmds)))
 	}
 	if cluster || !command.IsTransaction(cmds) {
-		return h.label(t, cmds, err, &found)
+		return h.label(t, cmds, err, f)
 	}
-	if found.word {
+	if f.word {
 		return err
 	}
-	o, why := t.transaction(l, cmds, &found)
+	o, why := t.transaction(l, cmds, f)
 	switch p := h.panicOf(t, cmds); {
 	case p != nil:
 		return p
@@ -492,7 +494,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		return why
 	}
 	n := &failure{at: l, outcome: o, err: why, was: why}
-	h.fail(command.Inner(cmds), n, &found)
+	h.fail(command.Inner(cmds), n, f)
 	return n
 }
 

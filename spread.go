@@ -22,9 +22,18 @@ type bundle struct {
 	hook
 	next       redis.ProcessPipelineHook
 	way        way
-	found      finding       // of the last attempt
+	found      *finding      // of the last attempt
 	cmds, rest []redis.Cmder // all, and those that are left
 	first      owned         // for the first attempt
+}
+
+func (h hook) newBundle(cmds, rest []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way) bundle {
+	return bundle{h, next, w, new(finding), cmds, rest, first}
+}
+
+// finds notes what was found of an attempt, nil: nothing, for all went well.
+func (b *bundle) finds(f *finding) {
+	b.found = f.orWell(b.way.from)
 }
 
 // once returns first, once.
@@ -88,7 +97,7 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 	rest := command.Inner(cmds)
 	c := h.newBatch(ctx, cmds, rest, 0)
 	c.apiece = true
-	return c.carry(&spread{bundle: bundle{h, next, w, finding{}, cmds, rest, first}}, nil)
+	return c.carry(&spread{bundle: h.newBundle(cmds, rest, first, next, w)}, nil)
 }
 
 // spread is the work of such a batch. What a node has answered is not sent again, and the
@@ -98,7 +107,7 @@ type spread struct {
 	ran []bool // which of the rest may have run in an earlier attempt; nil: none
 }
 
-func (s *spread) try(c *call) (err error) {
+func (s *spread) try(c *call) error {
 	if c.attempts > 1 {
 		command.SetErrors(s.rest, nil)
 	}
@@ -107,7 +116,8 @@ func (s *spread) try(c *call) (err error) {
 		cmds = slices.Concat(s.cmds[:1], cmds, s.cmds[len(s.cmds)-1:])
 	}
 	s.way.sent = s.found.sent
-	s.found, err = s.tryBatch(c.ctx, cmds, s.once(), s.next, s.way, false)
+	f, err := s.tryBatch(c.ctx, cmds, s.once(), s.next, s.way, false)
+	s.finds(f)
 	return err
 }
 

@@ -150,14 +150,20 @@ func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 }
 
 // hear returns what was found of the attempt, which hooks have ended with err, and that
-// error. Where hooks have left what they were shown, it is put back.
-func (a *attempt) hear(err error, cmds ...redis.Cmder) (f finding, said error) {
+// error. Where hooks have left what they were shown, it is put back. What is found where
+// there is no error is only read.
+func (a *attempt) hear(err error, cmds ...redis.Cmder) (f *finding, said error) {
 	a.mu.Lock()
-	if a.found != nil {
-		f = *a.found
-	}
-	f.veils = a.veils
+	was, veils := a.found, a.veils
 	a.mu.Unlock()
+	if err == nil && was != nil && len(veils) == 0 {
+		return was, nil
+	}
+	f = new(finding)
+	if was != nil {
+		*f = *was
+	}
+	f.veils = veils
 	if err != nil {
 		f.hear(err)
 		_, err = reveal(f.lift(nil, err))
