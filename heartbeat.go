@@ -64,7 +64,7 @@ func (g *guard) acquit() {
 	g.Answered()
 	g.mu.Lock()
 	if g.suspected {
-		g.suspected, g.basis = false, nil
+		g.suspected, g.pressing, g.basis = false, false, nil
 		g.tellLocked()
 	}
 	g.beatIsDue = false
@@ -246,8 +246,18 @@ func (g *guard) open(suspected bool) *inquest {
 	case !suspected && g.AskIdle(1, g.spawn) > 0:
 		q.asksIdle = true
 		q.beginAt = now.Add(g.cfg.timeout)
+	case suspected && !g.isPressing(): // who lost a connection makes another, which is as good
+		q.leaves, q.asksIdle = true, g.AskIdle(1, g.spawn) > 0
+		q.beginAt = now.Add(g.ProofTimeout())
 	}
 	return q
+}
+
+// isPressing reports whether nobody else makes a connection who would find out.
+func (g *guard) isPressing() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.pressing
 }
 
 // weigh takes up what there is to know by now, and reports whether that is enough. A cause
@@ -265,8 +275,8 @@ func (g *guard) weigh(q *inquest) (over bool, why Cause, cause error) {
 		}
 	}
 	now := time.Now()
-	if q.asksIdle && !g.Asking() {
-		q.asksIdle, q.beginAt = false, now
+	if q.asksIdle && !g.Asking() || q.leaves && g.isPressing() {
+		q.asksIdle, q.leaves, q.beginAt = false, false, now
 	}
 	if q.why != CauseNone && wordsOf(q.cause) == "" {
 		return true, q.why, q.cause

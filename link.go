@@ -32,6 +32,7 @@ type link struct {
 	lent   atomic.Pointer[credentials] // of a connection that was handed over to the pool
 
 	suspected bool      // guarded by mu; a connection failed, and what that says of the server is to be found out
+	pressing  bool      // guarded by mu; by a connection of its own, for nobody else makes one who would find out
 	rotated   time.Time // guarded by mu; last retirement by rotate
 }
 
@@ -121,7 +122,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 // followLocked goes by the state: what is Reconnecting has lost its connections, unless
 // the server may be as it was. A cause means that it must not be talked to any more.
 func (l *link) followLocked(to State, cause error) func() {
-	l.suspected = false
+	l.suspected, l.pressing = false, false
 	why := l.why
 	var retired []*wire.Conn
 	switch {
@@ -151,10 +152,15 @@ func (l *link) followLocked(to State, cause error) func() {
 	}
 }
 
-// Suspect notes that a connection failed with err. It does not shut the gate: it
-// asks for a verdict and makes every connection that was not heard
+// Suspect notes that the server may have become useless, because of err. It does not shut
+// the gate: it asks for a verdict and makes every connection that was not heard
 // since prove itself before its next use.
-func (l *link) Suspect(err error) {
+func (l *link) Suspect(err error) { l.suspect(err, true) }
+
+// Broken does so when a connection has failed with err.
+func (l *link) Broken(err error) { l.suspect(err, false) }
+
+func (l *link) suspect(err error, pressing bool) {
 	l.mu.Lock()
 	if l.state != StateConnected {
 		l.mu.Unlock()
@@ -165,6 +171,7 @@ func (l *link) Suspect(err error) {
 		n := l.tally()
 		l.suspected, l.basis = true, &n
 	}
+	l.pressing = l.pressing || pressing
 	l.Doubt()
 	l.mu.Unlock()
 	l.tend()
@@ -282,7 +289,8 @@ type counterpart interface {
 // peer returns the link as commands see it.
 func (l *link) peer() peer { return peer{l.gate, &l.endpoint, l} }
 
-// Address, Cause, Strayed, Unsubscribed, Subscribed and Shake are what connections want of their owner, as Suspect is.
+// Address, Cause, Strayed, Unsubscribed, Subscribed and Shake are what connections want of their owner, as Suspect and
+// Broken are.
 func (l *link) Address() string      { return l.addr }
 func (l *link) Cause() error         { return l.lastCause() }
 func (l *link) Strayed(c *wire.Conn) { l.owner.strayed(c) }

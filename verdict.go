@@ -100,6 +100,7 @@ type inquest struct {
 	began    time.Time // when it did
 	beginAt  time.Time // when another attempt is to be made
 	asksIdle bool      // the heartbeat is on an idle connection
+	leaves   bool      // it is left to others to make a new one first
 	refused  error     // a dial failed
 	broke    error     // a new connection broke
 	breaks   int       // how many did

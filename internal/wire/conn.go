@@ -376,7 +376,7 @@ func (c *Conn) blame(err error) error {
 		return cause
 	}
 	if !errors.Is(err, net.ErrClosed) && err != ErrMaxClients {
-		c.fleet.owner.Suspect(err)
+		c.fleet.owner.Broken(err)
 	}
 	return err
 }

@@ -35,6 +35,7 @@ type recorder struct{ suspects []error }
 
 func (*recorder) Address() string     { return "127.0.0.1:1" }
 func (o *recorder) Suspect(err error) { o.suspects = append(o.suspects, err) }
+func (o *recorder) Broken(err error)  { o.Suspect(err) }
 func (*recorder) Cause() error        { return errRefused }
 func (*recorder) Strayed(*Conn)       {}
 func (*recorder) Unsubscribed()       {}

@@ -209,7 +209,7 @@ func (f *Fleet) Inspect(now time.Time, busy bool) (next time.Time, ask bool) {
 		d := tried[i]
 		if c.vigil.sees(clock, d.Resent+d.Probes, d.Silent, answered, 2*f.RTT()) && f.record.sound() {
 			c.Cut(errUnacknowledged)
-			f.owner.Suspect(errUnacknowledged)
+			f.owner.Broken(errUnacknowledged)
 		}
 		if v := &c.vigil; !v.asked && !v.beside && d.Silent >= answeredSince {
 			v.asked, ask = true, true

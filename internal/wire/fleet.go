@@ -34,8 +34,10 @@ type Counters struct {
 // Owner is whom a fleet belongs to. Its methods do not block.
 type Owner interface {
 	Place
-	// Suspect is called when a connection has failed with err.
+	// Suspect is called when the server may have become useless, and Broken when a
+	// connection has failed with err, in whose place who used it is likely to make another.
 	Suspect(err error)
+	Broken(err error)
 	// Cause returns why connections of a generation that is over are not used any more.
 	Cause() error
 	// Strayed is called when a subscription has to go to another node.

@@ -105,7 +105,7 @@ func (c *Conn) ask(deadline time.Time) error {
 		err = fmt.Errorf("idle connection: %w", err)
 		if c.Retirement() == nil {
 			c.Retire(err)
-			c.fleet.owner.Suspect(err)
+			c.fleet.owner.Broken(err)
 		}
 		return err
 	}

@@ -458,3 +458,31 @@ func TestReconnect_HeartbeatsOfManyNodes_NoneIsLate(t *testing.T) {
 		assert.Empty(t, late)
 	})
 }
+
+// A connection that breaks is replaced, where one is needed, by who needs it: nobody makes
+// another beside that to see what has become of the server.
+func TestReconnect_OneBroken_DialsAsBare(t *testing.T) {
+	for _, idle := range []int{0, 3} {
+		t.Run(fmt.Sprintf("%d others are idle", idle), func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				c, f := faulty(t, n, opt)
+				require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+				held := make([]*redis.Conn, idle)
+				for i := range held {
+					held[i] = c.Client.Conn()
+					require.NoError(t, held[i].Ping(t.Context()).Err())
+				}
+				require.NoError(t, c.Get(t.Context(), "k").Err())
+				for _, cn := range held {
+					require.NoError(t, cn.Close())
+				}
+				before := n.Dials()
+				f.Times("get", 1, memnet.HangUp)
+				require.NoError(t, c.Get(t.Context(), "k").Err())
+				time.Sleep(10 * time.Second)
+				assert.Equal(t, max(1-idle, 0), n.Dials()-before, "dials")
+				assert.Zero(t, c.Stats().Outages)
+			})
+		})
+	}
+}
