@@ -74,7 +74,6 @@ type Fleet struct {
 	Inquirer Inquirer
 
 	settings Settings
-	idleAge  int64           // of the clock, 0: connections need not prove themselves
 	life     context.Context // of the owner
 	clock    *Clock
 	calls    *Calls
@@ -105,8 +104,7 @@ type Fleet struct {
 // and the counters may be shared.
 func NewFleet(life context.Context, clock *Clock, calls *Calls, n *Counters, s Settings, o Owner) *Fleet {
 	f := &Fleet{
-		settings: s, idleAge: int64(max(s.IdleAge, 0)),
-		life: life, clock: clock, calls: calls, n: n, owner: o,
+		settings: s, life: life, clock: clock, calls: calls, n: n, owner: o,
 		stirred: make(chan struct{}, 1),
 		conns:   make(map[*Conn]struct{}),
 	}
