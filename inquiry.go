@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -124,11 +125,7 @@ func (q *inquiry) late(now int64) []*wire.Conn {
 	})
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for c := range q.known {
-		if !open[c] {
-			delete(q.known, c)
-		}
-	}
+	maps.DeleteFunc(q.known, func(c *wire.Conn, _ *standing) bool { return !open[c] })
 	all = slices.DeleteFunc(all, func(c *wire.Conn) bool { st := q.known[c]; return st != nil && now < st.mute })
 	slices.SortFunc(all, func(a, b *wire.Conn) int {
 		x, y := q.standingLocked(a), q.standingLocked(b)

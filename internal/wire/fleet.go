@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -351,7 +352,7 @@ func (f *Fleet) AskIdle(most int, spawn func(func()) bool) (asked int) {
 			idle = append(idle, c)
 		}
 	})
-	slices.SortFunc(idle, func(a, b *Conn) int { return int(min(max(b.heard.Load()-a.heard.Load(), -1), 1)) })
+	slices.SortFunc(idle, func(a, b *Conn) int { return cmp.Compare(b.heard.Load(), a.heard.Load()) })
 	for _, c := range idle[:min(most, len(idle))] {
 		f.asking.Add(1)
 		if !spawn(func() {
