@@ -70,7 +70,7 @@ type Client struct {
 	*Supervisor
 
 	hook  hook
-	hooks *hookList // the caller's hooks, shared by clones
+	hooks *hookList // the caller's hooks
 	outer *chain    // the caller's hooks outside of hook; nil: there are none
 }
 

@@ -337,8 +337,8 @@ func (q *inquiry) Unblock(d time.Duration, conns ...*wire.Conn) (settled, freed 
 		all[i] = &release{conn: c, done: make(chan struct{})}
 	}
 	q.releases = append(q.releases, all...)
-	start := !q.unblocking && len(q.releases) > 0
-	q.unblocking = q.unblocking || start
+	start := !q.unblocking
+	q.unblocking = true
 	q.mu.Unlock()
 	if start {
 		q.link.spawn(func() { q.releaseAll(d) })

@@ -115,10 +115,9 @@ func (r RetryAfter) MarshalText() ([]byte, error) { return []byte(r.String()), n
 // panic in one of them is contained, and logged. o must not be nil.
 func WithObserver(o any) Option {
 	return func(c *config) error {
-		if o == nil {
-			return errors.New("redial: WithObserver observer is nil")
-		}
 		switch o.(type) {
+		case nil:
+			return errors.New("redial: WithObserver observer is nil")
 		case StateObserver, WaitObserver, RetryObserver, FailureObserver:
 		default:
 			return fmt.Errorf("redial: WithObserver observer, a %T, implements none of the interfaces of an observer", o)
