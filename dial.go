@@ -113,6 +113,16 @@ func shownAddr(addr string) string {
 	return scheme + "xxxxx" + rest[at:]
 }
 
+// shownAddrs returns the addresses of several servers as they may be shown, or what there is
+// to be said of none.
+func shownAddrs(addrs []string, none string) string {
+	shown := make([]string, len(addrs))
+	for i, addr := range addrs {
+		shown[i] = shownAddr(addrOf(addr))
+	}
+	return cmp.Or(strings.Join(shown, ","), none)
+}
+
 // isQuick reports whether dialing is one round trip, as far as is known.
 func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
 

@@ -381,10 +381,7 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	if conf != nil && conf.Mode == maintnotifications.ModeDisabled {
 		return conf
 	}
-	host, _, err := net.SplitHostPort(opt.Addr)
-	if err != nil {
-		host = opt.Addr
-	}
+	host := hostOf(opt.Addr)
 	if host == "" || net.ParseIP(host) != nil {
 		return conf
 	}
@@ -397,6 +394,15 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	}
 	own.EndpointType = maintnotifications.EndpointTypeNone
 	return &own
+}
+
+// hostOf returns an address without its port, if it has one.
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	return host
 }
 
 // ledOptions returns what opt says of the client itself, but for the Dialer, as go-redis has it.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -243,14 +242,6 @@ func (q *inquiry) whoIs(ctx context.Context, cn *redis.Conn) (*instance, error) 
 	}
 	s.started = q.link.clock.Read() - int64(time.Duration(up+1)*time.Second)
 	return s, nil
-}
-
-func hostOf(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	return host
 }
 
 // list asks for clients by their ids.
