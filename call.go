@@ -532,7 +532,7 @@ func (c *call) pause(o outcome) (why Cause) {
 			return why
 		}
 	}
-	for delayed := false; !cheap; delayed = true {
+	for delayed := false; !cheap && !isClosed(l.barred); delayed = true {
 		if l.budget.take() {
 			c.paid = true
 			return CauseNone

@@ -256,6 +256,30 @@ func TestBudget_BoundsTheLoadOfRetries(t *testing.T) {
 	})
 }
 
+// Who waits for the budget when the client is drained is told so at once.
+func TestBudget_Spent_Drain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		c := NewClient(opt)
+		ready(t, c)
+		f.Times("get", 3, hangUp)
+		for c.keeper.budget.take() {
+		}
+		var err error
+		var wg sync.WaitGroup
+		wg.Go(func() { err = c.Get(t.Context(), "k").Err() })
+		time.Sleep(5 * time.Millisecond)
+		require.NotZero(t, c.Stats().RetriesDelayed)
+		began := time.Now()
+		assert.NoError(t, c.Drain(t.Context()))
+		wg.Wait()
+		assert.Zero(t, time.Since(began))
+		var e *Error
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, CauseClosed, e.Cause)
+	})
+}
+
 func TestWithout(t *testing.T) {
 	a, b, c := redis.NewCmd(t.Context(), "a"), redis.NewCmd(t.Context(), "b"), redis.NewCmd(t.Context(), "c")
 	all := []redis.Cmder{a, b, c}

@@ -48,6 +48,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,7 +70,7 @@ type Client struct {
 	*Supervisor
 
 	hook  hook
-	hooks *hookList // the caller's hooks, shared by clones
+	hooks *hookList // the caller's hooks
 	outer *chain    // the caller's hooks outside of hook; nil: there are none
 }
 
@@ -344,7 +345,7 @@ func (h *hookList) add(hook redis.Hook) {
 func (h *hookList) all() []redis.Hook {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return append([]redis.Hook(nil), h.list...)
+	return slices.Clone(h.list)
 }
 
 // Supervisor watches over the link of a client and reports on it. Clients of

@@ -1,11 +1,9 @@
 package redial
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -70,18 +68,9 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 	case opt == nil:
 		return nil, errors.New("redial: cluster options are nil")
 	}
-	n := newNodes(cfg, clusterAddr(opt))
+	n := newNodes(cfg, shownAddrs(opt.Addrs, "cluster"))
 	n.gate.despair(hasNoNodes(opt), nil)
 	return buildCluster(opt, n)
-}
-
-// clusterAddr returns the addresses that a cluster client starts with.
-func clusterAddr(opt *redis.ClusterOptions) string {
-	addrs := make([]string, len(opt.Addrs))
-	for i, addr := range opt.Addrs {
-		addrs[i] = shownAddr(addrOf(addr))
-	}
-	return cmp.Or(strings.Join(addrs, ","), "cluster")
 }
 
 // hasNoNodes reports whether a client with opt will never know a node.

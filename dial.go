@@ -19,15 +19,9 @@ import (
 // How the connections of a link are dialed: with which dialer, whether there is any point,
 // and with whose credentials. This uses links and what is below them.
 
-// baseDialer returns the dialer beneath the link: the caller's own, or one that
-// does what go-redis's does, but heeds ctx during the TLS handshake too. Sockets
-// get the keep-alive and, on Linux, the TCP_USER_TIMEOUT that end a half-open
-// connection when all else has failed, see liveness.
-func baseDialer(opt *redis.Options, detection time.Duration) dialFunc {
-	return tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, detection)
-}
-
-// tuned bounds the time that dial may take, unless timeout is negative, and tunes its sockets.
+// tuned bounds the time that dial may take, unless timeout is negative. Sockets get the
+// keep-alive and, on Linux, the TCP_USER_TIMEOUT that end a half-open connection when all
+// else has failed, see liveness.
 func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 	timeout = cmp.Or(timeout, defaultDialTimeout)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -44,8 +38,9 @@ func tuned(dial dialFunc, timeout, detection time.Duration) dialFunc {
 	}
 }
 
-// plainDialer returns the caller's dialer or, without one, that of package net, of which
-// no words are shown that hold the password of a URL.
+// plainDialer returns the caller's dialer or, without one, that of package net, which does
+// what go-redis's does, but heeds ctx during the TLS handshake too. No words of it are shown
+// that hold the password of a URL.
 func plainDialer(own dialFunc, conf *tls.Config) dialFunc {
 	dial := own
 	switch {
@@ -118,6 +113,16 @@ func shownAddr(addr string) string {
 	return scheme + "xxxxx" + rest[at:]
 }
 
+// shownAddrs returns the addresses of several servers as they may be shown, or what there is
+// to be said of none.
+func shownAddrs(addrs []string, none string) string {
+	shown := make([]string, len(addrs))
+	for i, addr := range addrs {
+		shown[i] = shownAddr(addrOf(addr))
+	}
+	return cmp.Or(strings.Join(shown, ","), none)
+}
+
 // isQuick reports whether dialing is one round trip, as far as is known.
 func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf == nil }
 
@@ -125,7 +130,7 @@ func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf ==
 // read. sealed says that go-redis would retry by itself, lends that its dialer is ours.
 func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 	return endpoint{
-		dialer:   baseDialer(opt, cfg.detection()),
+		dialer:   tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, cfg.detection()),
 		foreign:  opt.Dialer != nil,
 		dialTime: cmp.Or(opt.DialTimeout, defaultDialTimeout),
 		csc:      opt.ClientSideCache != nil || opt.ClientSideCacheConfig != nil,

@@ -238,47 +238,45 @@ func (unsplit) NoRetry() bool    { return true }
 // contextOf returns the context that a command of go-redis was made with, or nil. An
 // auto-pipeline keeps it nowhere else.
 func contextOf(cmd redis.Cmder) context.Context {
+	f := contexts.in(cmd)
+	if !f.IsValid() {
+		return nil
+	}
+	ctx, _ := f.Interface().(context.Context)
+	return ctx
+}
+
+// hidden is a field that commands of go-redis have, and do not export.
+type hidden struct {
+	name string
+	at   sync.Map // *reflect.StructField by reflect.Type, of commands; they are few
+}
+
+var contexts, gates = hidden{name: "ctx"}, hidden{name: "ready"}
+
+// in returns the field of a command, the zero Value for one that is none of go-redis's.
+func (h *hidden) in(cmd redis.Cmder) reflect.Value {
 	v := reflect.ValueOf(cmd)
 	if v.Kind() != reflect.Pointer || v.IsNil() {
-		return nil
+		return reflect.Value{}
 	}
-	found, ok := contextFields.Load(v.Type())
+	found, ok := h.at.Load(v.Type())
 	if !ok {
-		found, _ = contextFields.LoadOrStore(v.Type(), contextFieldOf(v.Type().Elem()))
+		f := new(reflect.StructField)
+		if t := v.Type().Elem(); t.Kind() == reflect.Struct && t.PkgPath()+"." == goRedis {
+			*f, _ = t.FieldByName(h.name)
+		}
+		found, _ = h.at.LoadOrStore(v.Type(), f)
 	}
-	at := v.UnsafePointer() // where go-redis has it
-	switch f := found.(*contextField); {
-	case f.index == nil:
-		return nil
-	case f.offset != 0:
-		at = v.Elem().FieldByIndex(f.index).Addr().UnsafePointer()
+	f := found.(*reflect.StructField)
+	if f.Index == nil {
+		return reflect.Value{}
 	}
-	return *reflect.NewAt(contextType, at).Interface().(*context.Context)
-}
-
-var (
-	contextFields sync.Map // *contextField by reflect.Type, of commands; they are few
-	contextType   = reflect.TypeFor[context.Context]()
-)
-
-// contextField is where commands of one type have their context. One that is none of
-// go-redis's has no index.
-type contextField struct {
-	index  []int
-	offset int // in bytes; 0: it is at the start, and found sooner
-}
-
-func contextFieldOf(t reflect.Type) *contextField {
-	if t.Kind() != reflect.Struct || t.PkgPath()+"." != goRedis {
-		return new(contextField)
+	at := v.UnsafePointer() // where it is if it is the first of all, which costs no search
+	if slices.Max(f.Index) > 0 {
+		at = v.Elem().FieldByIndex(f.Index).Addr().UnsafePointer()
 	}
-	f, ok := t.FieldByName("ctx")
-	if !ok || f.Type != contextType {
-		return new(contextField)
-	}
-	at := reflect.New(t)
-	offset := at.Elem().FieldByIndex(f.Index).Addr().Pointer() - at.Pointer()
-	return &contextField{f.Index, int(offset)}
+	return reflect.NewAt(f.Type, at).Elem()
 }
 
 // insideSetUp reports whether go-redis sets up a connection in the goroutine that asks. For a
@@ -323,44 +321,17 @@ type itsGate struct{ *redis.Cmd }
 
 // gateOf returns a command that is done when cmd is, of a deferred auto-pipeline, and else nil.
 func gateOf(cmd redis.Cmder) *redis.Cmd {
-	v := reflect.ValueOf(cmd)
-	if v.Kind() != reflect.Pointer || v.IsNil() {
-		return nil
-	}
-	found, ok := gateFields.Load(v.Type())
-	if !ok {
-		found, _ = gateFields.LoadOrStore(v.Type(), gateFieldOf(v.Type().Elem()))
-	}
-	index := found.([]int)
-	if index == nil {
-		return nil
-	}
-	from := v.Elem().FieldByIndex(index)
-	if from.IsZero() {
+	from := gates.in(cmd)
+	if !from.IsValid() || from.IsZero() {
 		return nil
 	}
 	own := new(redis.Cmd)
-	if index = gateFieldOf(reflect.TypeFor[redis.Cmd]()); index == nil {
+	to := gates.in(own)
+	if !to.IsValid() || to.Type() != from.Type() {
 		return nil
 	}
-	to := reflect.ValueOf(own).Elem().FieldByIndex(index)
-	if to.Type() != from.Type() {
-		return nil
-	}
-	reflect.NewAt(to.Type(), to.Addr().UnsafePointer()).Elem().Set(reflect.NewAt(from.Type(), from.Addr().UnsafePointer()).Elem())
+	to.Set(from)
 	return own
-}
-
-var gateFields sync.Map // []int by reflect.Type, of commands
-
-// gateFieldOf returns where commands of one type have their gate, nil for one that is none of
-// go-redis's.
-func gateFieldOf(t reflect.Type) []int {
-	if t.Kind() != reflect.Struct || t.PkgPath()+"." != goRedis {
-		return nil
-	}
-	f, _ := t.FieldByName("ready")
-	return f.Index
 }
 
 // readCmd stands for a command while its reply is read.
@@ -410,10 +381,7 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	if conf != nil && conf.Mode == maintnotifications.ModeDisabled {
 		return conf
 	}
-	host, _, err := net.SplitHostPort(opt.Addr)
-	if err != nil {
-		host = opt.Addr
-	}
+	host := hostOf(opt.Addr)
 	if host == "" || net.ParseIP(host) != nil {
 		return conf
 	}
@@ -426,6 +394,15 @@ func withoutLookup(opt *redis.Options) *maintnotifications.Config {
 	}
 	own.EndpointType = maintnotifications.EndpointTypeNone
 	return &own
+}
+
+// hostOf returns an address without its port, if it has one.
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	return host
 }
 
 // ledOptions returns what opt says of the client itself, but for the Dialer, as go-redis has it.

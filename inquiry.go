@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -124,11 +124,7 @@ func (q *inquiry) late(now int64) []*wire.Conn {
 	})
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for c := range q.known {
-		if !open[c] {
-			delete(q.known, c)
-		}
-	}
+	maps.DeleteFunc(q.known, func(c *wire.Conn, _ *standing) bool { return !open[c] })
 	all = slices.DeleteFunc(all, func(c *wire.Conn) bool { st := q.known[c]; return st != nil && now < st.mute })
 	slices.SortFunc(all, func(a, b *wire.Conn) int {
 		x, y := q.standingLocked(a), q.standingLocked(b)
@@ -248,14 +244,6 @@ func (q *inquiry) whoIs(ctx context.Context, cn *redis.Conn) (*instance, error) 
 	return s, nil
 }
 
-func hostOf(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	return host
-}
-
 // list asks for clients by their ids.
 func list(ctx context.Context, cn *redis.Conn, ids []int64) (map[int64]command.Peer, error) {
 	args := []any{"client", "list", "id"}
@@ -340,8 +328,8 @@ func (q *inquiry) Unblock(d time.Duration, conns ...*wire.Conn) (settled, freed 
 		all[i] = &release{conn: c, done: make(chan struct{})}
 	}
 	q.releases = append(q.releases, all...)
-	start := !q.unblocking && len(q.releases) > 0
-	q.unblocking = q.unblocking || start
+	start := !q.unblocking
+	q.unblocking = true
 	q.mu.Unlock()
 	if start {
 		q.link.spawn(func() { q.releaseAll(d) })

@@ -101,10 +101,7 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 			return
 		}
 		n.lent(func() { f(rdb) })
-		n.mu.Lock()
-		m := n.byClient[rdb]
-		n.mu.Unlock()
-		if m != nil && m.hook.inners != nil {
+		if m := n.memberOf(rdb); m != nil {
 			m.hook.addInner(rdb)
 		}
 	}
@@ -131,9 +128,7 @@ func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Clie
 
 // drop ends what belongs to the client of a node that go-redis does not keep.
 func (n *nodes) drop(rdb *redis.Client) {
-	n.mu.Lock()
-	m := n.byClient[rdb]
-	n.mu.Unlock()
+	m := n.memberOf(rdb)
 	_ = rdb.Close()
 	if m != nil {
 		n.discard(m.guard)
@@ -222,11 +217,16 @@ func (n *nodes) enlist(rdb *redis.Client, m *member) {
 	}
 }
 
-// linkOf returns the link to the node that a client is for, nil when there is none.
-func (n *nodes) linkOf(rdb *redis.Client) *link {
+// memberOf returns the node that a client is for, nil when there is none.
+func (n *nodes) memberOf(rdb *redis.Client) *member {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if m := n.byClient[rdb]; m != nil {
+	return n.byClient[rdb]
+}
+
+// linkOf returns the link to that node, nil when there is none.
+func (n *nodes) linkOf(rdb *redis.Client) *link {
+	if m := n.memberOf(rdb); m != nil {
 		return m.link
 	}
 	return nil

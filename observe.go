@@ -115,10 +115,9 @@ func (r RetryAfter) MarshalText() ([]byte, error) { return []byte(r.String()), n
 // panic in one of them is contained, and logged. o must not be nil.
 func WithObserver(o any) Option {
 	return func(c *config) error {
-		if o == nil {
-			return errors.New("redial: WithObserver observer is nil")
-		}
 		switch o.(type) {
+		case nil:
+			return errors.New("redial: WithObserver observer is nil")
 		case StateObserver, WaitObserver, RetryObserver, FailureObserver:
 		default:
 			return fmt.Errorf("redial: WithObserver observer, a %T, implements none of the interfaces of an observer", o)
@@ -221,7 +220,6 @@ func (told *observers) logPanic(message string, v any, stack []byte) {
 // one at a time, on a goroutine of its own, so that a slow one delays nobody. The
 // goroutine exists while there is something to deliver.
 type events struct {
-	logger *slog.Logger
 	told   *observers
 	notify func(Event)
 	lost   atomic.Uint64
@@ -236,7 +234,7 @@ type events struct {
 }
 
 func newEvents(cfg *config, told *observers) *events {
-	return &events{logger: told.logger, told: told, notify: cfg.onChange, lines: make(map[string]*allowance), born: time.Now()}
+	return &events{told: told, notify: cfg.onChange, lines: make(map[string]*allowance), born: time.Now()}
 }
 
 // allowance bounds the lines about one server or node, and remembers what was left out.
@@ -272,7 +270,7 @@ func (a *allowance) next() time.Time {
 // full the oldest event about a node is dropped, or else the oldest of all. So however many
 // nodes there are, the client as a whole is told of, and last that it is closed.
 func (e *events) put(ev Event) {
-	if e.logger == nil && (ev.refusing || ev.reminder || e.notify == nil && !e.told.states) {
+	if e.told.logger == nil && (ev.refusing || ev.reminder || e.notify == nil && !e.told.states) {
 		return
 	}
 	e.mu.Lock()
@@ -348,7 +346,7 @@ func (e *events) deliver(ev Event) {
 		}
 		defer tell(e.told, func(o StateObserver) { o.ObserveState(ev) })
 	}
-	if e.logger != nil {
+	if e.told.logger != nil {
 		e.ration(ev)
 	}
 }
@@ -405,9 +403,7 @@ func (e *events) log(ev Event, left int, late bool) {
 	if ev.To == StateReconnecting || ev.refusing {
 		level = slog.LevelWarn
 	}
-	attrs := []slog.Attr{
-		slog.String("addr", ev.Addr),
-	}
+	attrs := []slog.Attr{slog.String("addr", ev.Addr)}
 	if ev.Node != "" {
 		attrs = append(attrs, slog.String("node", ev.Node))
 	}
@@ -445,7 +441,7 @@ func (e *events) log(ev Event, left int, late bool) {
 	if ev.Err != nil {
 		attrs = append(attrs, slog.String("error", fmt.Sprint(ev.Err))) // one of the caller may panic
 	}
-	e.logger.LogAttrs(context.Background(), level, message, attrs...)
+	e.told.logger.LogAttrs(context.Background(), level, message, attrs...)
 }
 
 // join waits until what is queued has been delivered. A callback that does not

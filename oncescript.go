@@ -271,6 +271,7 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 		out = append(out, args[i])
 	}
 	flags := onceFlags{w: w, cmd: cmd, reply: reply}
+	key := args[at[0]] // whose slot the record shares
 	if unit != nil {
 		flags.unit = "e"
 		first := unit[0]
@@ -278,15 +279,12 @@ func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged,
 		if err != nil {
 			return nil, err
 		}
-		key := line[at[0]]
-		if cmd != first {
+		if key = line[at[0]]; cmd != first {
 			flags.unit += "u"
 			out = append(out, w.record(o.ids[first], key, tagged))
 		}
-		out = append(out, w.record(id, key, tagged))
-	} else {
-		out = append(out, w.record(id, out[count+1].(string), tagged))
 	}
+	out = append(out, w.record(id, key, tagged))
 	out[count] = len(out) - count - 1
 	out = append(out, w.ttl.Milliseconds(), sum, flags)
 	for _, arg := range args {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -153,22 +152,7 @@ var nameOfRound = nameOf((*chain).round)
 
 // ours reports whether a method of chain was called for round: go-redis may call it at
 // any time for the client that has the same hooks.
-func (k *chain) ours() bool {
-	if !k.busy.Load() {
-		return false
-	}
-	var pcs [8]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
-	for {
-		f, more := frames.Next()
-		if f.Function == nameOfRound {
-			return true
-		}
-		if !more {
-			return false
-		}
-	}
-}
+func (k *chain) ours() bool { return k.busy.Load() && inside(nameOfRound) }
 
 func (k *chain) DialHook(next redis.DialHook) redis.DialHook { return next }
 

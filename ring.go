@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -101,11 +100,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 
 // ringAddr returns the addresses of all shards.
 func ringAddr(opt *redis.RingOptions) string {
-	addrs := slices.Sorted(maps.Values(opt.Addrs))
-	for i, addr := range addrs {
-		addrs[i] = shownAddr(addrOf(addr))
-	}
-	return cmp.Or(strings.Join(addrs, ","), "ring")
+	return shownAddrs(slices.Sorted(maps.Values(opt.Addrs)), "ring")
 }
 
 // heartbeat tells a ring whether a shard is up. One of which nothing is known yet is not

@@ -238,7 +238,7 @@ func (c *call) failed(cmd redis.Cmder, e error) *failure {
 		return n
 	case isUnrouted(e) && !isOurs(e), isClosedClient(e) && !c.link.closing():
 		return &failure{outcome: notSent, err: e}
-	case (e == context.Canceled || e == context.DeadlineExceeded) && (ended(c.ctx) != nil || c.stale()):
+	case isEnd(e) && (ended(c.ctx) != nil || c.stale()):
 		// It ended a pause of go-redis's between two rounds, and is on all commands, those
 		// that were answered before included.
 		return &failure{outcome: unknown, err: &wire.Error{Phase: wire.PhaseRead, Err: e}}

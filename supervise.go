@@ -150,7 +150,7 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 
 func superviseCluster(rdb *redis.ClusterClient, cfg *config) (*Supervisor, error) {
 	opt := rdb.Options()
-	n := newNodes(cfg, clusterAddr(opt))
+	n := newNodes(cfg, shownAddrs(opt.Addrs, "cluster"))
 	return build(n.keeper, introduction, func() (*Supervisor, error) {
 		outer, err := cfg.deputy(n.base, deputyOf(opt, n.base.addr))
 		if err != nil {

@@ -195,10 +195,9 @@ func (t *topology) settle() {
 // refresh has the topology asked for, soon and by one goroutine. While no node
 // answers that is under way anyhow.
 func (t *topology) refresh() {
-	if t.client.gate.now() != StateConnected {
-		return // that is under way
+	if t.client.gate.now() == StateConnected {
+		t.keepAsking()
 	}
-	t.keepAsking()
 }
 
 // keepAsking has it asked for in any state.

@@ -214,7 +214,7 @@ func (l lines) alike(before lines) lines {
 		return before
 	}
 	for cmd, args := range before {
-		if now, both := l[cmd]; both && !slices.EqualFunc(now, args, isSameArg) {
+		if now, both := l[cmd]; both && !slices.EqualFunc(now, args, reflect.DeepEqual) {
 			delete(l, cmd)
 		} else {
 			l[cmd] = args
@@ -238,15 +238,12 @@ func (a *attempt) repeat(cmds ...redis.Cmder) {
 		}
 		args := cmd.Args()
 		for i, was := range a.sent[cmd] { // callers may share arguments, which are only read then
-			if i < len(args) && !isSameArg(args[i], was) {
+			if i < len(args) && !reflect.DeepEqual(args[i], was) {
 				args[i] = was
 			}
 		}
 	}
 }
-
-// isSameArg reports whether an argument is what it was.
-func isSameArg(now, was any) bool { return reflect.DeepEqual(now, was) }
 
 func (a *attempt) asked() bool {
 	a.mu.Lock()

@@ -11,15 +11,8 @@ import (
 // IsTransaction reports whether cmds are one MULTI ... EXEC block.
 func IsTransaction(cmds []redis.Cmder) bool {
 	last := len(cmds) - 1
-	if cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
-		return false
-	}
-	for _, cmd := range cmds[1:last] {
-		if cmd.Name() == "exec" {
-			return false
-		}
-	}
-	return true
+	return cmds[0].Name() == "multi" && cmds[last].Name() == "exec" &&
+		!slices.ContainsFunc(cmds[1:last], func(cmd redis.Cmder) bool { return cmd.Name() == "exec" })
 }
 
 // HoldsMulti reports whether cmds are a transaction as a node gets it, perhaps behind

@@ -48,11 +48,9 @@ func ClassOf(cmd redis.Cmder) Class {
 // Known reports whether cmd is in the table.
 func Known(cmd redis.Cmder) bool {
 	name := cmd.Name()
-	_, known := classes[name]
-	if !known {
-		_, known = classesByArgs[name]
-	}
-	return known
+	_, always := classes[name]
+	_, byArgs := classesByArgs[name]
+	return always || byArgs
 }
 
 // ReadOnly reports whether running cmd changes nothing.
@@ -263,11 +261,8 @@ func subcommands(pairs ...any) func([]any) Class {
 // has reports whether one of the words is among args, from the given one on.
 func has(args []any, from int, words ...string) bool {
 	for i := from; i < len(args); i++ {
-		w := word(args, i)
-		for _, want := range words {
-			if w == want {
-				return true
-			}
+		if slices.Contains(words, word(args, i)) {
+			return true
 		}
 	}
 	return false

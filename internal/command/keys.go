@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -43,13 +44,10 @@ func Keys(cmd redis.Cmder) (at []int, r Reply, why string) {
 	}
 	find, ok := keyed[name]
 	if !ok {
-		if why = unkeyed[name]; why == "" {
-			why = whyUnknown
-		}
 		if strings.Contains(name, ".") {
-			why = whyModule
+			return nil, Plain, whyModule
 		}
-		return nil, Plain, why
+		return nil, Plain, cmp.Or(unkeyed[name], whyUnknown)
 	}
 	if at = find(args); len(at) == 0 || at[len(at)-1] >= len(args) {
 		return nil, Plain, whyNoKeys

@@ -105,12 +105,7 @@ func (f *Frame) header() bool {
 
 // IsNil reports whether p begins with a reply that says that there is nothing.
 func IsNil(p []byte) bool {
-	for _, nothing := range []string{"*-1\r\n", "$-1\r\n", "_\r\n"} {
-		if bytes.HasPrefix(p, []byte(nothing)) {
-			return true
-		}
-	}
-	return false
+	return bytes.HasPrefix(p, []byte("*-1\r\n")) || bytes.HasPrefix(p, []byte("$-1\r\n")) || bytes.HasPrefix(p, []byte("_\r\n"))
 }
 
 // HelloID returns the id of the client in what has come of the reply to HELLO, a map or

@@ -58,8 +58,7 @@ func (d *Directory) ask(replicas bool) (answer, error) {
 func (r *round) run() (answer, error) {
 	tick := time.NewTicker(r.limits.Patience)
 	defer tick.Stop()
-	doubt := time.NewTimer(r.limits.DialTimeout + r.limits.Timeout)
-	defer doubt.Stop()
+	var doubt <-chan time.Time // for as long as an answer is held
 	for {
 		r.begin()
 		switch {
@@ -86,12 +85,10 @@ func (r *round) run() (answer, error) {
 				return t.answer, nil
 			case r.held == nil:
 				r.held = &t.answer
-				doubt.Reset(r.limits.Doubt)
+				doubt = time.After(r.limits.Doubt)
 			}
-		case <-doubt.C:
-			if r.held != nil {
-				return *r.held, nil
-			}
+		case <-doubt:
+			return *r.held, nil
 		case <-r.ctx.Done():
 			if r.held != nil {
 				return *r.held, nil

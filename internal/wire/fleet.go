@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -66,28 +67,16 @@ type Inquirer interface {
 	Unblock(d time.Duration, conns ...*Conn) (settled, freed []bool)
 }
 
-// incurious asks nothing.
-type incurious struct{}
-
-func (incurious) Willing(int64) bool { return false }
-func (incurious) Mute()              {}
-func (incurious) Met(*Conn)          {}
-func (incurious) Wonder()            {}
-func (incurious) Unblock(_ time.Duration, conns ...*Conn) (settled, freed []bool) {
-	return make([]bool, len(conns)), make([]bool, len(conns))
-}
-
 // Fleet is the connections to one server, and what they have heard of it.
 //
 // A Fleet is safe for concurrent use, but for Inspect.
 type Fleet struct {
 	// Lanes bounds how many are dialed at a time.
 	Lanes Lanes
-	// Inquirer asks the server about connections. It may be set before there are any.
+	// Inquirer asks the server about connections. It must be set before there are any.
 	Inquirer Inquirer
 
 	settings Settings
-	idleAge  int64           // of the clock, 0: connections need not prove themselves
 	life     context.Context // of the owner
 	clock    *Clock
 	calls    *Calls
@@ -118,9 +107,7 @@ type Fleet struct {
 // and the counters may be shared.
 func NewFleet(life context.Context, clock *Clock, calls *Calls, n *Counters, s Settings, o Owner) *Fleet {
 	f := &Fleet{
-		Inquirer: incurious{},
-		settings: s, idleAge: int64(max(s.IdleAge, 0)),
-		life: life, clock: clock, calls: calls, n: n, owner: o,
+		settings: s, life: life, clock: clock, calls: calls, n: n, owner: o,
 		stirred: make(chan struct{}, 1),
 		conns:   make(map[*Conn]struct{}),
 	}
@@ -367,7 +354,7 @@ func (f *Fleet) AskIdle(most int, spawn func(func()) bool) (asked int) {
 			idle = append(idle, c)
 		}
 	})
-	slices.SortFunc(idle, func(a, b *Conn) int { return int(min(max(b.heard.Load()-a.heard.Load(), -1), 1)) })
+	slices.SortFunc(idle, func(a, b *Conn) int { return cmp.Compare(b.heard.Load(), a.heard.Load()) })
 	for _, c := range idle[:min(most, len(idle))] {
 		f.asking.Add(1)
 		if !spawn(func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -137,11 +138,9 @@ func (l *Lanes) Overtaken(before time.Time) {
 func (l *Lanes) leaveQueue(turn chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, q := range l.queue {
-		if q == turn {
-			l.queue = append(l.queue[:i], l.queue[i+1:]...)
-			return
-		}
+	if i := slices.Index(l.queue, turn); i >= 0 {
+		l.queue = slices.Delete(l.queue, i, i+1)
+		return
 	}
 	l.wake(1)
 }

@@ -18,9 +18,9 @@ import (
 // request: it has been idle, or others broke since it was last heard. now is what the
 // clock says, read for the purpose: a process may have been stopped since the keeper did.
 func (c *Conn) stale(now int64) bool {
-	f, heard := c.fleet, c.heard.Load()
-	return f.idleAge > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
-		(now-heard >= f.idleAge || heard <= f.suspectAt.Load())
+	age, heard := int64(c.fleet.settings.IdleAge), c.heard.Load()
+	return age > 0 && c.role.Load() == roleRegular && !c.duplex.Load() &&
+		(now-heard >= age || heard <= c.fleet.suspectAt.Load())
 }
 
 // prove sends a PING and wants its answer, before the request of the caller, who

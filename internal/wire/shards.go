@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -72,12 +73,9 @@ func (s *shards) hears(p []byte) (stray bool) {
 // strays reports whether that is so by what a reply begins with; last says that it ends
 // with there being no channel left.
 func (s *shards) strays(head []byte, last bool) bool {
-	for _, words := range unserved {
-		if bytes.HasPrefix(head, words) {
-			return true
-		}
-	}
 	switch {
+	case slices.ContainsFunc(unserved, func(words []byte) bool { return bytes.HasPrefix(head, words) }):
+		return true
 	case len(head) > 0 && head[0] == '-': // perhaps to SUNSUBSCRIBE, to which nothing more comes then
 		s.answered(false, true)
 		return false

@@ -126,7 +126,6 @@ var numbers = []struct{ where, numbers, why string }{
 	{"Greeting.Said", "16", "of head"},
 	{"textSize", "64", "longer than any number is as text"},
 	{"Innermost", "8", "nobody wraps a connection that often"},
-	{"chain.ours", "3 8", "frames of the stack"},
 	{"events.log", "time.Microsecond", "a unit"},
 	{"call.pause", "16", "bounds a shift, so that it does not overflow"},
 
