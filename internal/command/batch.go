@@ -16,10 +16,18 @@ func IsTransaction(cmds []redis.Cmder) bool {
 	}
 	for _, cmd := range cmds[1:last] {
 		if cmd.Name() == "exec" {
-			return false
+			return isMade(cmds)
 		}
 	}
 	return true
+}
+
+// isMade reports whether cmds are a transaction as go-redis makes one, though it has an EXEC in
+// it: go-redis looks at the type of MULTI then.
+func isMade(cmds []redis.Cmder) bool {
+	_, multi := cmds[0].(*redis.StatusCmd)
+	_, exec := cmds[len(cmds)-1].(*redis.SliceCmd)
+	return multi && exec && !slices.ContainsFunc(cmds[1:], func(cmd redis.Cmder) bool { return cmd.Name() == "multi" })
 }
 
 // HoldsMulti reports whether cmds are a transaction as a node gets it, perhaps behind
