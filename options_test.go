@@ -139,6 +139,7 @@ func TestContextOptions(t *testing.T) {
 	assert.Equal(t, patience{own: time.Second}, patienceOf(WaitFor(ctx, time.Second)))
 	assert.Equal(t, patience{failFast: true}, patienceOf(WaitFor(ctx, -1)))
 	assert.Equal(t, patience{own: time.Second}, patienceOf(WaitFor(FailFast(ctx), time.Second)))
+	assert.Equal(t, patience{failFast: true}, patienceOf(FailFast(WaitFor(ctx, time.Second))), "the innermost counts")
 }
 
 // Every option of a failover client is either one of the client's, which gets it, or

@@ -295,11 +295,13 @@ func changes(cmd redis.Cmder) bool { return !command.ReadOnly(cmd) }
 
 // transaction reads the outcome of a MULTI ... EXEC block, which is one unit. When
 // it was aborted because a command in it was refused, the error is that refusal;
-// but EXEC has then ended any WATCH, and without it the block must not run again.
+// but EXEC has then ended any WATCH, and without it the block must not run again. Nor
+// must one that a command in it has ended: what stood behind that has run by itself.
 func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f *finding) (o outcome, why error) {
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
-	if o == refused && !f.watched {
+	once := f.watched || slices.ContainsFunc(inner, leavesMulti)
+	if o == refused && !once {
 		// A cluster returns what aborted the block, and sets the abort on the rest.
 		ran := false
 		for _, cmd := range inner {
@@ -317,13 +319,13 @@ func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f 
 		for _, cmd := range inner {
 			if e := cmd.Err(); e != nil && t.outcome(cmd, e, of) == refused {
 				at.react(e)
-				if !f.watched {
+				if !once {
 					return refused, e
 				}
 			}
 		}
 	case o == refused || o == denied:
-		if f.watched || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
+		if once || cmds[0].Err() == nil && command.FirstError(inner, nil) != nil {
 			at.react(why)
 			return answered, why // EXEC ran, and this is what a command in it said
 		}
@@ -339,8 +341,10 @@ func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f 
 	return t.revise(o, inner...), why
 }
 
-// leavesMulti reports whether cmd ends a transaction before EXEC does.
-func leavesMulti(cmd redis.Cmder) bool { return cmd.Name() == "discard" || cmd.Name() == "reset" }
+// leavesMulti reports whether cmd, of a transaction, ends it before its own EXEC does.
+func leavesMulti(cmd redis.Cmder) bool {
+	return cmd.Name() == "discard" || cmd.Name() == "reset" || cmd.Name() == "exec"
+}
 
 // isUnqueued reports whether err, of a transaction, is what MULTI was refused with: what came
 // behind that was not queued but run, perhaps. In a cluster go-redis does not note it on MULTI.

@@ -19,8 +19,7 @@ import (
 type ctxKey int
 
 const (
-	ctxFailFast ctxKey = iota
-	ctxWaitFor
+	ctxWaitFor ctxKey = iota
 	ctxIdempotent
 	ctxNoRetry
 	ctxNested    // set for commands that go-redis runs inside another command's dial
@@ -32,11 +31,12 @@ const (
 // FailFast returns a context with which commands do not wait for the link: while
 // it is down they fail at once with [ErrUnavailable].
 func FailFast(ctx context.Context) context.Context {
-	return context.WithValue(ctx, ctxFailFast, true)
+	return WaitFor(ctx, 0)
 }
 
 // WaitFor returns a context with which a command may wait up to d for the link,
-// whatever the grace of the outage. d <= 0 is the same as [FailFast].
+// whatever the grace of the outage. d <= 0 is the same as [FailFast]. Of several that a
+// context has, of either kind, the innermost counts.
 func WaitFor(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, ctxWaitFor, d)
 }
@@ -247,11 +247,8 @@ type patience struct {
 }
 
 func patienceOf(ctx context.Context) patience {
-	if d, ok := ctx.Value(ctxWaitFor).(time.Duration); ok {
-		return patience{failFast: d <= 0, own: max(d, 0)}
-	}
-	fast, _ := ctx.Value(ctxFailFast).(bool)
-	return patience{failFast: fast}
+	d, ok := ctx.Value(ctxWaitFor).(time.Duration)
+	return patience{failFast: ok && d <= 0, own: max(d, 0)}
 }
 
 // limit is how long a command may wait or try in all.

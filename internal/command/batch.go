@@ -11,8 +11,19 @@ import (
 // IsTransaction reports whether cmds are one MULTI ... EXEC block.
 func IsTransaction(cmds []redis.Cmder) bool {
 	last := len(cmds) - 1
-	return cmds[0].Name() == "multi" && cmds[last].Name() == "exec" &&
-		!slices.ContainsFunc(cmds[1:last], func(cmd redis.Cmder) bool { return cmd.Name() == "exec" })
+	if cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
+		return false
+	}
+	ends := slices.ContainsFunc(cmds[1:last], func(cmd redis.Cmder) bool { return cmd.Name() == "exec" })
+	return !ends || isMade(cmds)
+}
+
+// isMade reports whether cmds are a transaction as go-redis makes one, though it has an EXEC in
+// it: go-redis looks at the type of MULTI then.
+func isMade(cmds []redis.Cmder) bool {
+	_, multi := cmds[0].(*redis.StatusCmd)
+	_, exec := cmds[len(cmds)-1].(*redis.SliceCmd)
+	return multi && exec && !slices.ContainsFunc(cmds[1:], func(cmd redis.Cmder) bool { return cmd.Name() == "multi" })
 }
 
 // HoldsMulti reports whether cmds are a transaction as a node gets it, perhaps behind

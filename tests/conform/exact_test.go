@@ -1273,6 +1273,24 @@ func TestConform_Exact_UnreadableInTransaction(t *testing.T) {
 	}
 }
 
+// A caller may put EXEC into a transaction, which go-redis then cannot read.
+func TestConform_Exact_ExecWithinTransaction(t *testing.T) {
+	for _, k := range allKinds {
+		t.Run(string(k), func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w, _ := probe(t, k, knobs{}, "", nil)
+				_, err := w.rdb.TxPipelined(w.ctx, func(p redis.Pipeliner) error {
+					p.Incr(w.ctx, "{a}n")
+					p.Do(w.ctx, "exec")
+					p.Incr(w.ctx, "{a}n")
+					return nil
+				})
+				assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%T: %v", err, err)
+			})
+		})
+	}
+}
+
 // A connection that the caller holds is given up by go-redis because of a reply, with which it
 // then explains why nothing is sent on it: that is no reply to what was not sent.
 func TestConform_Exact_HeldConnectionBrokenByReply(t *testing.T) {
