@@ -333,7 +333,7 @@ func (l *link) dialApart(ctx context.Context, dial func(context.Context) (net.Co
 			case d.panicked != nil:
 				panic(d.panicked)
 			case d.nc != nil:
-				_ = sys.Innermost(d.nc).Close()
+				_ = sys.Transport(d.nc).Close()
 			}
 		}()
 		d.nc, d.err = dial(ctx)

@@ -72,8 +72,8 @@ type probe struct {
 	// These are guarded by mu of the pinger.
 	stage  stage
 	timer  *time.Timer
-	asked  time.Time // when the PING was sent
-	conn   net.Conn  // nil: there is none yet
+	asked  time.Time  // when the PING was sent
+	conn   *probeConn // nil: there is none yet
 	client *redis.Client
 	told   *credentials // that the caller gave for it; nil: none
 }
@@ -180,18 +180,19 @@ func (a *probe) run() error {
 	if err != nil {
 		return &wire.Error{Phase: wire.PhaseDial, Err: err}
 	}
-	client := a.newClient(&probeConn{nc, a})
+	via := &probeConn{Conn: nc, probe: a}
+	client := a.newClient(via)
 	p.mu.Lock()
 	late := a.stage == over
 	if !late {
 		p.cutOff = time.Time{}
-		a.stage, a.conn, a.client = settingUp, nc, client
+		a.stage, a.conn, a.client = settingUp, via, client
 		a.timer.Reset(p.sets)
 		p.tellLocked()
 	}
 	p.mu.Unlock()
 	if late {
-		_ = sys.Innermost(nc).Close()
+		via.hangUp()
 		_ = client.Close()
 		return redis.ErrClosed
 	}
@@ -309,7 +310,7 @@ func (p *pinger) finish(a *probe, err error) {
 	if keep && r.fresh {
 		p.setUpLocked(a.asked.Sub(a.began))
 	}
-	nc := a.conn
+	via := a.conn
 	if p.held != nil && (p.held == a) != keep { // it is replaced, or was broken
 		p.held.stage = over
 		done = append(done, p.held)
@@ -337,7 +338,7 @@ func (p *pinger) finish(a *probe, err error) {
 		p.link.Measure(took)
 	}
 	if keep && r.fresh {
-		p.link.Beside(nc) // which may be the caller's
+		p.link.Beside(via.Conn) // which may be the caller's
 		p.link.Greeted(&a.greets)
 	}
 	for _, b := range done {
@@ -386,11 +387,11 @@ func (a *probe) end() {
 	}
 	a.cancel()
 	a.of.mu.Lock()
-	nc, client := a.conn, a.client
+	via, client := a.conn, a.client
 	a.timer.Stop()
 	a.of.mu.Unlock()
-	if nc != nil {
-		_ = sys.Innermost(nc).Close()
+	if via != nil {
+		via.hangUp()
 		_ = client.Close()
 	}
 }
@@ -506,7 +507,7 @@ func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	}
 	p.held = nil
 	a.stage = over
-	nc, client, at := a.conn, a.client, a.asked
+	nc, client, at := a.conn.Conn, a.client, a.asked
 	p.link.lent.Store(a.told)
 	p.link.Alone()
 	a.conn = nil
@@ -546,14 +547,22 @@ func (p *pinger) close() {
 // probeConn notes what arrives for a probe.
 type probeConn struct {
 	net.Conn
-	probe *probe
+	probe  *probe
+	closed atomic.Bool
 }
 
 func (c *probeConn) Close() error {
-	if c.probe.passed.Load() {
+	if c.probe.passed.Load() || c.closed.Swap(true) {
 		return nil
 	}
 	return c.Conn.Close()
+}
+
+// hangUp closes the connection without a farewell, and once, as that of a pool is.
+func (c *probeConn) hangUp() {
+	if !c.closed.Swap(true) {
+		_ = sys.Transport(c.Conn).Close()
+	}
 }
 
 func (c *probeConn) Write(b []byte) (int, error) {

@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"crypto/tls"
 	"net"
 	"time"
 )
@@ -31,7 +32,19 @@ func Tune(nc net.Conn, v Liveness) {
 	}
 }
 
-// Innermost follows NetConn, as crypto/tls.Conn offers it, to the transport.
+// Transport follows crypto/tls to what it is on, which is closed without a farewell that
+// could block. What else is on top is the caller's, and to be closed as such.
+func Transport(nc net.Conn) net.Conn {
+	for {
+		t, ok := nc.(*tls.Conn)
+		if !ok {
+			return nc
+		}
+		nc = t.NetConn()
+	}
+}
+
+// Innermost follows NetConn, as crypto/tls.Conn offers it, to what the kernel knows of.
 func Innermost(nc net.Conn) net.Conn {
 	for range 8 { // one that wraps itself has no end
 		u, ok := nc.(interface{ NetConn() net.Conn })

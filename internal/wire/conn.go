@@ -24,7 +24,7 @@ import (
 // Reads and writes may run at the same time, as full-duplex pipelining does.
 type Conn struct {
 	net.Conn          // TCP, TLS over it, unix or the caller's own
-	raw      net.Conn // innermost: closing it never blocks
+	raw      net.Conn // the same without TLS: to close it takes no farewell
 	fleet    *Fleet
 	gen      uint64
 	rc       syscall.RawConn // what the pool may peek at; nil under TLS
@@ -65,6 +65,7 @@ type Conn struct {
 
 	cause  atomic.Pointer[RetiredError] // set once, when the connection is given up
 	broken atomic.Pointer[Error]        // the first failure to read
+	closed atomic.Bool
 
 	greets  *Greeting    // what was said on it before a pool had it; nil: nothing. Used by its writer
 	kept    kept         // bytes that came with the answer to a PING of our own
@@ -77,7 +78,8 @@ type Conn struct {
 	// that the one for reading is sooner than it was set, for the call to be watched then.
 	reading, writing deadline
 	early            bool
-	plain            bool // a deadline that has passed does not end the connection
+	plain            bool // it is a socket, which keeps deadlines for us
+	lasting          bool // a deadline that has passed does not end the connection, as far as is known
 	late             bool // the call has ended, and the reply is being read
 }
 
@@ -112,12 +114,13 @@ func (c *Conn) unsubscribed() {
 const claimed = math.MinInt32 / 2
 
 func newConn(nc net.Conn, f *Fleet, gen uint64) *Conn {
-	c := &Conn{Conn: nc, raw: sys.Innermost(nc), fleet: f, gen: gen, plain: isPlain(nc)}
+	c := &Conn{Conn: nc, raw: sys.Transport(nc), fleet: f, gen: gen, plain: isPlain(nc)}
+	c.lasting = isPlain(c.raw)
 	c.heard.Store(f.clock.Last())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.rc, _ = sc.SyscallConn()
 	}
-	if sc, ok := c.raw.(syscall.Conn); ok {
+	if sc, ok := sys.Innermost(nc).(syscall.Conn); ok {
 		c.kernel, _ = sc.SyscallConn()
 		c.peer = sys.PeerOf(c.kernel)
 		if c.kernel != nil {
@@ -209,7 +212,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if !c.greeted.Load() {
 			c.greeted.Store(true)
 			if words := turnsAway(p[:n]); words != nil { // it answers nobody's question
-				_ = c.raw.Close()
+				c.hangUp()
 				c.owes.Store(0)
 				c.fleet.Lanes.Failed(words)
 				c.fleet.owner.Suspect(words)
@@ -283,11 +286,19 @@ func (c *Conn) Close() error {
 	c.fleet.forget(c)
 	c.fleet.owner.Shake()
 	if c.cause.Load() != nil || c.fleet.life.Err() != nil {
-		_ = c.raw.Close() // no TLS farewell: it could block
-		return nil
+		c.hangUp()
+	} else if !c.closed.Swap(true) {
+		_ = c.Conn.Close()
 	}
-	_ = c.Conn.Close()
 	return nil
+}
+
+// hangUp closes the connection without a farewell, and ends one that is on its way. One of the
+// caller's is closed once: what it holds may be counted.
+func (c *Conn) hangUp() {
+	if !c.closed.Swap(true) || c.lasting {
+		_ = c.raw.Close()
+	}
 }
 
 // ID returns by which id the server knows the connection, 0 when that is unknown.
@@ -333,7 +344,7 @@ func (c *Conn) busy() bool {
 // Retire gives the connection up: what blocks in it returns at once.
 func (c *Conn) Retire(cause error) {
 	if c.cause.CompareAndSwap(nil, &RetiredError{Cause: cause}) {
-		_ = c.raw.Close()
+		c.hangUp()
 		c.fleet.forget(c)
 		c.unsubscribed()
 	}
@@ -346,7 +357,7 @@ func (c *Conn) Cut(cause error) {
 }
 
 // Discard closes a connection that nobody was given.
-func (c *Conn) Discard() { _ = c.raw.Close() }
+func (c *Conn) Discard() { c.hangUp() }
 
 // Retirement returns why the connection must not be used, or nil.
 func (c *Conn) Retirement() error {

@@ -37,7 +37,8 @@ func (d *deadline) missed(err error) bool {
 	return err != nil && !d.have.Equal(d.want) && sys.IsTimeout(err)
 }
 
-// isPlain reports whether a connection can go on after a deadline has passed.
+// isPlain reports whether a connection is a socket, which goes on after a deadline has passed.
+// So does TLS over one. Of what a dialer of the caller's returns that is unknown.
 func isPlain(nc net.Conn) bool {
 	switch nc.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -93,7 +94,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 		sent = c.fleet.clock.Read()
 	}
 	now := c.fleet.clock.at(sent)
-	if watched && !t.IsZero() {
+	if watched && c.lasting && !t.IsZero() {
 		if soon := now.Add(Unwatched); soon.Before(t) {
 			t, c.early = soon, true
 		}

@@ -119,7 +119,7 @@ func (c *Conn) ask(deadline time.Time) error {
 // closes the connection in its place.
 func (c *Conn) exchange(deadline time.Time) error {
 	if c.setBoth(deadline) != nil {
-		timer := time.AfterFunc(time.Until(deadline), func() { _ = c.raw.Close() })
+		timer := time.AfterFunc(time.Until(deadline), c.hangUp)
 		defer func() {
 			if !timer.Stop() {
 				c.Retire(errNoAnswer)

@@ -2,7 +2,10 @@ package bubble
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -339,6 +342,111 @@ func TestClusterSlots_EmptyInAnOutage(t *testing.T) {
 			began := time.Now()
 			assert.NoError(t, c.Set(t.Context(), "k", 1, 0).Err(), since)
 			assert.Less(t, time.Since(began), time.Second+80*time.Millisecond, since)
+		})
+	}
+}
+
+// brittle is a connection that is of no use any more once a deadline for reading has passed.
+type brittle struct {
+	net.Conn
+	dead atomic.Bool
+}
+
+func (c *brittle) Read(p []byte) (int, error) {
+	if c.dead.Load() {
+		return 0, net.ErrClosed
+	}
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.dead.Store(true)
+	}
+	return n, err
+}
+
+// Connections of the caller's may end with a deadline, as those over WebSockets do: none that
+// go-redis would not have set is set on them while an answer is awaited.
+func TestForeign_Conn_BrittleDeadlines(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		dial := opt.Dialer
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dial(ctx, network, addr)
+			return &brittle{Conn: nc}, err
+		}
+		c := ready(t, opt)
+		n.Redis.Server().SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+			if strings.EqualFold(cmd, "incr") {
+				time.Sleep(40 * time.Millisecond)
+			}
+			return false
+		})
+		before := n.Dials()
+		for i := range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			got, err := c.Incr(ctx, "n").Result()
+			cancel()
+			require.NoError(t, err)
+			assert.EqualValues(t, i+1, got)
+		}
+		assert.LessOrEqual(t, n.Dials()-before, 1)
+	})
+}
+
+// counted is a connection of a dialer that counts those that are open.
+type counted struct {
+	net.Conn
+	open *atomic.Int32
+}
+
+func (c counted) Close() error {
+	c.open.Add(-1)
+	return c.Conn.Close()
+}
+
+// countedOver tells what it is on, as wrappers do of which the kernel may be asked.
+type countedOver struct{ counted }
+
+func (c countedOver) NetConn() net.Conn { return c.Conn }
+
+// What the caller's dialer returns is closed as such, and once: it may hold more than a socket.
+func TestForeign_Conn_ClosedOnce(t *testing.T) {
+	for name, wrap := range map[string]func(counted) net.Conn{
+		"plain": func(c counted) net.Conn { return &c },
+		"over":  func(c counted) net.Conn { return &countedOver{c} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				var open atomic.Int32
+				dial := opt.Dialer
+				opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					nc, err := dial(ctx, network, addr)
+					if err != nil {
+						return nil, err
+					}
+					open.Add(1)
+					return wrap(counted{nc, &open}), nil
+				}
+				c := ready(t, opt)
+				for _, fault := range []func(){n.Kill, n.Vanish} {
+					held := make([]*redis.Conn, 5)
+					for i := range held {
+						held[i] = c.Client.Conn()
+						require.NoError(t, held[i].Ping(t.Context()).Err())
+					}
+					for _, cn := range held {
+						require.NoError(t, cn.Close())
+					}
+					fault()
+					time.Sleep(10 * time.Second)
+					n.Start()
+					require.NoError(t, c.Ping(redial.WaitFor(t.Context(), time.Minute)).Err())
+					time.Sleep(time.Minute)
+					require.NoError(t, c.Ping(t.Context()).Err())
+				}
+				assert.LessOrEqual(t, open.Load(), int32(c.PoolStats().TotalConns)+1)
+				require.NoError(t, c.Close())
+				synctest.Wait()
+				assert.Zero(t, open.Load())
+			})
 		})
 	}
 }
