@@ -124,16 +124,16 @@ func run(ctx context.Context, w io.Writer, addr string, s schedule) error {
 // breakAndMend takes the server away for a while and returns for how long it was.
 func breakAndMend(ctx context.Context, out *narrate.Printer, server *miniredis.Miniredis, total *totals, s schedule) (time.Duration, error) {
 	narrate.Pause(ctx, s.healthy)
-	server.Close()
 	gone := time.Now()
-	out.At(gone, "---- server stopped")
+	out.At(gone, "---- server stopped") // first, for the client finds out at once
+	server.Close()
 	narrate.Pause(ctx, s.outage)
 	back := time.Now()
 	total.serverBack(back)
+	out.At(back, "---- server back")
 	if err := server.Restart(); err != nil {
 		return 0, err
 	}
-	out.At(back, "---- server back")
 	narrate.Pause(ctx, s.healthy)
 	return back.Sub(gone), nil
 }
