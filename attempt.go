@@ -101,7 +101,7 @@ func (h *hook) handOn(a *attempt, cmd redis.Cmder, next redis.ProcessHook) error
 }
 
 // tryBatch makes an attempt at a batch. first is what own returned, where it is the first one.
-// Where all went well, nothing is found.
+// What is found is nil where all went well, and otherwise only read where err is nil.
 func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, admitted bool) (f *finding, err error) {
 	if admitted {
 		defer h.link.leave()

@@ -27,11 +27,12 @@ type bundle struct {
 	first      owned         // for the first attempt
 }
 
+// newBundle returns what there is to know before the first attempt.
 func (h hook) newBundle(cmds, rest []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way) bundle {
 	return bundle{h, next, w, new(finding), cmds, rest, first}
 }
 
-// finds notes what was found of an attempt, nil: nothing, for all went well.
+// finds notes what was found of an attempt; nil: all went well.
 func (b *bundle) finds(f *finding) {
 	b.found = f.orWell(b.way.from)
 }
