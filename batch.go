@@ -64,7 +64,7 @@ func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessP
 func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f *finding, err error, attempts int) error {
 	c := h.newBatch(ctx, cmds, cmds, attempts)
 	c.nested = command.IsSetup(cmds)
-	b := &batch{bundle: h.newBundle(cmds, cmds, first, next, w)}
+	b := &batch{bundle: bundle{hook: h, next: next, way: w, cmds: cmds, rest: cmds, first: first}}
 	b.finds(f)
 	return c.carry(b, err)
 }
@@ -121,7 +121,7 @@ func without(cmds, rest []redis.Cmder) []redis.Cmder {
 
 // weigh finds out what became of an attempt, and what is left to be done.
 func (b *batch) weigh(c *call, err error) ruling {
-	f := b.found
+	f := &b.found
 	b.said = err
 	switch {
 	case err == nil:

@@ -233,7 +233,9 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 
 // open asks who is there, and says when a new connection is to be tried.
 func (g *guard) open(suspected bool) *inquest {
-	g.TakeHeard()
+	if !suspected { // else what was heard since counts
+		g.TakeHeard()
+	}
 	g.prober.take()
 	g.n.beats.Add(1)
 	now := time.Now()
@@ -275,8 +277,14 @@ func (g *guard) weigh(q *inquest) (over bool, why Cause, cause error) {
 		}
 	}
 	now := time.Now()
-	if q.asksIdle && !g.Asking() || q.leaves && g.isPressing() {
-		q.asksIdle, q.leaves, q.beginAt = false, false, now
+	if q.leaves && (!now.Before(q.beginAt) || g.isPressing()) {
+		q.leaves, q.beginAt = false, now
+		if !q.asksIdle {
+			q.began = now // nobody was asked, so nobody was silent
+		}
+	}
+	if q.asksIdle && !q.leaves && !g.Asking() {
+		q.asksIdle, q.beginAt = false, now
 	}
 	if q.why != CauseNone && wordsOf(q.cause) == "" {
 		return true, q.why, q.cause

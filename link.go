@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -157,8 +158,9 @@ func (l *link) followLocked(to State, cause error) func() {
 // since prove itself before its next use.
 func (l *link) Suspect(err error) { l.suspect(err, true) }
 
-// Broken does so when a connection has failed with err.
-func (l *link) Broken(err error) { l.suspect(err, false) }
+// Broken does so when a connection has failed with err. One that was not answered in time
+// tells of the server as well: another may fare no better.
+func (l *link) Broken(err error) { l.suspect(err, sys.IsTimeout(err)) }
 
 func (l *link) suspect(err error, pressing bool) {
 	l.mu.Lock()
@@ -173,6 +175,7 @@ func (l *link) suspect(err error, pressing bool) {
 	}
 	l.pressing = l.pressing || pressing
 	l.Doubt()
+	l.TakeHeard() // what is heard from now on speaks for the server
 	l.mu.Unlock()
 	l.tend()
 	l.Stir()

@@ -138,7 +138,7 @@ func outcomeOf(err error) outcome {
 type finding struct {
 	reached bool   // go-redis was asked
 	blind   bool   // hooks that were added behind our back hide what it was asked
-	watched bool   // of a transaction: keys may have been watched for it
+	watched bool   // of a transaction that failed: keys may have been watched for it
 	unsent  bool   // the call ended while it waited for a connection, or for a node
 	from    origin // what go-redis did with it
 	err     error  // as go-redis returned it; nil: all went well

@@ -22,19 +22,18 @@ type bundle struct {
 	hook
 	next       redis.ProcessPipelineHook
 	way        way
-	found      *finding      // of the last attempt
+	found      finding       // of the last attempt
 	cmds, rest []redis.Cmder // all, and those that are left
 	first      owned         // for the first attempt
 }
 
-// newBundle returns what there is to know before the first attempt.
-func (h hook) newBundle(cmds, rest []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way) bundle {
-	return bundle{h, next, w, new(finding), cmds, rest, first}
-}
-
 // finds notes what was found of an attempt; nil: all went well.
 func (b *bundle) finds(f *finding) {
-	b.found = f.orWell(b.way.from)
+	if f == nil {
+		b.found = found(context.Background(), b.way.from, nil)
+	} else {
+		b.found = *f
+	}
 }
 
 // once returns first, once.
@@ -98,7 +97,7 @@ func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Process
 	rest := command.Inner(cmds)
 	c := h.newBatch(ctx, cmds, rest, 0)
 	c.apiece = true
-	return c.carry(&spread{bundle: h.newBundle(cmds, rest, first, next, w)}, nil)
+	return c.carry(&spread{bundle: bundle{hook: h, next: next, way: w, cmds: cmds, rest: rest, first: first}}, nil)
 }
 
 // spread is the work of such a batch. What a node has answered is not sent again, and the

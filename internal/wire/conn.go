@@ -386,8 +386,12 @@ func (c *Conn) blame(err error) error {
 	if cause := c.Retirement(); cause != nil {
 		return cause
 	}
-	if !errors.Is(err, net.ErrClosed) && err != ErrMaxClients {
+	switch {
+	case errors.Is(err, net.ErrClosed), err == ErrMaxClients:
+	case c.greeted.Load():
 		c.fleet.owner.Broken(err)
+	default: // it was new, so one more might break as well
+		c.fleet.owner.Suspect(err)
 	}
 	return err
 }

@@ -36,7 +36,8 @@ type Counters struct {
 type Owner interface {
 	Place
 	// Suspect is called when the server may have become useless, and Broken when a
-	// connection has failed with err, in whose place who used it is likely to make another.
+	// connection has failed with err that had served, and for which who used it is likely to
+	// make another.
 	Suspect(err error)
 	Broken(err error)
 	// Cause returns why connections of a generation that is over are not used any more.

@@ -39,7 +39,7 @@ func (c *Conn) prove() error {
 	if wd := c.writing.want; !wd.IsZero() && wd.Before(deadline) {
 		deadline = wd
 	}
-	if err := c.ping(deadline); err != nil {
+	if err := c.ping(deadline, c.fleet.owner.Broken); err != nil {
 		return c.fleet.Seal(&Error{Phase: PhaseWrite, Err: err})
 	}
 	return nil
@@ -57,14 +57,14 @@ func (c *Conn) Sweepable(age int64) bool {
 // Sweep proves the connection in the background, unless it is in use. A failure
 // retires it.
 func (c *Conn) Sweep(age int64) {
-	c.whileIdle(age, func(deadline time.Time) { _ = c.ping(deadline) })
+	c.whileIdle(age, func(deadline time.Time) { _ = c.ping(deadline, c.fleet.owner.Suspect) })
 }
 
 // beat asks on a connection that lies idle in the pool whether the server lives.
 func (c *Conn) beat() {
 	c.whileIdle(0, func(deadline time.Time) {
 		if !c.unread() {
-			_ = c.ask(deadline)
+			_ = c.ask(deadline, c.fleet.owner.Suspect)
 		}
 	})
 }
@@ -89,23 +89,24 @@ var pingRequest = []byte("*1\r\n$4\r\nping\r\n")
 
 // ping checks a connection that the caller has claimed, and counts that. Bytes that wait
 // unread are pushes for go-redis and must stay where they are: then nothing is sent.
-func (c *Conn) ping(deadline time.Time) error {
+func (c *Conn) ping(deadline time.Time, tell func(error)) error {
 	if c.unread() {
 		return nil
 	}
 	c.fleet.n.IdleChecks.Add(1)
-	return c.ask(deadline)
+	return c.ask(deadline, tell)
 }
 
-// ask exchanges one PING. A connection that does not answer is retired.
-func (c *Conn) ask(deadline time.Time) error {
+// ask exchanges one PING. A connection that does not answer is retired, and the owner told by
+// tell: Broken, if whoever wants to use it will make another, or else Suspect.
+func (c *Conn) ask(deadline time.Time, tell func(error)) error {
 	began := time.Now()
 	if err := c.exchange(deadline); err != nil {
 		c.fleet.n.IdleDropped.Add(1)
 		err = fmt.Errorf("idle connection: %w", err)
 		if c.Retirement() == nil {
 			c.Retire(err)
-			c.fleet.owner.Broken(err)
+			tell(err)
 		}
 		return err
 	}

@@ -3,8 +3,11 @@ package bubble
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -465,6 +468,15 @@ func TestReconnect_OneBroken_DialsAsBare(t *testing.T) {
 	for _, idle := range []int{0, 3} {
 		t.Run(fmt.Sprintf("%d others are idle", idle), func(t *testing.T) {
 			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				var mu sync.Mutex
+				var stacks []string
+				dial := opt.Dialer
+				opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					mu.Lock()
+					stacks = append(stacks, time.Now().String()+"\n"+string(debug.Stack()))
+					mu.Unlock()
+					return dial(ctx, network, addr)
+				}
 				c, f := faulty(t, n, opt)
 				require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
 				held := make([]*redis.Conn, idle)
@@ -477,12 +489,69 @@ func TestReconnect_OneBroken_DialsAsBare(t *testing.T) {
 					require.NoError(t, cn.Close())
 				}
 				before := n.Dials()
+				began := time.Now()
 				f.Times("get", 1, memnet.HangUp)
 				require.NoError(t, c.Get(t.Context(), "k").Err())
 				time.Sleep(10 * time.Second)
 				assert.Equal(t, max(1-idle, 0), n.Dials()-before, "dials")
+				if max(1-idle, 0) != n.Dials()-before {
+					os.WriteFile(fmt.Sprint("/tmp/s33/stack", os.Getpid(), idle), []byte(fmt.Sprint("began ", began, "\n", strings.Join(stacks[len(stacks)-1:], "\n=====\n"), "\n", c.Stats())), 0o644)
+				}
 				assert.Zero(t, c.Stats().Outages)
 			})
 		})
 	}
+}
+
+// So it is when nobody has been asked whether the server lives, and nobody makes another
+// connection: that is no silence of the server's.
+func TestReconnect_OneBroken_NobodyAsked_IsNoOutage(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c, f := faulty(t, n, opt, redial.WithHeartbeatMisses(1), redial.WithHeartbeat(time.Second, 20*time.Millisecond))
+		for range 20 {
+			f.Times("incr", 1, memnet.HangUp)
+			assert.Error(t, c.Incr(t.Context(), "k").Err())
+			time.Sleep(10 * time.Second)
+		}
+		assert.Zero(t, c.Stats().Outages)
+	})
+}
+
+// hungUp is a connection that is closed before anything comes back on it.
+type hungUp struct{ net.Conn }
+
+func (hungUp) Read([]byte) (int, error) { return 0, io.EOF }
+
+// Where the connections that are made in place of the broken one break as well, nobody waits
+// for yet another: that tells of the server.
+func TestReconnect_NewOnesBreak_IsNoticedAtOnce(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		var breaks atomic.Bool
+		var dials atomic.Int32
+		dial := opt.Dialer
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dial(ctx, network, addr)
+			if err == nil && breaks.Load() {
+				dials.Add(1)
+				return hungUp{nc}, nil
+			}
+			return nc, err
+		}
+		noticed := make(chan int32, 1)
+		c, f := faulty(t, n, opt, redial.WithOnStateChange(func(e redial.Event) {
+			if e.To == redial.StateReconnecting {
+				noticed <- dials.Load()
+			}
+		}))
+		require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+		breaks.Store(true)
+		f.Times("get", 1, memnet.HangUp)
+		began := time.Now()
+		get := make(chan error, 1)
+		go func() { get <- c.Get(t.Context(), "k").Err() }()
+		assert.LessOrEqual(t, <-noticed, int32(4), "dials")
+		assert.LessOrEqual(t, time.Since(began), 30*time.Millisecond)
+		breaks.Store(false)
+		require.NoError(t, <-get)
+	})
 }

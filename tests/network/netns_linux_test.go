@@ -32,7 +32,7 @@ const inNamespace = "REDIAL_TEST_IN_NETWORK_NAMESPACE"
 
 // TestNetwork_PacketsDropped drops packets, as a dead host or a firewall does: no
 // proxy can, for the kernel at its end would go on acknowledging. It runs itself
-// again in a network namespace of its own, and beside no other: it measures times to
+// again in a network namespace of its own, and beside no other test: it measures times to
 // which they would add.
 func TestNetwork_PacketsDropped(t *testing.T) {
 	if os.Getenv(inNamespace) == "1" {
