@@ -162,6 +162,7 @@ func TestConn_ServerFull_IsNotMistakenForAnOldServer(t *testing.T) {
 	n, err := c.Read(make([]byte, 100))
 	assert.Zero(t, n)
 	assert.EqualError(t, err, "ERR max number of clients reached")
+	assert.False(t, c.Sweepable(0), "there is nobody to ask on it, which would hide why it failed")
 }
 
 // The answer must be one reply and nothing else: whatever else waits there belongs to

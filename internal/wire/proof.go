@@ -46,12 +46,12 @@ func (c *Conn) prove() error {
 }
 
 // Sweepable reports whether the background sweep may use the connection: it has
-// been silent for age, and looks as if it lay idle in the pool. A connection
-// that carried several requests since the pool handed it out is held by a
-// caller, as Conn, Tx and full-duplex pipelining do.
+// been silent for age, and looks as if it lay idle in the pool, as one that has failed does
+// until go-redis closes it. A connection that carried several requests since the pool handed
+// it out is held by a caller, as Conn, Tx and full-duplex pipelining do.
 func (c *Conn) Sweepable(age int64) bool {
 	return c.owes.Load() == 0 && c.fleet.clock.Read()-c.heard.Load() >= age && c.uses.Load() <= 1 &&
-		c.role.Load() == roleRegular && c.Retirement() == nil
+		c.role.Load() == roleRegular && c.broken.Load() == nil && !c.closed.Load() && c.Retirement() == nil
 }
 
 // Sweep proves the connection in the background, unless it is in use. A failure
