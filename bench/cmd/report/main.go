@@ -129,6 +129,7 @@ func report() error {
 	r.Outcomes = chaos.Suite(ctx, scenarios, r.Kinds, opt)
 	crowded := opt
 	crowded.Lanes = max(opt.Lanes, render.ComparedLanes)
+	crowded.Apart = opt.Apart || !opt.Quick // five clients that set TLS up at once wait for each other
 	r.Compared = chaos.Suite(ctx, variants, r.Kinds, crowded)
 	outcomes := slices.Concat(r.Outcomes, r.Compared)
 	if *only == "" {

@@ -318,7 +318,7 @@ func (r *Report) best(o *chaos.Outcome, m chaos.Metric, c chaos.Cell) bool {
 }
 
 // ComparedLanes is how many scenarios are played at a time at least to compare dialers.
-const ComparedLanes = 3
+const ComparedLanes = 4
 
 // dialers compares what connections are made with.
 func (r *Report) dialers(d *document) {
@@ -327,7 +327,7 @@ func (r *Report) dialers(d *document) {
 	}
 	d.p("## With other dialers\n")
 	d.p("The scenarios above use a dialer of the caller's, which counts. Here they are played once more with the library's own, with one of the caller's, "+
-		"with TLS, and with a client that finds the server by a sentinel, all with deadlines of 2 s and %d scenarios at a time. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n", max(r.Options.Lanes, ComparedLanes))
+		"with TLS, and with a client that finds the server by a sentinel, all with deadlines of 2 s, %d scenarios at a time and in each one client after another. Each cell: from the heal to the first success · calls answered in time, of those that could be.\n", max(r.Options.Lanes, ComparedLanes))
 	head := []string{"scenario", "dialer"}
 	for _, k := range r.Kinds {
 		head = append(head, k.Title)
