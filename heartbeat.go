@@ -233,9 +233,7 @@ func (g *guard) verify(suspected bool) (why Cause, cause error) {
 
 // open asks who is there, and says when a new connection is to be tried.
 func (g *guard) open(suspected bool) *inquest {
-	if !suspected { // else what was heard since counts
-		g.TakeHeard()
-	}
+	g.TakeHeard()
 	g.prober.take()
 	g.n.beats.Add(1)
 	now := time.Now()
@@ -278,10 +276,10 @@ func (g *guard) weigh(q *inquest) (over bool, why Cause, cause error) {
 	}
 	now := time.Now()
 	if q.leaves && (!now.Before(q.beginAt) || g.isPressing()) {
-		q.leaves, q.beginAt = false, now
 		if !q.asksIdle {
 			q.began = now // nobody was asked, so nobody was silent
 		}
+		q.leaves, q.asksIdle, q.beginAt = false, false, now
 	}
 	if q.asksIdle && !q.leaves && !g.Asking() {
 		q.asksIdle, q.beginAt = false, now
@@ -300,7 +298,7 @@ func (g *guard) weigh(q *inquest) (over bool, why Cause, cause error) {
 		g.n.missed.Add(1)
 	}
 	switch {
-	case g.Heard() && (q.why == CauseNone || g.Len() > 0):
+	case g.Heard() && (q.why == CauseNone || g.Len() > 0), q.leaves && g.MetSinceDoubt():
 		return true, CauseNone, nil // a byte on any connection overrules
 	case g.now() != StateConnected:
 		return true, CauseNone, nil // it was asked for another server meanwhile

@@ -172,7 +172,6 @@ func (l *link) suspect(err error, pressing bool) {
 	if !l.suspected {
 		n := l.tally()
 		l.suspected, l.basis = true, &n
-		l.TakeHeard() // what is heard from now on speaks for the server
 	}
 	l.pressing = l.pressing || pressing
 	l.Doubt()

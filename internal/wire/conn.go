@@ -219,6 +219,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 				return 0, c.broke(words)
 			}
 			c.fleet.Lanes.Served()
+			c.fleet.metAt.Store(c.fleet.clock.Last())
 		}
 		c.fleet.hear() // while it counts as owing, see MayAnswer
 		// An answer comes after its request, however far the keeper's clock lags.

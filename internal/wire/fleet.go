@@ -90,6 +90,7 @@ type Fleet struct {
 	asking     atomic.Int32            // idle connections that are being asked whether the server lives
 	stirred    chan struct{}           // capacity 1: there is news of the server
 	suspectAt  atomic.Int64            // connections not heard since must prove themselves
+	metAt      atomic.Int64            // the clock when it first said something on the newest connection
 	answeredAt atomic.Int64            // the clock when the server last answered a PING of ours
 	record     record                  // used by Inspect alone
 	witness    atomic.Pointer[witness] // see Beside; nil: there is none
@@ -183,6 +184,10 @@ func (f *Fleet) Doubt() {
 
 // DoubtedAt returns the time of the clock when that was called last, 0: never.
 func (f *Fleet) DoubtedAt() int64 { return f.suspectAt.Load() }
+
+// MetSinceDoubt reports whether the server has talked on a connection for the first time since
+// then: in place of one that broke there is another.
+func (f *Fleet) MetSinceDoubt() bool { return f.metAt.Load() > f.suspectAt.Load() }
 
 // Watched reports whether keys may be watched on some connection.
 func (f *Fleet) Watched() bool { return f.watched.Load() > 0 || f.watching.Load() }

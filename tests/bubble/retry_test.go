@@ -372,6 +372,43 @@ func TestRetry_Loading_ShutsTheGate(t *testing.T) {
 	})
 }
 
+// So it is when many ask, each of whom hears the same, which is no sign that it serves.
+func TestRetry_Loading_ManyAsk_ShutsTheGate(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		opt.PoolSize = 100
+		c := ready(t, opt, redial.WithGrace(time.Second))
+		var asked atomic.Int32
+		n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+			switch strings.ToLower(cmd) {
+			case "get":
+				asked.Add(1)
+			case "ping":
+			default:
+				return false
+			}
+			time.Sleep(time.Millisecond)
+			p.WriteRaw("-LOADING Redis is loading the dataset in memory\r\n")
+			return true
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				for time.Sleep(time.Duration(i) * 100 * time.Microsecond); ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+					_ = c.Get(ctx, "k").Err()
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		assert.Equal(t, redial.StateReconnecting, c.State())
+		before := asked.Load()
+		time.Sleep(3 * time.Second)
+		assert.LessOrEqual(t, asked.Load()-before, int32(100), "what waited may ask once more")
+		cancel()
+		wg.Wait()
+	})
+}
+
 // Server replies, Nil above all, come back as they are.
 func TestReplies_AreNeverWrapped(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
