@@ -200,18 +200,25 @@ func (c *Conn) introduced(text []byte) {
 // nothing in between: it names the address that the connection has here. No other can have
 // that.
 func (c *Conn) ComesFrom(peer command.Peer) bool {
-	local, ok := c.Conn.LocalAddr().(*net.TCPAddr)
-	return ok && local.String() == peer.Addr
+	local := tcpAddr(c.Conn.LocalAddr)
+	return local != nil && local.String() == peer.Addr
 }
 
 // seenHere returns the connection as its server sees it when nothing is in between.
 func (c *Conn) seenHere() (self command.Peer, ok bool) {
-	local, _ := c.Conn.LocalAddr().(*net.TCPAddr)
-	remote, _ := c.Conn.RemoteAddr().(*net.TCPAddr)
+	local, remote := tcpAddr(c.Conn.LocalAddr), tcpAddr(c.Conn.RemoteAddr)
 	if local == nil || remote == nil {
 		return self, false
 	}
 	return command.Peer{ID: c.id.Load(), Addr: local.String(), Laddr: remote.String()}, true
+}
+
+// tcpAddr returns the address that of says, nil: it says none. go-redis does not ask, and a
+// connection of the caller's that never was may panic.
+func tcpAddr(of func() net.Addr) (addr *net.TCPAddr) {
+	defer func() { _ = recover() }()
+	addr, _ = of().(*net.TCPAddr)
+	return addr
 }
 
 // unblock has the server end what the connection waits for, and says how long that may

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -63,4 +65,32 @@ func TestProof_AnyReply(t *testing.T) {
 			assert.LessOrEqual(t, accepted(t, s), ask+2*each+2)
 		})
 	}
+}
+
+// unaddressed is a connection that has no addresses, and that go-redis does not ask for them.
+type unaddressed struct{ net.Conn }
+
+func (unaddressed) LocalAddr() net.Addr  { panic("there is no address") }
+func (unaddressed) RemoteAddr() net.Addr { panic("there is no address") }
+
+// What cannot say its addresses is a connection all the same.
+func TestForeign_ConnWithoutAddresses(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return unaddressed{nc}, nil
+	}})
+	require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, c.BLPop(ctx, time.Minute, "queue").Err(), context.DeadlineExceeded)
+	sub := c.Subscribe(t.Context(), "news")
+	defer sub.Close()
+	_, err := sub.Receive(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, c.Get(t.Context(), "k").Err())
 }
