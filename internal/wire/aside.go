@@ -213,8 +213,8 @@ func (c *Conn) seenHere() (self command.Peer, ok bool) {
 	return command.Peer{ID: c.id.Load(), Addr: local.String(), Laddr: remote.String()}, true
 }
 
-// tcpAddr returns the address that of says, nil: it says none. go-redis does not ask, and a
-// connection of the caller's that never was may panic.
+// tcpAddr returns the address that of says, nil: it says none. To send commands go-redis asks
+// for none, so a connection of the caller's may panic that has never been asked.
 func tcpAddr(of func() net.Addr) (addr *net.TCPAddr) {
 	defer func() { _ = recover() }()
 	addr, _ = of().(*net.TCPAddr)

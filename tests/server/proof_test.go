@@ -67,7 +67,7 @@ func TestProof_AnyReply(t *testing.T) {
 	}
 }
 
-// unaddressed is a connection that has no addresses, and that go-redis does not ask for them.
+// unaddressed is a connection that has no addresses, which go-redis needs for no command.
 type unaddressed struct{ net.Conn }
 
 func (unaddressed) LocalAddr() net.Addr  { panic("there is no address") }
