@@ -230,7 +230,7 @@ type lonely interface {
 	owner
 	// reads reports whether a replica was asked for, which takes no writes.
 	reads() bool
-	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool)
+	is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, f manners)
 }
 
 // buildClient builds a client for one server.
@@ -253,7 +253,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 		}
 		h := hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
 		rdb.AddHook(h)
-		o.is(rdb, &g.inflight, k.cfg.timeout, g.Declined)
+		o.is(rdb, &g.inflight, k.cfg.timeout, g)
 		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
 	})
 }

@@ -474,10 +474,16 @@ type poolOf struct {
 }
 
 // is says which client the pool is that of. inflight is how many commands it has to do,
-// timeout what a connection may take to answer, declined whether the server has no
-// notifications of maintenance.
-func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool) {
-	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout, declined), gone: closedCheck(rdb)})
+// timeout what a connection may take to answer.
+func (p *pool) is(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, f manners) {
+	p.known.Store(&poolOf{warm: warmer(rdb, inflight, timeout, f), gone: closedCheck(rdb)})
+}
+
+// manners is how connections to a server are made and asked for a sign of life, see
+// wire.Fleet.
+type manners interface {
+	Declined() bool
+	Question() []any
 }
 
 // warm reports false as long as the client is not known, and when a connection broke that
@@ -497,7 +503,7 @@ func (p *pool) gone() bool {
 // none of them may have the time to make one. Up to MinIdleConns it replaces them all,
 // since go-redis counts connections that died in the pool as idle until somebody asks
 // for them.
-func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, declined func() bool) func(ctx context.Context, lost int) bool {
+func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, f manners) func(ctx context.Context, lost int) bool {
 	opt := rdb.Options()
 	full := func() bool { // then there are connections, or callers who make them
 		s := rdb.PoolStats()
@@ -516,7 +522,7 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, de
 	}
 	return func(ctx context.Context, lost int) bool {
 		plain := plain
-		if declined() {
+		if f.Declined() {
 			plain = declining
 		}
 		ctx, cancel := context.WithTimeout(ctx, warmWithin)
@@ -532,7 +538,7 @@ func warmer(rdb *redis.Client, inflight *atomic.Int64, timeout time.Duration, de
 				return true
 			}
 			cn := plain.Conn()
-			err := cn.Ping(ctx).Err()
+			err := cn.Do(ctx, f.Question()...).Err()
 			if i < least {
 				held = append(held, cn)
 			} else {

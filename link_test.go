@@ -328,10 +328,16 @@ func TestWarmer_WhileThePoolDials(t *testing.T) {
 	require.Eventually(t, func() bool { return dials.Load() == least }, time.Second, time.Millisecond)
 	s := rdb.PoolStats()
 	require.Greater(t, s.IdleConns, s.TotalConns)
-	warm := warmer(rdb, new(atomic.Int64), time.Second, func() bool { return false })
+	warm := warmer(rdb, new(atomic.Int64), time.Second, mannered{})
 	assert.True(t, warm(t.Context(), 1))
 	assert.EqualValues(t, 2*least, dials.Load())
 }
+
+// mannered is a server like most.
+type mannered struct{}
+
+func (mannered) Declined() bool  { return false }
+func (mannered) Question() []any { return []any{"ping"} }
 
 // A pool whose connections break while it is warmed up is not warm.
 func TestWarmer_BrokenConnection(t *testing.T) {
@@ -345,7 +351,7 @@ func TestWarmer_BrokenConnection(t *testing.T) {
 	})
 	rdb := redis.NewClient(&redis.Options{Addr: f.Addr(), Protocol: 2, MaxRetries: -1})
 	defer func() { _ = rdb.Close() }()
-	warm := warmer(rdb, new(atomic.Int64), 100*time.Millisecond, func() bool { return false })
+	warm := warmer(rdb, new(atomic.Int64), 100*time.Millisecond, mannered{})
 	assert.False(t, warm(t.Context(), 1))
 	assert.True(t, warm(t.Context(), 1))
 }

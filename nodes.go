@@ -206,7 +206,7 @@ func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
 
 // enlist has a member watch over its client.
 func (n *nodes) enlist(rdb *redis.Client, m *member) {
-	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link.Declined)
+	m.is(rdb, &m.link.inflight, n.cfg.timeout, m.link)
 	n.mu.Lock()
 	n.byClient[rdb] = m
 	m.place.best = n.last().footingOf(m.name, m.link.addr)

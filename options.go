@@ -72,6 +72,9 @@ const (
 	// connection, or a dialer of the caller's at work, before another is begun: it is not
 	// known how long a connection takes here.
 	firstPatience = 2 * time.Second
+	// fewestDeaf is how many PINGs in a row a server has to leave unanswered, and never have
+	// answered one, that is asked by HELLO from then on.
+	fewestDeaf = 2
 	// dialPatience is how long the first dial of all may take before there are others: as
 	// long as RFC 8305 has the attempts at one address wait for those at another, at least.
 	dialPatience = 100 * time.Millisecond

@@ -42,6 +42,8 @@ type pinger struct {
 	results []result      // guarded by mu; of what has ended, not yet taken
 	changed chan struct{} // guarded by mu; closed when there is news
 	typical time.Duration // guarded by mu; how long it takes until a connection is set up; 0: unknown
+	pongs   bool          // guarded by mu; the server has answered a PING
+	deaf    int           // guarded by mu; how many PINGs in a row it has not, while it answered HELLO
 	cutOff  time.Time     // guarded by mu; when the first of the dials began that have led to no connection; zero: the last one has
 }
 
@@ -76,6 +78,8 @@ type probe struct {
 	conn   *probeConn // nil: there is none yet
 	client *redis.Client
 	told   *credentials // that the caller gave for it; nil: none
+
+	greetsTwice bool // it asks by HELLO instead, see pinger.isDeafLocked
 }
 
 // pingerOf returns what makes the prober of the link to a server. opt holds the caller's
@@ -125,7 +129,7 @@ func (p *pinger) again() bool {
 		p.pingsLocked(a)
 	}
 	p.mu.Unlock()
-	if ask && !p.spawn(a, func() error { return a.client.Ping(a.ctx).Err() }) {
+	if ask && !p.spawn(a, func() error { return a.client.Do(a.ctx, p.link.Question()...).Err() }) {
 		p.finish(a, redis.ErrClosed)
 	}
 	return ask
@@ -184,7 +188,11 @@ func (a *probe) run() error {
 	client := a.newClient(via)
 	p.mu.Lock()
 	late := a.stage == over
+	question := p.link.Question()
 	if !late {
+		if a.greetsTwice = p.isDeafLocked(); a.greetsTwice {
+			question = []any{"hello", client.Options().Protocol}
+		}
 		p.cutOff = time.Time{}
 		a.stage, a.conn, a.client = settingUp, via, client
 		a.timer.Reset(p.sets)
@@ -196,7 +204,20 @@ func (a *probe) run() error {
 		_ = client.Close()
 		return redis.ErrClosed
 	}
-	return client.Ping(a.ctx).Err()
+	return client.Do(a.ctx, question...).Err()
+}
+
+// isDeafLocked reports whether the server seems to answer HELLO, which sets up connections,
+// and no PING: it never has, and twice or, while that takes longer than a heartbeat may, once
+// it has not. The caller holds mu.
+func (p *pinger) isDeafLocked() bool {
+	deaf := p.deaf
+	for _, a := range p.running {
+		if a.stage == pinging && !a.heard.Load() && time.Since(a.asked) >= p.link.cfg.timeout {
+			deaf += fewestDeaf
+		}
+	}
+	return !p.pongs && deaf >= fewestDeaf
 }
 
 // newClient returns a client that makes use of one connection.
@@ -307,6 +328,15 @@ func (p *pinger) finish(a *probe, err error) {
 	answered := r.verdict == alive || r.verdict == notReady
 	keep := a.stage == pinging && (err == nil || isReply(err)) && !p.shut
 	took := time.Since(a.asked)
+	switch {
+	case !r.fresh || a.stage != pinging:
+	case keep && a.greetsTwice:
+		p.link.GreetInstead(a.client.Options().Protocol)
+	case keep:
+		p.pongs = true
+	case !heard && !a.greetsTwice:
+		p.deaf++
+	}
 	if keep && r.fresh {
 		p.setUpLocked(a.asked.Sub(a.began))
 	}
@@ -529,6 +559,7 @@ func (p *pinger) drop() {
 		a.stage = over
 	}
 	p.running, p.held, p.results = nil, nil, nil
+	p.pongs, p.deaf = false, 0
 	p.tellLocked()
 	p.mu.Unlock()
 	for _, a := range all {

@@ -122,7 +122,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	return build(k, 0, func() (*Supervisor, error) {
 		o := new(alone)
 		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true, false), o, pingerOf(opt, false)))
-		o.is(rdb, &g.inflight, cfg.timeout, g.Declined)
+		o.is(rdb, &g.inflight, cfg.timeout, g)
 		k.whole = g.link
 		if words := malformed(opt); words != nil {
 			g.bar(words)

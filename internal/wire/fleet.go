@@ -97,6 +97,7 @@ type Fleet struct {
 	rtt        atomic.Int64            // smoothed round trip in nanoseconds, 0: unknown
 	direct     atomic.Bool             // servers see connections come from the addresses that they have here
 	declined   atomic.Bool             // a server has no notifications of maintenance
+	greeting   atomic.Int32            // the version of HELLO that asks for a sign of life; 0: PING does
 	resp2      atomic.Bool             // the server answered HELLO so, or would not and goes on without, when asked last
 	watched    atomic.Int32            // connections on which keys may be watched
 	watching   atomic.Bool             // there may be others
@@ -411,6 +412,19 @@ var errSilentSubscriber = errors.New("subscriber's PING went unanswered")
 // Declined reports whether the server was asked for notifications of maintenance and has
 // none.
 func (f *Fleet) Declined() bool { return f.declined.Load() }
+
+// Question is what asks the server for a sign of life: PING, or else what GreetInstead says.
+func (f *Fleet) Question() []any {
+	if v := f.greeting.Load(); v != 0 {
+		return []any{"hello", int(v)}
+	}
+	return []any{"ping"}
+}
+
+// GreetInstead has the server asked by HELLO with the version of the protocol that
+// connections are set up with. It changes nothing there, and is for servers that answer it and
+// no PING.
+func (f *Fleet) GreetInstead(version int) { f.greeting.Store(int32(version)) }
 
 // Greeted takes note of what the server answered HELLO on a connection to be.
 func (f *Fleet) Greeted(g *Greeting) {

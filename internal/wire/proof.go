@@ -87,6 +87,14 @@ func (c *Conn) whileIdle(age int64, f func(deadline time.Time)) {
 
 var pingRequest = []byte("*1\r\n$4\r\nping\r\n")
 
+// question is Question as it is written.
+func (f *Fleet) question() []byte {
+	if v := f.greeting.Load(); v != 0 {
+		return fmt.Appendf(nil, "*2\r\n$5\r\nhello\r\n$1\r\n%d\r\n", v)
+	}
+	return pingRequest
+}
+
 // ping checks a connection that the caller has claimed, and counts that. Bytes that wait
 // unread are pushes for go-redis and must stay where they are: then nothing is sent.
 func (c *Conn) ping(deadline time.Time, tell func(error)) error {
@@ -132,7 +140,7 @@ func (c *Conn) exchange(deadline time.Time) error {
 			_ = c.setWrite(c.writing.want)
 		}()
 	}
-	if _, err := c.Conn.Write(pingRequest); err != nil {
+	if _, err := c.Conn.Write(c.fleet.question()); err != nil {
 		return err
 	}
 	return c.answer()

@@ -540,3 +540,48 @@ func TestReconnect_NewOnesBreak_IsNoticedAtOnce(t *testing.T) {
 		require.NoError(t, <-get)
 	})
 }
+
+// A server that answers HELLO, with which go-redis greets it, and all else but PING lives.
+func TestReconnect_PingNotServed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		do     func(*server.Peer)
+		within time.Duration
+	}{
+		"closes":        {memnet.HangUp, 200 * time.Millisecond},
+		"never answers": {func(*server.Peer) {}, 2500 * time.Millisecond},
+	} {
+		for _, version := range []int{2, 3} {
+			t.Run(fmt.Sprintf("%s, RESP%d", name, version), func(t *testing.T) {
+				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+					opt.Protocol, opt.MinIdleConns, opt.ConnMaxIdleTime = version, 2, -1
+					f := memnet.Inject(n)
+					f.Times("ping", 1<<30, tc.do)
+					c := redial.NewClient(opt)
+					defer c.Close()
+					began := time.Now()
+					require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+					assert.LessOrEqual(t, time.Since(began), tc.within)
+					assert.Equal(t, redial.StateConnected, c.State())
+					time.Sleep(time.Second) // the pool is filled
+					dials := n.Dials()
+					for range 3 {
+						time.Sleep(10 * time.Second)
+						require.NoError(t, c.Get(t.Context(), "k").Err())
+					}
+					assert.Zero(t, c.Stats().Outages)
+					assert.Equal(t, dials, n.Dials())
+					n.Kill()
+					time.Sleep(2 * time.Second)
+					assert.Equal(t, redial.StateReconnecting, c.State())
+					n.Start()
+					require.NoError(t, c.Get(t.Context(), "k").Err())
+					time.Sleep(time.Second)
+					dials = n.Dials()
+					time.Sleep(10 * time.Second)
+					assert.EqualValues(t, 1, c.Stats().Outages)
+					assert.Equal(t, dials, n.Dials())
+				})
+			})
+		}
+	}
+}
