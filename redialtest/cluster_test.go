@@ -73,7 +73,7 @@ func TestCluster_Start_ServesEveryKeyAtOnce(t *testing.T) {
 }
 
 func TestCluster_KillPrimary_ReplicaTakesOverAndTheOldOneFollows(t *testing.T) {
-	Leaks(t)
+	t.Parallel()
 	c := StartCluster(t, 3, 1)
 	old := c.NodeFor("key")
 	replica := c.ReplicasOf(old)[0]
@@ -116,7 +116,7 @@ func TestCluster_KillPrimary_ReplicaTakesOverAndTheOldOneFollows(t *testing.T) {
 }
 
 func TestCluster_FreezePrimary_ReplicaTakesOver(t *testing.T) {
-	Leaks(t)
+	t.Parallel()
 	c := StartCluster(t, 3, 1)
 	old := c.NodeFor("key")
 	old.Freeze()
@@ -132,7 +132,7 @@ func TestCluster_FreezePrimary_ReplicaTakesOver(t *testing.T) {
 }
 
 func TestCluster_AddProxies_ClientsGoThroughThemOnly(t *testing.T) {
-	Leaks(t)
+	t.Parallel()
 	c := StartCluster(t, 3, 1)
 	if c.ProxyOf(c.Nodes[0]) != nil {
 		t.Fatal("a proxy nobody asked for")

@@ -1041,10 +1041,14 @@ func TestRows_OverloadDrops(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(4 * time.Second)
+		time.Sleep(3 * time.Second)
 		light.Store(true)
 		dropped = time.Now()
-		time.Sleep(6 * time.Second)
+		assert.Eventually(t, func() bool { // calls take less than half a second
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Since(dropped) > 1500*time.Millisecond && time.Since(last) > 1500*time.Millisecond
+		}, 10*time.Second, 50*time.Millisecond)
 		close(quit)
 		wg.Wait()
 		_, info, _ := strings.Cut(s.Do("INFO", "commandstats").(string), "cmdstat_eval_ro:calls=")
