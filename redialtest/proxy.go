@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -23,6 +24,7 @@ const (
 	// Ports are picked below the ephemeral ranges of Linux, macOS and Windows: no
 	// outgoing connection of any process can take one while its listener is closed.
 	firstPort, lastPort = 20000, 32000
+	portsEach           = 400 // of a process
 )
 
 // proxyGarbage starts with a byte that is no RESP type: what a captive portal or
@@ -172,7 +174,7 @@ func listenTCP(addr string) (*net.TCPListener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil && port == "0" {
 		for range 50 {
-			ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(randomPort())))
+			ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(nextPort())))
 			if err == nil {
 				return ln.(*net.TCPListener), nil
 			}
@@ -185,7 +187,13 @@ func listenTCP(addr string) (*net.TCPListener, error) {
 	return ln.(*net.TCPListener), nil
 }
 
-func randomPort() int { return firstPort + rand.IntN(lastPort-firstPort) }
+// nextPort goes through the ports of this process: one whose listener is closed for a while
+// is given to nobody else soon, and other processes go through others, as a rule.
+func nextPort() int {
+	return firstPort + (os.Getpid()*portsEach+int(portsGiven.Add(1))%portsEach)%(lastPort-firstPort)
+}
+
+var portsGiven atomic.Uint32
 
 // Addr returns the "host:port" that the proxy listens on. It never changes.
 func (p *Proxy) Addr() string { return p.addr }

@@ -21,12 +21,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/redialtest"
 )
 
 // atATime is how many parallel tests run at a time, unless -parallel says otherwise or there
-// are more processors: they wait more than they calculate.
-const atATime = 8
+// are more processors: they wait more than they calculate, but with the race detector.
+func atATime() int {
+	if platform.RaceDetector {
+		return 8
+	}
+	return 12
+}
 
 // Main is the body of every TestMain: it runs the tests, looks for what they have left, says
 // what was skipped, and exits.
@@ -34,8 +40,8 @@ func Main(m *testing.M) {
 	flag.Parse()
 	said := false
 	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
-	if !said && runtime.GOMAXPROCS(0) < atATime {
-		if err := flag.Set("test.parallel", strconv.Itoa(atATime)); err != nil {
+	if !said && runtime.GOMAXPROCS(0) < atATime() {
+		if err := flag.Set("test.parallel", strconv.Itoa(atATime())); err != nil {
 			panic(err) // it is a flag of package testing
 		}
 	}
