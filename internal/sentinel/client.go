@@ -136,14 +136,20 @@ func isWord(err error) bool {
 	return errors.Is(err, errUnknown) || errors.As(err, &reply)
 }
 
-// query asks a sentinel for the master and, if wanted, for its replicas.
+// query asks a sentinel for the master and, if wanted, for its replicas. Where one of these is
+// to be dialed, the master need not be known.
 func (d *Directory) query(ctx context.Context, c *client, replicas bool) (a answer, err error) {
-	if a.master, err = d.askMaster(ctx, c); err != nil || !replicas {
+	a.master, err = d.askMaster(ctx, c)
+	if !replicas || err != nil && !(d.opt.ReplicaOnly && isWord(err)) {
 		return a, err
 	}
+	a.unnamed = err
 	a.replicas, err = d.askReplicas(ctx, c)
 	if d.opt.ReplicaOnly && isWord(err) {
 		err = nil // then the master has to do
+	}
+	if err == nil && len(a.replicas) == 0 {
+		err = a.unnamed
 	}
 	return a, err
 }
@@ -155,7 +161,7 @@ func (d *Directory) askMaster(ctx context.Context, c *client) (string, error) {
 		return "", fmt.Errorf("%w %q", errUnknown, d.opt.MasterName)
 	case err != nil:
 		return "", err
-	case len(addr) != 2 || slices.Contains(addr, ""):
+	case len(addr) < 2 || slices.Contains(addr[:2], ""):
 		return "", errors.New("sentinel does not answer with an address where the master is")
 	}
 	return net.JoinHostPort(addr[0], addr[1]), nil

@@ -87,6 +87,7 @@ type question struct {
 // answer is what a sentinel says.
 type answer struct {
 	master   string
+	unnamed  error    // why that is "", of one that names replicas
 	replicas []string // those that are up
 	target   string   // the server to dial
 	from     *peer
@@ -176,7 +177,7 @@ func (d *Directory) Forget() {
 // one.
 func (d *Directory) Slots(ctx context.Context, last int) ([]redis.ClusterSlot, error) {
 	a, err := d.inquire(ctx, true, false)
-	if err != nil {
+	if err = cmp.Or(err, a.unnamed); err != nil {
 		return nil, err
 	}
 	slices.Sort(a.replicas)
@@ -262,9 +263,12 @@ func (d *Directory) chooseLocked(a answer) string {
 }
 
 // learnLocked notes who is the master. It returns what is to be called, without the lock:
-// it tells whoever listens, if that is news.
+// it tells whoever listens, if that is news. "" is none.
 func (d *Directory) learnLocked(addr string) func() {
 	from := d.master
+	if addr == "" {
+		return func() {}
+	}
 	if from != "" && from != addr {
 		d.former[from] = time.Now().Add(d.limits.Former)
 	}

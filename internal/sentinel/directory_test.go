@@ -37,11 +37,12 @@ type ward struct {
 	says   map[string]string   // address of the master; "": knows none
 	names  map[string][]string // ip, port and flags of others
 	silent map[string]bool
+	odd    map[string]string // replies in place of others, by the command or what SENTINEL is asked
 	dialed []string
 }
 
 func newWard(t testing.TB) *ward {
-	return &ward{t: t, all: map[string]*redialtest.FakeServer{}, says: map[string]string{}, names: map[string][]string{}, silent: map[string]bool{}}
+	return &ward{t: t, all: map[string]*redialtest.FakeServer{}, says: map[string]string{}, names: map[string][]string{}, silent: map[string]bool{}, odd: map[string]string{}}
 }
 
 func (w *ward) set(f func()) {
@@ -53,12 +54,20 @@ func (w *ward) set(f func()) {
 func (w *ward) add(addr, master string) *redialtest.FakeServer {
 	srv := redialtest.NewFakeServerPipe(w.t)
 	srv.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
-		if !strings.EqualFold(args[0], "sentinel") {
-			return redialtest.Handle
+		isQuestion := strings.EqualFold(args[0], "sentinel")
+		word := strings.ToLower(args[0])
+		if isQuestion {
+			word = strings.ToLower(args[1])
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		switch strings.ToLower(args[1]) {
+		switch reply := w.odd[word]; {
+		case reply != "":
+			return redialtest.Reply(reply)
+		case !isQuestion:
+			return redialtest.Handle
+		}
+		switch word {
 		case "get-master-addr-by-name":
 			if w.says[addr] == "" {
 				return redialtest.Reply("*-1\r\n")
@@ -359,6 +368,68 @@ func TestWhere_ReplicaOnly(t *testing.T) {
 			assert.Equal(t, "10.0.0.3:6379", addr)
 			d.Forget()
 		}
+	})
+}
+
+// With ReplicaOnly it is enough to hear of a replica.
+func TestWhere_ReplicaOnly_MasterIsNotTold(t *testing.T) {
+	for name, reply := range map[string]string{
+		"not allowed": "-NOPERM this user has no permissions to run the 'sentinel|get-master-addr-by-name' command\r\n",
+		"not known":   "*-1\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *ward) {
+				w.add(one, masterA)
+				w.odd["get-master-addr-by-name"] = reply
+				d := New(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{one}, ReplicaOnly: true, DisableIdentity: true}, w.dial, limits)
+				defer d.Close()
+				moves := make(chan string, 10)
+				d.Listen(func(_, to string) { moves <- to })
+				for range 5 {
+					addr, err := d.Where(t.Context())
+					require.NoError(t, err)
+					assert.Equal(t, "10.0.0.3:6379", addr)
+					d.Forget()
+					time.Sleep(limits.Interval)
+				}
+				w.set(func() { w.odd["replicas"] = "*0\r\n" })
+				_, err := d.Where(t.Context())
+				assert.ErrorContains(t, err, "no sentinel answers")
+				assert.Empty(t, moves)
+			})
+		})
+	}
+}
+
+// What follows the address of the master is nobody's business.
+func TestWhere_MoreThanAnAddress(t *testing.T) {
+	bubble(t, func(t *testing.T, w *ward) {
+		w.add(one, masterA)
+		host, port, _ := net.SplitHostPort(masterB)
+		w.odd["get-master-addr-by-name"] = list(host, port, "more")
+		addr, err := w.directory(t, one).Where(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, masterB, addr)
+	})
+}
+
+// A sentinel that nobody may listen to is asked, on the connection that there is.
+func TestListen_Refused(t *testing.T) {
+	bubble(t, func(t *testing.T, w *ward) {
+		w.add(one, masterA)
+		w.odd["subscribe"] = "-NOPERM this user has no permissions to access the '+switch-master' channel\r\n"
+		d := w.directory(t, one)
+		moves := make(chan string, 10)
+		d.Listen(func(_, to string) { moves <- to })
+		time.Sleep(time.Minute)
+		w.set(func() { assert.LessOrEqual(t, len(w.dialed), 8) })
+		began := time.Now()
+		w.set(func() { w.says[one] = masterB })
+		assert.Equal(t, masterB, <-moves)
+		assert.LessOrEqual(t, time.Since(began), limits.Interval)
+		w.set(func() { delete(w.odd, "subscribe") })
+		time.Sleep(limits.Survey)
+		assert.Equal(t, 1, w.all[one].Executed("subscribe"))
 	})
 }
 

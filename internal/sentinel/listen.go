@@ -45,18 +45,23 @@ func (d *Directory) hearAll() {
 			pause = d.limits.FirstPause
 			continue
 		}
-		timer := time.NewTimer(pause - time.Duration(d.limits.Jitter*rand.Float64()*float64(pause)))
-		select {
-		case <-timer.C:
-		case <-d.life.Done():
-		}
-		timer.Stop()
+		d.rest(pause)
 		pause = min(2*pause, d.limits.Pause)
 	}
 }
 
+// rest waits for that long, for somewhat less if chance will have it, or until Close.
+func (d *Directory) rest(pause time.Duration) {
+	timer := time.NewTimer(pause - time.Duration(d.limits.Jitter*rand.Float64()*float64(pause)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-d.life.Done():
+	}
+}
+
 // hear subscribes to one sentinel and returns when it cannot be heard any more, or does
-// not know the master.
+// not know the master. One that does not let it subscribe is asked for a while instead.
 func (d *Directory) hear(p *peer, c *client) {
 	const topic = "+switch-master"
 	ctx := d.life
@@ -67,6 +72,12 @@ func (d *Directory) hear(p *peer, c *client) {
 	surveyed := time.Now()
 	for {
 		msg, err := sub.ReceiveTimeout(ctx, d.limits.Interval)
+		if isWord(err) {
+			for time.Since(surveyed) < d.limits.Survey && d.check(ctx, c) {
+				d.rest(d.limits.Interval)
+			}
+			return
+		}
 		if err != nil {
 			if !sys.IsTimeout(err) || silent || sub.Ping(ctx) != nil {
 				return
