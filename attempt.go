@@ -325,7 +325,7 @@ func (h *hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
 
 // many does the same for a batch, and finds out what became of it.
 func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
-	if err := ctx.Err(); err != nil && from == pooledCall { // for a node go-redis does this
+	if err := ctx.Err(); err != nil && (from == pooledCall || from == blockCall) { // for a node go-redis does this
 		f := foundOf(ctx, from, err)
 		for _, cmd := range cmds {
 			if cmd.Err() == nil {
@@ -483,6 +483,12 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 		if first >= 0 {
 			f = f.orWell(from)
 			f.noteRest(cmds[first:], cmds[first].Err())
+		}
+		return f
+	case from == blockCall && !command.IsTransaction(cmds): // any more, after a hook of the caller
+		f := foundOf(ctx, from, next(ctx, sent))
+		if f != nil {
+			f.reached = false
 		}
 		return f
 	case from != pooledCall || command.IsTransaction(cmds):

@@ -31,13 +31,14 @@ type origin uint8
 const (
 	foreignHook origin = iota // a hook of the caller, which may do anything
 	pooledCall                // go-redis, with a connection for this call alone
+	blockCall                 // the same, of a transaction: that it is one shows in no command
 	clusterCall               // the same, of a node: replies are read by the code for clusters
 	sharedCall                // go-redis, in a way that may put many calls on one connection
 	routedCall                // go-redis's way to find a node, whose own hook has labelled what failed
 )
 
 // alone reports whether the call has a connection for itself.
-func (o origin) alone() bool { return o == pooledCall || o == clusterCall }
+func (o origin) alone() bool { return o == pooledCall || o == blockCall || o == clusterCall }
 
 const goRedis = "github.com/redis/go-redis/v9."
 
@@ -47,7 +48,7 @@ const goRedis = "github.com/redis/go-redis/v9."
 var functions = map[string]origin{
 	"(*baseClient).process-fm":                     pooledCall,
 	"(*baseClient).processPipeline-fm":             pooledCall,
-	"(*baseClient).processTxPipeline-fm":           pooledCall,
+	"(*baseClient).processTxPipeline-fm":           blockCall,
 	"(*AutoPipeliner).dispatchCmds.func1":          pooledCall,
 	"(*AutoPipeliner).runOutsidePipeline.func1.1":  pooledCall,
 	"(*apShard).flushBatchSlice.func1.1":           pooledCall,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -448,5 +449,74 @@ func TestForeign_Conn_ClosedOnce(t *testing.T) {
 				assert.Zero(t, open.Load())
 			})
 		})
+	}
+}
+
+// reshaper is a hook that hands on other commands than those of a transaction.
+type reshaper func(cmds []redis.Cmder) []redis.Cmder
+
+func (reshaper) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (reshaper) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (r reshaper) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() == "multi" {
+			cmds = r(cmds)
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// What go-redis is to send as a transaction it takes for one, whatever a hook has made of it. It
+// fails, and is not said not to have run.
+func TestForeign_Hook_ReshapesATransaction(t *testing.T) {
+	ping := func() redis.Cmder { return redis.NewStatusCmd(context.Background(), "ping") }
+	for name, hook := range map[string]reshaper{
+		"takes EXEC away":   func(cmds []redis.Cmder) []redis.Cmder { return cmds[:len(cmds)-1] },
+		"adds one behind":   func(cmds []redis.Cmder) []redis.Cmder { return append(slices.Clone(cmds), ping()) },
+		"adds one in front": func(cmds []redis.Cmder) []redis.Cmder { return append([]redis.Cmder{ping()}, cmds...) },
+	} {
+		for where, build := range map[string]func(opt *redis.Options) redis.UniversalClient{
+			"inside": func(opt *redis.Options) redis.UniversalClient {
+				c := redial.NewClient(opt)
+				c.AddHook(hook)
+				return c
+			},
+			"outside": func(opt *redis.Options) redis.UniversalClient {
+				return redial.NewClient(opt, redial.WithOuterHook(hook))
+			},
+		} {
+			for _, cut := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, ", ", where, ", cut ", cut), func(t *testing.T) {
+					memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+						be := memnet.Inject(n)
+						c := build(opt)
+						defer c.Close()
+						require.NoError(t, c.Ping(t.Context()).Err())
+						if cut {
+							be.Times("incr", 1, memnet.HangUp)
+						}
+						var cmds []redis.Cmder
+						var err error
+						require.NotPanics(t, func() {
+							cmds, err = c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+								p.Incr(t.Context(), "n")
+								p.Incr(t.Context(), "n")
+								return nil
+							})
+						})
+						require.Error(t, err)
+						assert.False(t, redial.SafeToRetry(err))
+						for _, cmd := range cmds {
+							assert.Error(t, cmd.Err())
+							assert.False(t, redial.SafeToRetry(cmd.Err()))
+							if cut {
+								assert.ErrorIs(t, cmd.Err(), redial.ErrOutcomeUnknown)
+							}
+						}
+						assert.NoError(t, c.Ping(t.Context()).Err())
+					})
+				})
+			}
+		}
 	}
 }
