@@ -436,6 +436,8 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 		switch {
 		case errors.Is(err, redis.ErrPoolTimeout) && l.troubled():
 			// the pool is held up by the server, not by its callers
+		case errors.Is(err, redis.ErrPoolTimeout) && c.awaitsPool():
+			return nil, true
 		case !errors.Is(err, redis.ErrClosed):
 			c.why = CausePoolExhausted
 			if _, why := reveal(c.last); isHeld(why) { // whatever a hook has made of it
@@ -466,6 +468,18 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 		}
 	}
 	return nil, false
+}
+
+// awaitsPool reports whether a connection of an exhausted pool is waited for once more, after
+// a pause. It is as often as in go-redis, within the grace.
+func (c *call) awaitsPool() bool {
+	if c.inside || c.bypassesGate() || c.attempts >= maxRuns {
+		return false
+	}
+	if c.began.IsZero() {
+		c.began = time.Now()
+	}
+	return c.sleep(min(retryPause<<c.attempts, retryPauseCap)) == CauseNone
 }
 
 // whyNot returns why there is no other attempt after one with that outcome, and pauses where

@@ -620,6 +620,24 @@ func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 	})
 }
 
+// Nothing was sent, so it is tried again, as often as go-redis does.
+func TestClient_PoolExhausted_ForAMoment(t *testing.T) {
+	t.Parallel()
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 100 * time.Millisecond})
+		for name, run := range map[string]func(ctx context.Context) error{
+			"command": func(ctx context.Context) error { return c.Incr(ctx, testkit.Counter).Err() },
+			"watch":   func(ctx context.Context) error { return c.Watch(ctx, func(*redis.Tx) error { return nil }, "k") },
+		} {
+			held := c.Conn()
+			require.NoError(t, held.Ping(t.Context()).Err(), name)
+			require.ErrorIs(t, run(redial.FailFast(t.Context())), redis.ErrPoolTimeout, name)
+			time.AfterFunc(150*time.Millisecond, func() { _ = held.Close() })
+			require.NoError(t, run(t.Context()), name)
+		}
+	})
+}
+
 // Subscriptions made before an outage deliver after it, and do not dial during it.
 func TestClient_PubSub_SurvivesAnOutage(t *testing.T) {
 	t.Parallel()

@@ -131,8 +131,8 @@ const (
 	// Pauses between two attempts of one command while the link is up.
 	retryPause    = 5 * time.Millisecond
 	retryPauseCap = 100 * time.Millisecond
-	// maxRuns is how often a command is sent that may have run each time: as often as
-	// go-redis does by default.
+	// maxRuns is how often a command is sent that may have run each time, or asks an exhausted
+	// pool for a connection: as often as in go-redis by default.
 	maxRuns = 4
 	// Attempts at commands that reached the server before, which a client may make
 	// at once and, from then on, per second; see budget.
