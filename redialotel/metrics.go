@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -39,6 +40,7 @@ var (
 // Metrics are those of one client. They are safe for concurrent use.
 type Metrics struct {
 	common attribute.Set
+	named  []attribute.KeyValue // of nodes, without their server
 	nodes  bool
 	meter  metric.Meter
 	i      instruments
@@ -96,7 +98,7 @@ func NewMetrics(name string, opts ...Option) (*Metrics, error) {
 		return nil, errors.New("redialotel: NewMetrics name is empty")
 	}
 	c := configOf(opts)
-	m := &Metrics{name: name, common: attribute.NewSet(c.common(name)...), nodes: c.nodes, meter: c.meters.Meter(scope)}
+	m := &Metrics{name: name, common: attribute.NewSet(c.common(name)...), named: c.named(name), nodes: c.nodes, meter: c.meters.Meter(scope)}
 	m.key = keyOf(c.meters, m.common)
 	return m, m.create()
 }
@@ -270,11 +272,11 @@ func (m *Metrics) observe(o metric.Observer, s redial.Stats) {
 		return
 	}
 	for _, n := range s.Nodes {
-		at := serverOf(n.Addr)
+		at := slices.Concat(m.named, serverOf(n.Addr))
 		for _, state := range states {
-			o.ObserveInt64(i.nodeStatus, is(n.State == state), m.with(append(at[:len(at):len(at)], keyState.String(state.String()))...))
+			o.ObserveInt64(i.nodeStatus, is(n.State == state), metric.WithAttributes(append(at[:len(at):len(at)], keyState.String(state.String()))...))
 		}
-		here := m.with(at...)
+		here := metric.WithAttributes(at...)
 		o.ObserveInt64(i.nodeOutages, int64(n.Outages), here)
 		o.ObserveInt64(i.nodeWaiting, int64(n.Waiting), here)
 		if n.RTT > 0 {

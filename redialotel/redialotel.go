@@ -86,7 +86,8 @@ func WithTracerProvider(p trace.TracerProvider) Option {
 func WithSystem(name string) Option { return func(c *config) { c.system = name } }
 
 // WithServer adds the attributes server.address, and server.port if it is not 6379, to
-// every series and span of a client of one server. addr is host:port, or a host alone.
+// every series and span of a client of one server. addr is host:port, or a host alone. The
+// series of nodes have their own instead, see [WithNodes].
 func WithServer(addr string) Option { return func(c *config) { c.server = addr } }
 
 // WithNodes adds the metrics of each node of a client that has several, with its
@@ -113,9 +114,14 @@ func configOf(opts []Option) *config {
 	return c
 }
 
-// common returns what every series and span of a client has.
+// named returns what every series of a client has, those of its nodes included.
+func (c *config) named(name string) []attribute.KeyValue {
+	return []attribute.KeyValue{semconv.DBSystemNameKey.String(text(c.system)), semconv.DBClientConnectionPoolName(text(name))}
+}
+
+// common returns what every series and span of a client has, but for those of its nodes.
 func (c *config) common(name string) []attribute.KeyValue {
-	all := []attribute.KeyValue{semconv.DBSystemNameKey.String(text(c.system)), semconv.DBClientConnectionPoolName(text(name))}
+	all := c.named(name)
 	if c.server != "" {
 		all = append(all, serverOf(c.server)...)
 	}

@@ -327,6 +327,24 @@ func TestMetrics_NamesOfNodes(t *testing.T) {
 	}
 }
 
+// The server that was named for a client is not where its nodes are.
+func TestMetrics_NodesHaveTheirOwnServer(t *testing.T) {
+	provider, collect := reading(t)
+	m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), redialotel.WithNodes(), redialotel.WithServer("seed:7000"))
+	require.NoError(t, err)
+	two := numbered()
+	two.Nodes[0].Addr, two.Nodes[1].Addr = "node:6379", "node:7000"
+	require.NoError(t, m.Watch(two))
+	_, found := collect()
+	nodes := 0
+	for name := range found {
+		if strings.HasPrefix(name, "redial.node.outages{") {
+			nodes++
+		}
+	}
+	assert.Equal(t, 2, nodes)
+}
+
 // Two clients of one name would be added up, so the second is refused, until the first is
 // closed or not watched any more.
 func TestMetrics_TheSameNameTwice(t *testing.T) {
