@@ -249,7 +249,8 @@ func (c *Cluster) settled(node int, agreed []*Server) (bool, error) {
 // AddProxies puts a proxy in front of every node, which all nodes announce to
 // clients from then on, and returns the proxies in the order of Nodes. Clients made
 // from [Cluster.Addrs] later go through them only. So does replication, but not what
-// keeps the nodes together: a node that hangs for clients is not replaced.
+// keeps the nodes together: a node that hangs for clients is not replaced. Call it before
+// several goroutines use the cluster.
 func (c *Cluster) AddProxies() []*Proxy {
 	c.helper()
 	if c.proxies == nil {

@@ -26,7 +26,8 @@
 //
 // # Concurrency and lifetime
 //
-// Every method of every type is safe for concurrent use. A fault that is
+// Every method of every type is safe for concurrent use, but for
+// [Cluster.AddProxies], which comes before any other use. A fault that is
 // switched on covers every byte that a peer sends after the method returned;
 // bytes already in flight may be treated either way, as in a real network.
 //

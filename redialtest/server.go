@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -94,11 +95,14 @@ func (o owner) fatal(err error) {
 // errNoTLS is reported when the server was built without TLS.
 var errNoTLS = errors.New("the server was built without TLS")
 
+// errPort is reported for arguments that would have the server listen elsewhere than at Addr.
+var errPort = errors.New("redialtest: the port is chosen for the server: Addr has it")
+
 // StartServer starts a redis-server for one test and returns once it answers PING.
 // It listens on a free port of 127.0.0.1, works in a directory of its own and does
 // not persist. args are appended to the command line and win, for example
-// "--requirepass", "secret" or "--maxclients", "10". tb.Cleanup kills it, frozen
-// or not.
+// "--requirepass", "secret" or "--maxclients", "10"; the port is not theirs to choose, see
+// [Server.Addr]. tb.Cleanup kills it, frozen or not.
 //
 // The server is redis-server or else valkey-server, whichever is in PATH, or the one
 // that REDIAL_SERVER in the environment names. Without one the test is skipped, or
@@ -159,6 +163,9 @@ func launchServer(tb testing.TB, useTLS bool, args []string) (*Server, error) {
 
 // newServer makes a server that does not run yet. It has a directory.
 func newServer(tb testing.TB, args []string) (*Server, error) {
+	if slices.Contains(args, "--port") {
+		return nil, errPort
+	}
 	binary, err := findServer()
 	if err != nil {
 		return nil, fmt.Errorf("redialtest: %w", err)
@@ -263,7 +270,8 @@ func (s *Server) Kill() {
 }
 
 // Start starts the server again, empty unless it persists, on the same port and
-// returns once it answers PING. A server that still runs is left as it is.
+// returns once it answers PING. A server that still runs is left as it is; one that is
+// frozen needs [Server.Thaw], and Start waits for its answer in vain.
 func (s *Server) Start() {
 	s.helper()
 	s.restart(true)

@@ -247,6 +247,15 @@ func TestLaunchServer_BadArgument_ReportsTheServersOwnWords(t *testing.T) {
 	}
 }
 
+// TestLaunchServer_PortInArguments_IsRefusedAtOnce: nobody would be asked at the port of Addr.
+func TestLaunchServer_PortInArguments_IsRefusedAtOnce(t *testing.T) {
+	began := time.Now()
+	_, err := LaunchServer("--port", "1")
+	if err == nil || !strings.Contains(err.Error(), "the port is chosen") || time.Since(began) > serverReadyWithin/2 {
+		t.Errorf("error = %v after %v", err, time.Since(began))
+	}
+}
+
 func TestLaunchServer_Close_KillsAndRemoves(t *testing.T) {
 	Leaks(t)
 	s, err := LaunchServer()
