@@ -64,6 +64,7 @@ func newBase(cfg *config, addr string) *base {
 	return &base{
 		cfg: cfg, addr: addr, life: life, end: end,
 		clock:     wire.NewClock(),
+		budget:    budget{burst: retryBurst, rate: retryRate},
 		events:    newEvents(cfg, told),
 		observers: told,
 		refusing:  make(chan struct{}),

@@ -20,6 +20,7 @@ type gate struct {
 	inflight   atomic.Int64  // commands inside go-redis
 	refusedOne atomic.Bool   // a command was refused since the last look
 	wake       chan struct{} // capacity 1: commands wait, or were refused
+	refusals   budget        // of commands that are refused at once, the grace being over
 
 	waiting  int           // guarded by mu
 	futile   chan struct{} // guarded by mu; closed while waiting is of no use, see despair
@@ -31,11 +32,12 @@ type gate struct {
 
 func newGate(b *base, addr, node string) *gate {
 	g := &gate{
-		cell:   newCell(b, addr, node),
-		wake:   make(chan struct{}, 1),
-		futile: make(chan struct{}),
-		barred: make(chan struct{}),
-		idle:   make(chan struct{}),
+		cell:     newCell(b, addr, node),
+		wake:     make(chan struct{}, 1),
+		refusals: budget{burst: refusalBurst, rate: refusalRate},
+		futile:   make(chan struct{}),
+		barred:   make(chan struct{}),
+		idle:     make(chan struct{}),
 	}
 	g.followers = append(g.followers, g)
 	return g
@@ -96,6 +98,9 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 			g.events.signal()
 		}
 		g.want()
+		if why == CauseGraceOver && g.cfg.grace > 0 && !g.refusals.take() && lingers(ctx, o) {
+			return CauseNone, nil
+		}
 		return why, err
 	}
 	start := time.Now()
@@ -149,6 +154,21 @@ func (g *gate) hold(ctx context.Context, o *outage, p patience, left time.Durati
 		return CauseContextEnded, ctx.Err()
 	}
 	return CauseNone, nil
+}
+
+// lingers holds a command for a moment before it is refused, and reports whether the outage has
+// ended. It is for what asks again without a pause: go-redis takes its time to dial in vain,
+// and a refusal takes none, so it would keep a processor busy.
+func lingers(ctx context.Context, o *outage) bool {
+	timer := time.NewTimer(refusalPause)
+	defer timer.Stop()
+	select {
+	case <-o.ended:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // turnAwayLocked returns the last transport error, for a command that does not go on because

@@ -134,6 +134,11 @@ const (
 	// maxRuns is how often a command is sent that may have run each time, or asks an exhausted
 	// pool for a connection: as often as in go-redis by default.
 	maxRuns = 4
+	// Once the grace is over so many commands are refused at once and, from then on, per second.
+	// Those beyond are refused after a pause.
+	refusalBurst = 5000
+	refusalRate  = 1000
+	refusalPause = 10 * time.Millisecond
 	// Attempts at commands that reached the server before, which a client may make
 	// at once and, from then on, per second; see budget.
 	retryBurst = 500

@@ -267,11 +267,13 @@ func (p patience) exhausted() Cause {
 	return CauseGraceOver
 }
 
-// budget bounds the attempts by which commands are sent again that have reached the
-// server before, so that retries cannot multiply the load of a server in trouble.
-// It is a token bucket, full at first. A retry that is answered, with nil or an error
-// perhaps, gives its token back: then the trouble is over.
+// budget bounds how often something is done, by a token bucket that is full at first. That of
+// a client bounds the attempts by which commands are sent again that have reached the server
+// before, so that retries cannot multiply the load of a server in trouble. A retry that is
+// answered, with nil or an error perhaps, gives its token back: then the trouble is over.
 type budget struct {
+	burst, rate float64 // tokens at most, and those that are added a second
+
 	mu    sync.Mutex
 	spent float64   // guarded by mu
 	at    time.Time // guarded by mu; when spent was right
@@ -282,9 +284,9 @@ func (b *budget) take() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	b.spent = max(b.spent-retryRate*now.Sub(b.at).Seconds(), 0)
+	b.spent = max(b.spent-b.rate*now.Sub(b.at).Seconds(), 0)
 	b.at = now
-	if b.spent+1 > retryBurst {
+	if b.spent+1 > b.burst {
 		return false
 	}
 	b.spent++

@@ -128,6 +128,42 @@ func TestGate_ZeroGrace_NobodyWaits(t *testing.T) {
 	})
 }
 
+// Once the grace is over, commands fail at once; what asks again without a pause is held up
+// for a moment each time, and goes on when the server is back in it.
+func TestGate_GraceIsOver_LoopsDoNotSpin(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c := down(t, n, opt, redial.WithGrace(time.Second))
+		defer c.Close()
+		require.Error(t, c.Ping(t.Context()).Err())
+		began := time.Now()
+		for range 1000 {
+			require.ErrorIs(t, c.Ping(t.Context()).Err(), redial.ErrUnavailable)
+		}
+		assert.Zero(t, time.Since(began))
+		asked := 0
+		for began = time.Now(); time.Since(began) < 10*time.Second && asked < 100000; asked++ {
+			require.ErrorIs(t, c.Ping(t.Context()).Err(), redial.ErrUnavailable)
+		}
+		require.Less(t, asked, 16000)
+		assert.Less(t, c.Stats().Waited, uint64(5), "it is no waiting")
+		began = time.Now()
+		for range 20000 {
+			require.ErrorIs(t, c.Ping(redial.FailFast(t.Context())).Err(), redial.ErrUnavailable)
+		}
+		assert.Zero(t, time.Since(began))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		for ctx.Err() == nil {
+			require.ErrorIs(t, c.Ping(ctx).Err(), redial.ErrUnavailable)
+		}
+		assert.Equal(t, time.Millisecond, time.Since(began))
+		n.Start()
+		for c.Ping(t.Context()).Err() != nil {
+			require.Less(t, time.Since(began), time.Second)
+		}
+	})
+}
+
 func TestLink_WaitForState(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		n.Kill()

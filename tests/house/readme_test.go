@@ -105,6 +105,10 @@ func TestDocs_OtherNumbers_MatchCode(t *testing.T) {
 		"Unwatched":  "so does a cancellation, within `%s`",
 		"retryBurst": "share a budget of `%s` retries",
 		"retryRate":  "refilled by `%s` a second",
+
+		"refusalBurst": "Of these %s and then",
+		"refusalRate":  "and then %s a second",
+		"refusalPause": "beyond that each takes %s",
 	} {
 		if want := fmt.Sprintf(phrase, constants[name]); !strings.Contains(commands, want) {
 			t.Errorf("docs/commands.md does not say %q", want)
