@@ -121,7 +121,9 @@ func (g *guard) answer() (v verdict, err error) {
 func (g *guard) reached() string {
 	g.acquit()
 	g.turned = false
-	g.cold.Store(true)
+	if state, since := g.current(); state != StateConnecting || time.Since(since) >= subscriberWait {
+		g.cold.Store(true) // until then dials of the pool wait, and fill it
+	}
 	if g.hopeless() {
 		g.bar(nil)
 	}

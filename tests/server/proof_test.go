@@ -94,3 +94,22 @@ func TestForeign_ConnWithoutAddresses(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, c.Get(t.Context(), "k").Err())
 }
+
+// A pool that keeps connections ready has as many at the server as with go-redis, also when
+// there are commands from the first moment on.
+func TestMinIdleConns_AtTheStart(t *testing.T) {
+	t.Parallel()
+	const least = 3
+	count := func(t *testing.T, r rival) int {
+		s := redialtest.StartServer(t)
+		c := r.make(&redis.Options{Addr: s.Addr(), MinIdleConns: least})
+		defer c.Close()
+		require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+		time.Sleep(1500 * time.Millisecond)                             // a look of the heartbeat included
+		return strings.Count(s.Do("CLIENT", "LIST").(string), "\n") - 1 // but for who asks
+	}
+	bare, ours := count(t, rivals[0]), count(t, rivals[1])
+	t.Logf("connections: go-redis %d, redial %d", bare, ours)
+	assert.GreaterOrEqual(t, ours, least)
+	assert.LessOrEqual(t, ours, bare+1) // a command that waits for the first may make one
+}
