@@ -165,8 +165,11 @@ func (g *guard) unreached(v verdict, err error) {
 // look is what the keeper does with the link every now and then, and, where that spares it
 // a look, up to so much before it is due. It returns when it wants to be called again.
 func (g *guard) look(now time.Time, before time.Duration) time.Time {
-	g.CutSilentSubscribers(time.Duration(g.cfg.misses) * g.cfg.timeout)
+	doubts := g.CutSilentSubscribers(time.Duration(g.cfg.misses) * g.cfg.timeout)
 	again, ask := g.Inspect(now, g.inflight.Load() > 0)
+	if soon := now.Add(subscriberDoubt); doubts && soon.Before(again) {
+		again = soon
+	}
 	if ask && g.now() == StateConnected && !g.Asking() && !g.prober.asking() && !g.prober.again() {
 		g.AskIdle(1, g.spawn)
 	}

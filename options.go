@@ -116,6 +116,10 @@ const (
 	// Closing that subscription has to wait for it, too.
 	subscriberWait = 250 * time.Millisecond
 
+	// subscriberDoubt is how long a subscriber that seems silent may take to read, before it is
+	// cut.
+	subscriberDoubt = 100 * time.Millisecond
+
 	// subscribersFirst is how long what publishes waits for the subscriptions of the same
 	// client, once it may go out after an outage that it has waited for.
 	subscribersFirst = 100 * time.Millisecond

@@ -35,6 +35,7 @@ type Conn struct {
 	// written that has not been answered since, 0: nothing is owed. The one may be too
 	// early, by what the keeper's clock lags; the other is exact.
 	heard, owes atomic.Int64
+	silent      int64 // what owes was when it seemed silent last; used by CutSilentSubscribers alone
 	// users counts the Reads and Writes under way. A PING of our own claims the
 	// connection by making it negative, and holds claim meanwhile.
 	users atomic.Int32

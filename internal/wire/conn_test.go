@@ -225,3 +225,32 @@ func TestConn_Greeting_AnswersTheFirstRequestAlone(t *testing.T) {
 	assert.Equal(t, "+OK\r\n", say(c, hello), "the account may be another by now")
 	assert.Equal(t, auth+hello, string(*written))
 }
+
+// A subscriber that reads late may be about to take what has come. It is cut when it waits at
+// the next look as well, and not when it had read meanwhile.
+func TestFleet_CutSilentSubscribers_LooksTwice(t *testing.T) {
+	for _, reads := range []bool{false, true} {
+		f, _ := still(0)
+		c := f.New(&scriptConn{}, f.Generation())
+		require.True(t, f.Add(c))
+		c.role.Store(roleSubscriber)
+		c.users.Store(1) // somebody waits in Read
+		now := f.clock.Read()
+		c.owes.Store(now - int64(time.Minute))
+		f.heardAt.Store(now) // elsewhere
+		assert.True(t, f.CutSilentSubscribers(time.Second), "there is to be another look")
+		assert.Zero(t, f.n.Cut.Load())
+		if reads {
+			c.owes.Store(now - int64(time.Hour))
+			assert.True(t, f.CutSilentSubscribers(time.Second))
+			c.users.Store(0)
+			assert.False(t, f.CutSilentSubscribers(time.Second))
+			c.users.Store(1)
+			assert.True(t, f.CutSilentSubscribers(time.Second))
+			assert.Zero(t, f.n.Cut.Load())
+			continue
+		}
+		assert.False(t, f.CutSilentSubscribers(time.Second))
+		assert.EqualValues(t, 1, f.n.Cut.Load())
+	}
+}

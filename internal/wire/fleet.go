@@ -395,16 +395,22 @@ func (f *Fleet) MayAnswer() bool {
 // CutSilentSubscribers closes the subscriptions whose PING is unanswered for longer than
 // limit, while the server answers elsewhere: go-redis sends it and does not
 // wait for the PONG. They subscribe anew on their own. Where nobody is reading the answer
-// may have come: that one is slow, not dead.
-func (f *Fleet) CutSilentSubscribers(limit time.Duration) {
+// may have come: that one is slow, not dead. So is one who has only just begun, which the
+// next look tells: it reports whether there should be one soon.
+func (f *Fleet) CutSilentSubscribers(limit time.Duration) (again bool) {
 	now := f.clock.Read()
 	f.Each(func(c *Conn) {
 		owes := c.owes.Load()
-		if owes == 0 || now-owes <= int64(limit) || c.role.Load() != roleSubscriber || c.users.Load() <= 0 || f.heardAt.Load() < owes {
-			return
+		switch {
+		case owes == 0 || now-owes <= int64(limit) || c.role.Load() != roleSubscriber || c.users.Load() <= 0 || f.heardAt.Load() < owes:
+			c.silent = 0
+		case c.silent != owes:
+			c.silent, again = owes, true
+		default:
+			c.Cut(errSilentSubscriber)
 		}
-		c.Cut(errSilentSubscriber)
 	})
+	return again
 }
 
 var errSilentSubscriber = errors.New("subscriber's PING went unanswered")
@@ -422,8 +428,8 @@ func (f *Fleet) Question() []any {
 }
 
 // GreetInstead has the server asked by HELLO with the version of the protocol that
-// connections are set up with. It changes nothing there, and is for servers that answer it and
-// no PING.
+// connections are set up with, or by PING again where that is 0. It changes nothing there, and
+// is for servers that answer it and no PING.
 func (f *Fleet) GreetInstead(version int) { f.greeting.Store(int32(version)) }
 
 // Greeted takes note of what the server answered HELLO on a connection to be.
