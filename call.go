@@ -436,7 +436,7 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 		switch {
 		case errors.Is(err, redis.ErrPoolTimeout) && l.troubled():
 			// the pool is held up by the server, not by its callers
-		case errors.Is(err, redis.ErrPoolTimeout) && c.awaitsPool():
+		case errors.Is(err, redis.ErrPoolTimeout) && c.awaitsPool(l):
 			return nil, true
 		case !errors.Is(err, redis.ErrClosed):
 			c.why = CausePoolExhausted
@@ -471,9 +471,10 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 }
 
 // awaitsPool reports whether a connection of an exhausted pool is waited for once more, after
-// a pause. It is as often as in go-redis, within the grace.
-func (c *call) awaitsPool() bool {
-	if c.inside || c.bypassesGate() || c.attempts >= maxRuns {
+// a pause. It is as often as in go-redis, within the grace; for a transaction of several nodes
+// go-redis has done so itself.
+func (c *call) awaitsPool(l peer) bool {
+	if c.inside && !c.router.several() || c.bypassesGate() || c.attempts >= l.asks || c.router.several() && c.name == "transaction" {
 		return false
 	}
 	if c.began.IsZero() {

@@ -599,7 +599,7 @@ func TestClient_MinIdleConns_AreWarm(t *testing.T) {
 func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 	t.Parallel()
 	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
-		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond},
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond, MaxRetries: -1},
 			redial.WithHeartbeat(100*time.Millisecond, time.Second))
 		held := c.Conn()
 		defer held.Close()
@@ -634,6 +634,42 @@ func TestClient_PoolExhausted_ForAMoment(t *testing.T) {
 			require.ErrorIs(t, run(redial.FailFast(t.Context())), redis.ErrPoolTimeout, name)
 			time.AfterFunc(150*time.Millisecond, func() { _ = held.Close() })
 			require.NoError(t, run(t.Context()), name)
+		}
+	})
+}
+
+// A pool that stays exhausted is asked as often as with go-redis, and no more where go-redis
+// does so itself.
+func TestClient_PoolExhausted_AsOftenAsBare(t *testing.T) {
+	t.Parallel()
+	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
+		const patience = 100 * time.Millisecond
+		for name, tc := range map[string]struct {
+			retries   int
+			supervise bool
+			asks      time.Duration
+		}{
+			"by default": {0, false, 4}, "never again": {-1, false, 1}, "once more": {1, false, 2}, "supervised": {0, true, 4},
+		} {
+			opt := &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: patience, MaxRetries: tc.retries}
+			rdb := redis.NewClient(opt)
+			defer rdb.Close()
+			if tc.supervise {
+				s, err := redial.Supervise(rdb)
+				require.NoError(t, err)
+				defer s.Close()
+				testkit.WaitReady(t, s)
+			} else {
+				rdb = testkit.Connect(t, opt).Client
+			}
+			held := rdb.Conn()
+			require.NoError(t, held.Ping(t.Context()).Err(), name)
+			began := time.Now()
+			require.ErrorIs(t, rdb.Incr(t.Context(), testkit.Counter).Err(), redis.ErrPoolTimeout, name)
+			took := time.Since(began)
+			assert.GreaterOrEqual(t, took, tc.asks*patience, name)
+			assert.Less(t, took, 2*tc.asks*patience+patience, name)
+			require.NoError(t, held.Close())
 		}
 	})
 }

@@ -69,6 +69,7 @@ func newClusterClient(opt *redis.ClusterOptions, opts []Option) (*ClusterClient,
 		return nil, errors.New("redial: cluster options are nil")
 	}
 	n := newNodes(cfg, shownAddrs(opt.Addrs, "cluster"))
+	n.asks = poolAsks(opt.MaxRedirects)
 	n.gate.despair(hasNoNodes(opt), nil)
 	return buildCluster(opt, n)
 }
@@ -84,6 +85,7 @@ func newFailoverClusterClient(opt *redis.FailoverOptions, opts []Option) (*Clust
 		return nil, err
 	}
 	n := newNodes(cfg, opt.MasterName)
+	n.asks = poolAsks(opt.MaxRetries)
 	n.release = append(n.release, d.Close)
 	d.TellPanics(n.panicked)
 	n.mistake = d.Words()

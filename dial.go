@@ -138,7 +138,16 @@ func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
 			opt.StreamingCredentialsProvider != nil,
 		sealed: sealed, lends: lends,
+		asks: poolAsks(opt.MaxRetries),
 	}
+}
+
+// poolAsks is how often go-redis asks an exhausted pool, with that MaxRetries.
+func poolAsks(retries int) int {
+	if retries == 0 { // its default
+		return maxRuns
+	}
+	return min(max(retries, 0)+1, maxRuns)
 }
 
 // dial makes the connections of go-redis's pools and subscriptions. It fails

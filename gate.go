@@ -98,8 +98,13 @@ func (g *gate) wait(ctx context.Context, began time.Time, turn <-chan struct{}, 
 			g.events.signal()
 		}
 		g.want()
-		if why == CauseGraceOver && g.cfg.grace > 0 && !g.refusals.take() && lingers(ctx, o) {
-			return CauseNone, nil
+		if why == CauseGraceOver && g.cfg.grace > 0 && !g.refusals.take() {
+			switch lingers(ctx, o); {
+			case isClosed(o.ended):
+				return CauseNone, nil
+			case ctx.Err() != nil:
+				return CauseContextEnded, &cutShort{ctx: ctx.Err(), cause: err}
+			}
 		}
 		return why, err
 	}
@@ -156,19 +161,17 @@ func (g *gate) hold(ctx context.Context, o *outage, p patience, left time.Durati
 	return CauseNone, nil
 }
 
-// lingers holds a command for a moment before it is refused, and reports whether the outage has
-// ended. It is for what asks again without a pause: go-redis takes its time to dial in vain,
-// and a refusal takes none, so it would keep a processor busy.
-func lingers(ctx context.Context, o *outage) bool {
+// lingers holds a command for a moment before it is refused, unless the outage ends. It is for
+// what asks again without a pause: go-redis takes its time to dial in vain, and a refusal takes
+// none, so it would keep a processor busy.
+func lingers(ctx context.Context, o *outage) {
 	timer := time.NewTimer(refusalPause)
 	defer timer.Stop()
 	select {
 	case <-o.ended:
-		return true
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return false
 }
 
 // turnAwayLocked returns the last transport error, for a command that does not go on because

@@ -435,11 +435,10 @@ func TestHost_DialsOfPoolsHaveADeadline(t *testing.T) {
 	_, err := sub.Receive(ctx)
 	require.NoError(t, err)
 	s.set(func() {
-		require.NotEmpty(t, s.dials)
-		for _, d := range s.dials {
+		believe(t, slices.ContainsFunc(s.dials, func(d context.Context) bool { // beside those for idle connections
 			_, ok := d.Deadline()
-			believe(t, !ok, "the dial of a subscription has the context of its caller and no other deadline; if this fails, its connection may be a stand-in, and it does not wait for the link")
-		}
+			return !ok
+		}), "the dial of a subscription has the context of its caller and no other deadline; if this fails, its connection may be a stand-in, and it does not wait for the link")
 	})
 }
 

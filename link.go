@@ -53,6 +53,7 @@ type endpoint struct {
 	renews   bool          // credentials come from a provider, so they may change
 	sealed   bool          // go-redis would retry by itself and must not, see wire.SealedError
 	lends    bool          // the pool is given what the prober has made: no hook of the caller's has to see it dialed
+	asks     int           // how often a command asks an exhausted pool for a connection; as often as go-redis
 	replica  bool          // one was asked for, so that to write to it is a mistake of the caller's
 }
 
@@ -261,7 +262,8 @@ func (l *link) react(reply error) {
 	case row.topology && row.waits != waitsAmongNodes: // of those go-redis has asked itself
 		l.owner.lookAround()
 	}
-	if row.notReady {
+	if row.notReady { // to a PING it says so, too
+		l.GreetInstead(0)
 		l.Suspect(reply)
 	}
 }

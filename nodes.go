@@ -30,6 +30,7 @@ type nodes struct {
 	tells  bool                   // whenever the topology is told, learn is called
 	reader bool                   // go-redis may read from any node of a shard
 	afar   bool                   // go-redis may read from replicas
+	asks   int                    // see endpoint; 0: go-redis does so itself
 	splits func(redis.Cmder) bool // whether go-redis sends parts of a command to several nodes
 	// mistrust says that a node is not, or not any more, what it was named as.
 	mistrust func(addr string)
@@ -196,7 +197,9 @@ func (m *member) warm(ctx context.Context, lost int) bool {
 func (n *nodes) newMember(opt *redis.Options, quick, lends bool) *member {
 	m := &member{of: n, name: opt.NodeAddress}
 	addr := shownAddr(addrOf(opt.Addr))
-	m.link = newLink(newGate(n.base, addr, addr), endpointOf(opt, n.cfg, true, lends), m, pingerOf(opt, quick))
+	e := endpointOf(opt, n.cfg, true, lends)
+	e.asks = n.asks
+	m.link = newLink(newGate(n.base, addr, addr), e, m, pingerOf(opt, quick))
 	m.guard = guarded(m.link)
 	if m.unreadable = malformed(opt); m.unreadable != nil {
 		m.guard.bar(m.unreadable)

@@ -79,7 +79,7 @@ type probe struct {
 	client *redis.Client
 	told   *credentials // that the caller gave for it; nil: none
 
-	greetsTwice bool // it asks by HELLO instead, see pinger.isDeafLocked
+	pings, deaf bool // it asks by PING; or by HELLO instead, see pinger.isDeafLocked
 }
 
 // pingerOf returns what makes the prober of the link to a server. opt holds the caller's
@@ -190,9 +190,10 @@ func (a *probe) run() error {
 	late := a.stage == over
 	question := p.link.Question()
 	if !late {
-		if a.greetsTwice = p.isDeafLocked(); a.greetsTwice {
+		if a.deaf = p.isDeafLocked(); a.deaf {
 			question = []any{"hello", client.Options().Protocol}
 		}
+		a.pings = question[0] == "ping"
 		p.cutOff = time.Time{}
 		a.stage, a.conn, a.client = settingUp, via, client
 		a.timer.Reset(p.sets)
@@ -330,11 +331,12 @@ func (p *pinger) finish(a *probe, err error) {
 	took := time.Since(a.asked)
 	switch {
 	case !r.fresh || a.stage != pinging:
-	case keep && a.greetsTwice:
+	case keep && a.deaf:
+		p.deaf = 0
 		p.link.GreetInstead(a.client.Options().Protocol)
 	case keep:
-		p.pongs = true
-	case !heard && !a.greetsTwice:
+		p.pongs = p.pongs || a.pings
+	case !heard && a.pings:
 		p.deaf++
 	}
 	if keep && r.fresh {
@@ -560,6 +562,7 @@ func (p *pinger) drop() {
 	}
 	p.running, p.held, p.results = nil, nil, nil
 	p.pongs, p.deaf = false, 0
+	p.link.GreetInstead(0)
 	p.tellLocked()
 	p.mu.Unlock()
 	for _, a := range all {

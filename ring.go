@@ -64,6 +64,7 @@ func newRing(opt *redis.RingOptions, opts []Option) (*Ring, error) {
 		return nil, errors.New("redial: ring options are nil")
 	}
 	n := newNodes(cfg, ringAddr(opt))
+	n.asks = poolAsks(opt.MaxRetries)
 	return build(n.keeper, 0, func() (*Ring, error) {
 		own := *opt
 		own.Addrs = maps.Clone(opt.Addrs)

@@ -121,7 +121,9 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 	k := newKeeper(cfg, shownAddr(addrOf(opt.Addr)))
 	return build(k, 0, func() (*Supervisor, error) {
 		o := new(alone)
-		g := guarded(newLink(k.gate, endpointOf(opt, cfg, true, false), o, pingerOf(opt, false)))
+		e := endpointOf(opt, cfg, true, false)
+		e.asks = 1 // go-redis asks again
+		g := guarded(newLink(k.gate, e, o, pingerOf(opt, false)))
 		o.is(rdb, &g.inflight, cfg.timeout, g)
 		k.whole = g.link
 		if words := malformed(opt); words != nil {

@@ -299,7 +299,7 @@ func (d *Directory) wasMasterLocked(addr string) bool {
 func (d *Directory) believed(a answer) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return a.master != d.doubts && !d.wasMasterLocked(a.master)
+	return a.master == "" || a.master != d.doubts && !d.wasMasterLocked(a.master)
 }
 
 // Close closes every connection to a sentinel, which ends every question and all

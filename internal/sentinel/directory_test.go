@@ -428,7 +428,7 @@ func TestListen_Refused(t *testing.T) {
 		assert.Equal(t, masterB, <-moves)
 		assert.LessOrEqual(t, time.Since(began), limits.Interval)
 		w.set(func() { delete(w.odd, "subscribe") })
-		time.Sleep(limits.Survey)
+		time.Sleep(limits.Survey + 2*limits.Interval)
 		assert.Equal(t, 1, w.all[one].Executed("subscribe"))
 	})
 }

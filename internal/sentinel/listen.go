@@ -72,7 +72,7 @@ func (d *Directory) hear(p *peer, c *client) {
 	surveyed := time.Now()
 	for {
 		msg, err := sub.ReceiveTimeout(ctx, d.limits.Interval)
-		if isWord(err) {
+		if redis.HasErrorPrefix(err, "NOPERM ") {
 			for time.Since(surveyed) < d.limits.Survey && d.check(ctx, c) {
 				d.rest(d.limits.Interval)
 			}

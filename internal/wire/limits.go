@@ -25,6 +25,8 @@ const (
 	rttSmoothing = 8
 	// MaxAnswer bounds the answer to a PING, with all that comes along.
 	MaxAnswer = 1 << 10
+	// maxHello does so of the answer to HELLO, which lists modules.
+	maxHello = 16 << 10
 	// maxGreeting is the length within which the reply to HELLO says which client this is.
 	maxGreeting = 1024
 

@@ -151,7 +151,10 @@ var errNoAnswer = errors.New("no answer to a PING in time")
 // answer reads until there is a complete reply, and keeps what else there was, which can
 // only be pushes: any other would be the reply to something else.
 func (c *Conn) answer() error {
-	var room [MaxAnswer]byte
+	room := make([]byte, MaxAnswer)
+	if c.fleet.greeting.Load() != 0 {
+		room = make([]byte, maxHello)
+	}
 	var pushes []byte
 	var f command.Frame
 	answered := false

