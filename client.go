@@ -80,8 +80,9 @@ var _ redis.UniversalClient = (*Client)(nil)
 // I/O and never waits. The server is dialed in the background at once, and
 // commands issued before it answers wait at the gate.
 //
-// opt is copied. MaxRetries, MinRetryBackoff, MaxRetryBackoff and the
-// DialerRetry options have no effect: redial retries by itself, see [WithRetry].
+// opt is copied. MinRetryBackoff, MaxRetryBackoff and the DialerRetry options have no
+// effect: redial retries by itself, see [WithRetry]. MaxRetries says only how often an
+// exhausted pool is asked again.
 // ContextTimeoutEnabled is always on.
 //
 // NewClient panics, as redis.NewClient does, when opt is nil or an option is
