@@ -129,6 +129,10 @@ func Scenarios() []*Scenario {
 			What: "All live connections are ended by RST, five times, 300 ms apart; the server is 5 ms away and keeps running.",
 			Why: "A write that was under way at the reset may have been executed. redial says so and does not send it again, " +
 				"so it cannot be without errors here.",
+			Behind: []Reason{
+				{[]Key{Stall, Overrun}, "A call is sent again after a pause of 5 ms, on a connection that has to be dialed and greeted first, " +
+					"each a round trip of 5 ms; rueidis has one connection for all, and does not pause."},
+			},
 			Plan: plan(patient), AnyDialer: true,
 			Before: before, After: 1500 * time.Millisecond, QuickAfter: time.Second,
 			Prepare: distant,
