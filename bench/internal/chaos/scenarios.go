@@ -131,7 +131,7 @@ func Scenarios() []*Scenario {
 				"so it cannot be without errors here.",
 			Behind: []Reason{
 				{[]Key{Stall, Overrun}, "A call is sent again after a pause of 5 ms, on a connection that has to be dialed and greeted first, " +
-					"each a round trip of 5 ms; rueidis has one connection for all, and does not pause."},
+					"each a round trip of 5 ms; rueidis has one connection for all, and pauses for microseconds at first."},
 			},
 			Plan: plan(patient), AnyDialer: true,
 			Before: before, After: 1500 * time.Millisecond, QuickAfter: time.Second,
