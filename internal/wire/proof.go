@@ -151,10 +151,11 @@ var errNoAnswer = errors.New("no answer to a PING in time")
 // answer reads until there is a complete reply, and keeps what else there was, which can
 // only be pushes: any other would be the reply to something else.
 func (c *Conn) answer() error {
-	room := make([]byte, MaxAnswer)
+	size := MaxAnswer
 	if c.fleet.greeting.Load() != 0 {
-		room = make([]byte, maxHello)
+		size = maxHello
 	}
+	room := make([]byte, size)
 	var pushes []byte
 	var f command.Frame
 	answered := false
