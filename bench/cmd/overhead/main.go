@@ -46,7 +46,7 @@ func run(rounds int, watched bool, only string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("Medians of %d rounds, in each of which three new clients take turns, each in a process of its own; quartiles in brackets.\n\n", rounds)
+	fmt.Printf("Medians of %d rounds, in each of which three clients take turns, each in a new process of its own; quartiles in brackets.\n\n", rounds)
 	fmt.Println("| | go-redis | time, redial / go-redis | another go-redis / go-redis | throughput | processor time | allocations beyond go-redis |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	for _, c := range costs {

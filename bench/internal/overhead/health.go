@@ -87,17 +87,12 @@ func beside(addr string, rounds int, only, suffix string, bare, ours side) (cost
 			row{fmt.Sprintf("GET, %d goroutines", goroutines), "get", goroutines, n},
 			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), "get in time", goroutines, n})
 	}
-	cs, err := startChildren(3)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, cs.close()) }()
 	for _, r := range rows {
 		r.name += suffix
 		if !strings.Contains(r.name, only) {
 			continue
 		}
-		cost, err := r.cost(cs, addr, rounds, bare, ours)
+		cost, err := r.cost(addr, rounds, bare, ours)
 		if err != nil {
 			return nil, err
 		}
@@ -107,13 +102,13 @@ func beside(addr string, rounds int, only, suffix string, bare, ours side) (cost
 }
 
 // cost compares two sides, and the first with itself, in three processes.
-func (r row) cost(cs children, addr string, rounds int, bare, ours side) (c Cost, err error) {
+func (r row) cost(addr string, rounds int, bare, ours side) (c Cost, err error) {
 	bare.Timely = r.task == "get in time"
-	jobs := make([]job, len(cs))
+	jobs := make([]job, 3)
 	for i, s := range []side{bare, bare, ours} {
 		jobs[i] = job{Side: s, Addr: addr, Task: r.task, Goroutines: r.goroutines, N: r.n}
 	}
-	took, err := cs.rounds(rounds, jobs)
+	took, err := inTurns(rounds, jobs)
 	if err != nil {
 		return c, err
 	}
@@ -125,7 +120,7 @@ func (r row) cost(cs children, addr string, rounds int, bare, ours side) (c Cost
 	var allocs [3]float64
 	for i := range jobs {
 		jobs[i].Allocs, jobs[i].N = true, 4*r.n
-		d, err := cs[i].do(jobs[i])
+		d, err := jobs[i].byChild()
 		if err != nil {
 			return c, err
 		}

@@ -17,7 +17,8 @@ import (
 
 // Every client is measured in a process of its own, as programs have them: with other
 // clients in it, their garbage and the depth of their stacks would be the client's, too.
-// The processes take turns, and while one works the others wait for their turn.
+// It lives for one turn: of two equal processes one is faster, by some percent, for as long
+// as it lives.
 
 // ChildFlag, as the only argument, makes the program run Child.
 const ChildFlag = "-child"
@@ -55,9 +56,7 @@ func (s side) open(addr string) (c redis.Cmdable, shut func() error, err error) 
 	return rdb, rdb.Close, nil
 }
 
-// job is one turn of a child: n units of a task, after as many to warm up, by a new
-// client. Which of two equal clients is faster is decided, by some percent, when its
-// connections are made.
+// job is what a child does: n units of a task, after as many to warm up.
 type job struct {
 	Side       side
 	Addr       string
@@ -124,11 +123,13 @@ func (j job) do() (d did, err error) {
 	return d, nil
 }
 
-// child is a process that does jobs.
-type child struct{ *testbed.Self }
-
-// do has the child do a job.
-func (c child) do(j job) (d did, err error) {
+// byChild has a child of its own do the job.
+func (j job) byChild() (d did, err error) {
+	c, err := testbed.StartSelf(context.Background(), ChildFlag)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
 	if err := json.NewEncoder(c.In).Encode(j); err != nil {
 		return d, err
 	}
@@ -141,42 +142,20 @@ func (c child) do(j job) (d did, err error) {
 	return d, nil
 }
 
-// children are the processes of the sides that are compared.
-type children []child
-
-// startChildren starts n.
-func startChildren(n int) (cs children, err error) {
-	for range n {
-		c, err := testbed.StartSelf(context.Background(), ChildFlag)
-		if err != nil {
-			return nil, errors.Join(err, cs.close())
-		}
-		cs = append(cs, child{c})
-	}
-	return cs, nil
-}
-
-func (cs children) close() (err error) {
-	for _, c := range cs {
-		err = errors.Join(err, c.Close())
-	}
-	return err
-}
-
-// rounds has each child do its job, round after round, in every order, and returns what
-// each took in every round.
-func (cs children) rounds(rounds int, jobs []job) ([][]Spent, error) {
-	took := make([][]Spent, len(cs))
+// inTurns has the jobs done, round after round, in every order, and returns what each took
+// in every round.
+func inTurns(rounds int, jobs []job) ([][]Spent, error) {
+	took := make([][]Spent, len(jobs))
 	for r := range rounds {
-		order := make([]int, len(cs))
+		order := make([]int, len(jobs))
 		for k := range order {
-			order[k] = (k + r) % len(cs)
+			order[k] = (k + r) % len(jobs)
 		}
-		if r/len(cs)%2 == 1 {
+		if r/len(jobs)%2 == 1 {
 			slices.Reverse(order)
 		}
 		for _, i := range order {
-			d, err := cs[i].do(jobs[i])
+			d, err := jobs[i].byChild()
 			if err != nil {
 				return nil, err
 			}
