@@ -376,7 +376,7 @@ func (w *watching) judge(c *call, err error) ruling {
 	default:
 		return ruling{done: true, said: err}
 	}
-	if n := failureOf(why); n != nil && n.outcome == notSentForGood {
+	if n := failureOf(why); n != nil && (n.outcome == notSentForGood || n.outcome == denied) {
 		return ruling{outcome: n.outcome, why: why, said: why}
 	}
 	return ruling{outcome: c.outcome(nil, why, &finding{unsent: true}), why: why, said: why}

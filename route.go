@@ -263,8 +263,8 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 	case o == answered, o == refused, o == foreign:
 		l.react(err)
 		return err
-	case o == denied && !l.renews, o == notSentForGood && errors.Is(err, redis.ErrClosed):
-		return err
+	case o == denied && (setup || !l.renews), o == notSentForGood && errors.Is(err, redis.ErrClosed):
+		return err // of what sets up a connection it becomes that of the command
 	}
 	return &failure{
 		at: l, outcome: o, err: err, setup: setup,

@@ -41,7 +41,11 @@ var errVault = errors.New("vault: no token today")
 
 func newVault(t *testing.T) *vault {
 	t.Helper()
-	v := &vault{server: redialtest.StartServer(t), heard: make(map[auth.CredentialsListener]bool)}
+	return newVaultOf(redialtest.StartServer(t))
+}
+
+func newVaultOf(server *redialtest.Server) *vault {
+	v := &vault{server: server, heard: make(map[auth.CredentialsListener]bool)}
 	v.server.Do("ACL", "SETUSER", account, "on", "~*", "&*", "+@all")
 	v.expire()
 	return v
@@ -352,6 +356,47 @@ func TestCredentials_ProviderIsStale(t *testing.T) {
 		v.says(nil)
 		require.NoError(t, c.Incr(t.Context(), "n").Err())
 	})
+}
+
+// The same at a node of a cluster, whatever is sent there.
+func TestCredentials_ProviderIsStale_Cluster(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 1, 0)
+	v := newVaultOf(cluster.Nodes[0])
+	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), CredentialsProviderContext: v.credentials})
+	defer c.Close()
+	ctx := t.Context()
+	incr := func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil }
+	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+	for name, send := range map[string]func() error{
+		"command":     func() error { return c.Incr(ctx, "n").Err() },
+		"pipeline":    func() error { _, err := c.Pipelined(ctx, incr); return err },
+		"transaction": func() error { _, err := c.TxPipelined(ctx, incr); return err },
+		"watch":       func() error { return c.Watch(ctx, func(*redis.Tx) error { return nil }, "n") },
+	} {
+		old := v.newest()
+		var asked atomic.Int32
+		v.says(func(context.Context) (string, error) {
+			if asked.Add(1) == 1 {
+				return old, nil
+			}
+			return v.newest(), nil
+		})
+		v.expire()
+		assert.NoError(t, send(), "%s: stale once", name)
+
+		v.says(func(context.Context) (string, error) { asked.Add(1); return old, nil })
+		v.expire()
+		asked.Store(0)
+		began := time.Now()
+		err := send()
+		assert.True(t, redis.IsAuthError(err), "%s: %v", name, err)
+		assert.True(t, redial.SafeToRetry(err), name)
+		assert.Less(t, time.Since(began), time.Second, name)
+		assert.LessOrEqual(t, asked.Load(), int32(20), name) // go-redis tries a pipeline of a cluster four times by itself
+		v.says(nil)
+		require.NoError(t, send(), name)
+	}
 }
 
 // Nobody listens to a provider any more for a connection that is gone.
