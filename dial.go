@@ -390,7 +390,8 @@ func (l *link) dialNetwork(ctx context.Context, network, addr string, base dialF
 
 // mayDial lets a dial go ahead, or says why there is no point. While the link is
 // Connecting it waits for a moment. So do the dials of subscriptions while it is
-// Reconnecting: their caller has no gate to wait at.
+// Reconnecting, unless the server answers that it is not ready: it serves them all the same,
+// and their caller has no gate to wait at.
 func (l *link) mayDial(ctx context.Context) error {
 	patient := l.subscription(ctx)
 	state, _ := l.current()
@@ -416,7 +417,7 @@ func (l *link) mayDial(ctx context.Context) error {
 		case l.state == StateReconnecting && !patient:
 			err = l.causeLocked()
 		case l.state != StateConnected:
-			return false
+			return patient && l.unready
 		}
 		return true
 	}) != nil {

@@ -140,6 +140,9 @@ func (g *guard) reached() string {
 
 // unreached is called when it was not, of which v is what is known.
 func (g *guard) unreached(v verdict, err error) {
+	g.mu.Lock()
+	g.unready = isNotReady(err)
+	g.mu.Unlock()
 	switch v {
 	case barring:
 		g.bar(err)

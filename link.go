@@ -35,6 +35,7 @@ type link struct {
 	suspected bool      // guarded by mu; a connection failed, and what that says of the server is to be found out
 	pressing  bool      // guarded by mu; by a connection of its own, for nobody else makes one who would find out
 	rotated   time.Time // guarded by mu; last retirement by rotate
+	unready   bool      // guarded by mu; it answers that it cannot serve yet, but those who subscribe
 }
 
 // credentials are what the caller has said when he was asked.
@@ -124,7 +125,7 @@ func newLink(g *gate, e endpoint, o owner, probe func(*link) prober) *link {
 // followLocked goes by the state: what is Reconnecting has lost its connections, unless
 // the server may be as it was. A cause means that it must not be talked to any more.
 func (l *link) followLocked(to State, cause error) func() {
-	l.suspected, l.pressing = false, false
+	l.suspected, l.pressing, l.unready = false, false, false
 	why := l.why
 	var retired []*wire.Conn
 	switch {

@@ -372,6 +372,44 @@ func TestRetry_Loading_ShutsTheGate(t *testing.T) {
 	})
 }
 
+// Subscriptions do not wait: it serves them, and who publishes.
+func TestRetry_Loading_Subscriptions(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c, f := faulty(t, n, opt)
+		sub := c.Subscribe(t.Context(), "news")
+		defer sub.Close()
+		messages := sub.Channel(redis.WithChannelHealthCheckInterval(0)) // it would wait for a mutex
+		hears := func(within time.Duration) {
+			t.Helper()
+			began := time.Now()
+			for n.Redis.Publish("news", "hello") == 0 && time.Since(began) < within {
+				time.Sleep(time.Millisecond)
+			}
+			select {
+			case <-messages:
+			case <-time.After(time.Second):
+				t.Error("it is deaf")
+			}
+		}
+		hears(time.Second)
+		for _, cmd := range []string{"ping", "incr"} {
+			f.Times(cmd, 1<<30, memnet.Reply("LOADING Redis is loading the dataset in memory"))
+		}
+		n.Kill()
+		time.Sleep(2 * time.Second)
+		n.Start()
+		hears(2 * time.Second)
+		assert.ErrorIs(t, c.Incr(redial.FailFast(t.Context()), "n").Err(), redial.ErrUnavailable)
+		time.Sleep(20 * time.Second)
+		hears(0)
+		other := c.Subscribe(t.Context(), "other")
+		defer other.Close()
+		_, err := other.ReceiveTimeout(t.Context(), time.Second)
+		assert.NoError(t, err)
+		assert.Equal(t, redial.StateReconnecting, c.State())
+	})
+}
+
 // So it is when many ask, each of whom hears the same, which is no sign that it serves.
 func TestRetry_Loading_ManyAsk_ShutsTheGate(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
