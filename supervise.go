@@ -21,6 +21,9 @@ import (
 //
 //   - Connections that were dialed before are used as they are until they end; what
 //     fails on them go-redis retries by itself, and may run twice.
+//   - The connection on which redial has found the server to answer is not handed to the
+//     pool, whose hooks would not have seen it dialed. It is one more, and where it takes
+//     long to set one up, the first command waits for two.
 //   - Clones that WithTimeout has made, or makes later, have the connections but not
 //     the hooks: their commands do not wait.
 //   - The options of the client stay what they are. Where ContextTimeoutEnabled is not
