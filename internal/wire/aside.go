@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"math"
 	"net"
 	"time"
 
@@ -38,7 +39,8 @@ func (c *Conn) introduce(p []byte, now int64) error {
 		return nil
 	}
 	if c.id.Load() == 0 || c.self.Load() != nil || c.uses.Load() > 1 || c.role.Load() == roleHeld ||
-		c.users.Load() > 1 || c.aside.Load() != nil || !c.fleet.Inquirer.Willing(now) {
+		c.users.Load() > 1 || c.aside.Load() != nil ||
+		c.fleet.shunned.Load() >= mostShunned || !c.fleet.Inquirer.Willing(now) {
 		return nil
 	}
 	if waits && !command.Blocks(p) {
@@ -183,6 +185,7 @@ func (c *Conn) answered(a *aside, p []byte) (kept int, ok bool) {
 
 // introduced takes the answer to an introduction.
 func (c *Conn) introduced(text []byte) {
+	c.fleet.shunned.Store(math.MinInt32)
 	self, ok := command.ParsePeer(string(text))
 	if !ok || self.ID != c.id.Load() {
 		c.fleet.Inquirer.Mute()

@@ -96,6 +96,7 @@ type Fleet struct {
 	witness    atomic.Pointer[witness] // see Beside; nil: there is none
 	rtt        atomic.Int64            // smoothed round trip in nanoseconds, 0: unknown
 	direct     atomic.Bool             // servers see connections come from the addresses that they have here
+	shunned    atomic.Int32            // introductions that connections ended with; negative: one was answered
 	declined   atomic.Bool             // a server has no notifications of maintenance
 	greeting   atomic.Int32            // the version of HELLO that asks for a sign of life; 0: PING does
 	resp2      atomic.Bool             // the server answered HELLO so, or would not and goes on without, when asked last

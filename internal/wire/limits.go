@@ -53,6 +53,10 @@ const (
 	Unwatched    = 10 * time.Millisecond
 	watchedWrite = 16 << 10
 
+	// mostShunned is how many connections may end without an answer to their introduction
+	// until no more are introduced, if none was ever answered.
+	mostShunned = 2
+
 	// KeepAliveFloor is the least time that the kernel lets pass before it probes a
 	// connection on which nothing happens.
 	KeepAliveFloor = time.Second

@@ -95,6 +95,31 @@ func TestForeign_ConnWithoutAddresses(t *testing.T) {
 	require.NoError(t, c.Get(t.Context(), "k").Err())
 }
 
+// A server, or a proxy, that ends connections on which it is asked who they are does so twice.
+func TestForeign_ServerShunsIntroductions(t *testing.T) {
+	t.Parallel()
+	f := redialtest.NewFakeServer(t)
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "client" && args[1] == "info" {
+			return redialtest.CloseBeforeExecute
+		}
+		return redialtest.Handle
+	})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	require.NoError(t, c.LPush(t.Context(), "queue", 1, 2, 3).Err())
+	failed := 0
+	for range 5 {
+		if c.BLPop(t.Context(), time.Minute, "queue").Err() != nil {
+			failed++
+		}
+	}
+	assert.Equal(t, 2, failed)
+	sub := c.Subscribe(t.Context(), "news")
+	defer sub.Close()
+	_, err := sub.Receive(t.Context())
+	require.NoError(t, err)
+}
+
 // A pool that keeps connections ready has as many at the server as with go-redis, also when
 // there are commands from the first moment on.
 func TestMinIdleConns_AtTheStart(t *testing.T) {
