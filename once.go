@@ -201,9 +201,13 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 			defer func() { w.unplace(o, cmd, finding{err: err, unsent: from.alone() && ctx.Err() == err && err != nil}) }()
 		}
 	}
+	var sum string
+	if err == nil {
+		sum, err = w.sum(o, cmd, nil)
+	}
 	for err == nil {
 		tagged := w.cluster.Load()
-		stand, no := w.standIn(o, cmd, nil, tagged, whole)
+		stand, no := w.standIn(o, cmd, nil, sum, tagged, whole)
 		if no != nil {
 			err = no
 			break

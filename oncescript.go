@@ -233,7 +233,7 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 	for _, cmd := range cmds {
 		args, err := o.line(cmd)
 		if err != nil {
-			return "", err
+			return "", refuse(cmd, whyUnsendable)
 		}
 		number(len(args))
 		for i, text := range args {
@@ -248,16 +248,12 @@ func (w *onceWay) sum(o *onces, cmd redis.Cmder, unit []redis.Cmder) (string, er
 }
 
 // standIn returns what is sent in place of a command with an id. unit is the transaction
-// that it is part of, nil if it is of none.
-func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, tagged, whole bool) (*onceCmd, error) {
+// that it is part of, nil if it is of none, and sum what identifies it, or else the command.
+func (w *onceWay) standIn(o *onces, cmd redis.Cmder, unit []redis.Cmder, sum string, tagged, whole bool) (*onceCmd, error) {
 	id := o.ids[cmd]
 	args, at, reply, err := o.keys(cmd)
 	if err != nil {
 		return nil, err
-	}
-	sum, err := w.sum(o, cmd, unit)
-	if err != nil {
-		return nil, refuse(cmd, whyUnsendable)
 	}
 	out := make([]any, 0, len(args)+len(at)+onceExtra)
 	if whole {
@@ -444,12 +440,18 @@ func isPassing(cmd redis.Cmder) bool {
 // says that each does, since the server keeps losing it.
 func (w *onceWay) standIns(ctx context.Context, cmds []redis.Cmder, tagged, whole bool) (sent []redis.Cmder, err error) {
 	o, unit, brings := oncesOf(ctx), unitOf(cmds), true
+	sum := ""
 	sent = slices.Clone(cmds)
 	for i, cmd := range cmds {
 		if !o.has(cmd) {
 			continue
 		}
-		stand, err := w.standIn(o, cmd, unit, tagged, brings)
+		if unit == nil || sum == "" { // all of a transaction have one
+			if sum, err = w.sum(o, cmd, unit); err != nil {
+				return nil, err
+			}
+		}
+		stand, err := w.standIn(o, cmd, unit, sum, tagged, brings)
 		if err != nil {
 			return nil, err
 		}

@@ -731,3 +731,32 @@ func TestOnce_Cost(t *testing.T) {
 	}
 	assert.Less(t, bytes, int64(300))
 }
+
+// What an id costs in a transaction grows with its commands as it does in a pipeline.
+func TestOnce_CostOfLongTransactions(t *testing.T) {
+	s := redialtest.StartServer(t)
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), ReadTimeout: time.Minute})
+	var pipeline, transaction time.Duration
+	for try := range 5 {
+		for _, way := range []struct {
+			exec func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error)
+			took *time.Duration
+		}{{c.Pipelined, &pipeline}, {c.TxPipelined, &transaction}} {
+			ctx := redial.Once(t.Context(), fmt.Sprintf("%d-%p", try, way.took))
+			began := time.Now()
+			_, err := way.exec(ctx, func(p redis.Pipeliner) error {
+				for range 3000 {
+					p.Incr(ctx, "n")
+				}
+				return nil
+			})
+			require.NoError(t, err)
+			*way.took = time.Since(began)
+		}
+		t.Logf("3000 commands with an id: as a pipeline %v, as a transaction %v", pipeline, transaction)
+		if transaction < 5*pipeline {
+			return
+		}
+	}
+	t.Error("a transaction takes too long")
+}
