@@ -223,12 +223,12 @@ func (b *batch) end(c *call, final error) error {
 }
 
 // label puts the final error on the commands that have no answer of their own. A refusal is
-// none of one that may have run before.
+// none of one that was to be sent again, or may have run before.
 func (c *call) label(cmds []redis.Cmder, final error) {
-	reply := asError(final) == nil && isReply(final)
+	reply, safe := asError(final) == nil && isReply(final), SafeToRetry(final)
 	for _, cmd := range cmds {
 		err := cmd.Err()
-		if !reply && (err == nil || !isReply(err) || c.mayHaveRun && c.outcome(cmd, err, &finding{}) == refused) {
+		if !reply && (err == nil || !isReply(err) || (safe || c.mayHaveRun) && c.outcome(cmd, err, &finding{}) == refused) {
 			cmd.SetErr(final)
 		}
 	}

@@ -126,6 +126,41 @@ func TestRefusals_SingleServer(t *testing.T) {
 	}
 }
 
+// What was refused, and waits for the server until the grace is over, fails as a single command
+// does: whatever it is, it is counted as what its caller is told.
+func TestRefusals_GraceIsOver(t *testing.T) {
+	get := func(ctx context.Context, p redis.Pipeliner) { p.Get(ctx, "k") }
+	both := func(ctx context.Context, p redis.Pipeliner) { get(ctx, p); p.Incr(ctx, "n") }
+	for _, tc := range []struct {
+		name string
+		tx   bool
+		fill func(context.Context, redis.Pipeliner)
+	}{{"pipeline of one", false, get}, {"pipeline", false, both}, {"transaction", true, both}} {
+		t.Run(tc.name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				c, f := faulty(t, n, opt)
+				ctx := t.Context()
+				for _, cmd := range []string{"ping", "hello", "get", "incr"} {
+					f.Times(cmd, 1<<30, memnet.Reply("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."))
+				}
+				f.Times("exec", 1<<30, memnet.Reply("EXECABORT Transaction discarded because of previous errors."))
+				exec := c.Pipelined
+				if tc.tx {
+					exec = c.TxPipelined
+				}
+				cmds, err := exec(ctx, func(p redis.Pipeliner) error { tc.fill(ctx, p); return nil })
+				require.NotEqual(t, redial.StateConnected, c.State())
+				assert.ErrorIs(t, err, redial.ErrUnavailable)
+				assert.ErrorContains(t, err, "MASTERDOWN")
+				for _, cmd := range cmds {
+					assert.Equal(t, err, cmd.Err())
+				}
+				assert.EqualValues(t, 1, c.Stats().Refused)
+			})
+		})
+	}
+}
+
 // In a pipeline what is refused is sent again with all that follow it, if those may run
 // twice or were refused as well.
 func TestWithRefusals_Pipeline(t *testing.T) {
