@@ -232,6 +232,7 @@ func (c *call) carry(w work, err error) error {
 func (c *call) attempt(try func(*call) error) error {
 	paid := c.paid
 	c.paid = false
+	c.mayHaveRun = c.mayHaveRun && !c.apiece
 	if c.admitted {
 		c.admitted = false
 		defer c.link.leave()
@@ -401,7 +402,6 @@ func (c *call) settle(r ruling) error {
 	}
 	switch {
 	case c.why == CauseNone:
-		c.mayHaveRun = c.mayHaveRun && !c.apiece
 		return nil
 	case o == refused && !c.mayHaveRun:
 		return err // the server's own words

@@ -123,7 +123,7 @@ func (s *spread) try(c *call) error {
 
 func (s *spread) judge(c *call, err error) ruling {
 	o, why := s.sort(c) // which goes by what is known of each command
-	c.mayHaveRun = c.mayHaveRun || s.found.mayHaveRun
+	c.mayHaveRun = slices.Contains(s.ran, true) || s.found.mayHaveRun
 	word := err == nil || s.found.word || s.found.mayHaveRun
 	if len(s.rest) > 0 && !word {
 		return ruling{outcome: o, why: why, said: why}
@@ -298,8 +298,10 @@ func (s *spread) end(c *call, final error) error {
 		switch {
 		case ran:
 			one.kind = ErrOutcomeUnknown
-		case e.kind != ErrClosed:
+		case e.Cause != CauseClosed:
 			one.kind = ErrUnavailable
+		default:
+			one.kind = ErrClosed
 		}
 		if n != nil && n.at != nil {
 			one.Addr = n.at.Address()

@@ -245,3 +245,37 @@ func TestRing_UnreadableBehindSelect(t *testing.T) {
 		assert.Contains(t, s.Do("INFO", "commandstats"), "cmdstat_get:"+times)
 	}
 }
+
+// What may have run before it waits in vain is counted, and told to observers, as what its
+// caller is told: its outcome is unknown.
+func TestRing_MayHaveRunBeforeTheOutage_IsCountedAsUnknown(t *testing.T) {
+	type batch = func(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error)
+	for name, exec := range map[string]func(*redial.Ring) batch{
+		"pipeline":    func(c *redial.Ring) batch { return c.Pipelined },
+		"transaction": func(c *redial.Ring) batch { return c.TxPipelined },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := redialtest.NewFakeServer(t)
+			failed := make(told, 10)
+			c := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": server.Addr()}, Protocol: 2, DisableIdentity: true},
+				redial.WithGrace(300*time.Millisecond), redial.WithObserver(failed))
+			t.Cleanup(func() { _ = c.Close() })
+			require.NoError(t, c.WaitReady(t.Context()))
+			sent := make(chan struct{}, 10)
+			server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+				if args[0] != "get" && args[0] != "exec" {
+					return redialtest.Handle
+				}
+				sent <- struct{}{}
+				return redialtest.Hang
+			})
+			go func() { <-sent; server.Kill() }()
+			_, err := exec(c)(redial.Idempotent(t.Context()), func(p redis.Pipeliner) error { return p.Get(t.Context(), "k").Err() })
+			require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			assert.EqualValues(t, 1, c.Stats().Unknown)
+			assert.Zero(t, c.Stats().Refused)
+			require.Len(t, failed, 1)
+			assert.ErrorIs(t, <-failed, redial.ErrOutcomeUnknown)
+		})
+	}
+}
