@@ -505,7 +505,7 @@ func (c *call) fitToLog(err error) error {
 	if row, _ := refusalOf(err); row == nil && isReply(err) {
 		return nil
 	}
-	return err
+	return ofSetUp(err)
 }
 
 // ownWords returns what go-redis says of a mistake that waiting cannot cure, or nil when
@@ -659,15 +659,22 @@ func (c *call) newError(kind, err error) *Error {
 	if c.mayHaveRun {
 		kind = ErrOutcomeUnknown
 	}
-	if e := asError(err); e != nil && e.handshake {
-		err = fmt.Errorf("%s: %w", e.Cmd, e.Err) // its outcome is not this one's
-	}
+	err = ofSetUp(err)
 	l := c.peer()
 	state, since := l.current()
 	return &Error{
 		Cmd: c.name, Addr: l.addr, Attempts: c.attempts, State: state, Since: since,
 		Cause: c.why, Reason: c.why.text(c.cfg.maxWaiting), Err: err, kind: kind, handshake: c.bypassesGate(), reads: c.reads,
 	}
+}
+
+// ofSetUp returns err, or what a command failed with that was to set up a connection: its
+// outcome is not that of the one which the connection was for.
+func ofSetUp(err error) error {
+	if e := asError(err); e != nil && e.handshake {
+		return fmt.Errorf("%s: %w", e.Cmd, e.Err)
+	}
+	return err
 }
 
 // ready waits at the gate.

@@ -19,6 +19,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -410,6 +411,29 @@ func TestRefusing_ServerThatIsUp_OneLineAtTheBeginning(t *testing.T) {
 		}
 		require.NoError(t, c.Close())
 		assert.NotContains(t, log.String(), "secret")
+	})
+}
+
+// What sets up a connection fails for the commands that want it: what may have become of itself is
+// no news to whoever reads the log.
+func TestRefusing_SetUpFails_ItsOutcomeIsNotLogged(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		opt.Protocol = 3
+		logger, log := bufferedLog()
+		c := NewClient(opt, WithLogger(logger), WithGrace(time.Second))
+		ready(t, c)
+		n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+			if strings.EqualFold(cmd, "hello") {
+				p.WriteRaw("HTTP/1.1 400 Bad Request\r\n")
+				return true
+			}
+			return false
+		})
+		n.Cut()
+		require.ErrorIs(t, c.Get(t.Context(), "k").Err(), ErrUnavailable)
+		require.NoError(t, c.Close())
+		assert.Equal(t, 1, strings.Count(log.String(), logRefusing), log)
+		assert.Contains(t, log.String(), "error=\"hello: redis: can't parse")
 	})
 }
 
