@@ -287,12 +287,12 @@ var (
 func (c *Conn) Close() error {
 	c.fleet.forget(c)
 	c.fleet.owner.Shake()
-	if a := c.aside.Load(); a != nil && a.answer && !c.closed.Load() && c.aside.CompareAndSwap(a, nil) {
-		c.fleet.shunned.Add(1)
-	}
 	if c.cause.Load() != nil || c.fleet.life.Err() != nil {
 		c.hangUp()
 	} else if !c.closed.Swap(true) {
+		if a := c.aside.Load(); a != nil && a.answer {
+			c.fleet.shunned.Add(1)
+		}
 		_ = c.Conn.Close()
 	}
 	return nil

@@ -226,7 +226,11 @@ func (f *Fleet) Generation() uint64 { return f.gen.Load() }
 
 // NextGeneration starts a new one and returns the connections of the old. They refuse
 // their next command; the caller retires those that are not to finish what is in flight.
+// Introductions that ended with the old ones may have ended for the same reason.
 func (f *Fleet) NextGeneration() []*Conn {
+	if n := f.shunned.Load(); n > 0 {
+		f.shunned.CompareAndSwap(n, 0)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.gen.Add(1)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,8 +100,10 @@ func TestForeign_ConnWithoutAddresses(t *testing.T) {
 func TestForeign_ServerShunsIntroductions(t *testing.T) {
 	t.Parallel()
 	f := redialtest.NewFakeServer(t)
+	var asked atomic.Int32
 	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
 		if args[0] == "client" && args[1] == "info" {
+			asked.Add(1)
 			return redialtest.CloseBeforeExecute
 		}
 		return redialtest.Handle
@@ -118,6 +121,15 @@ func TestForeign_ServerShunsIntroductions(t *testing.T) {
 	defer sub.Close()
 	_, err := sub.Receive(t.Context())
 	require.NoError(t, err)
+
+	// What takes its place after an outage may be another.
+	before := asked.Load()
+	f.Kill()
+	require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
+	require.NoError(t, f.Start())
+	require.NoError(t, c.LPush(t.Context(), "queue", 1).Err())
+	_ = c.BLPop(t.Context(), time.Minute, "queue") // ends as those did
+	assert.Greater(t, asked.Load(), before)
 }
 
 // A pool that keeps connections ready has as many at the server as with go-redis, also when
