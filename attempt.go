@@ -277,6 +277,7 @@ func (i inner) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if a != nil { // else nobody would put back what is hidden
 			f.keep(cmd)
 			f.undone = f.unsent || saysUndone(err)
+			f.word = f.unsent && a.outlasts(ctx)
 			veils := f.show(cmd)
 			a.note(f, nil, veils...)
 		}
@@ -309,6 +310,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		if a != nil {
 			f.keep(cmds...)
 			f.judge(command.Inner(cmds)...)
+			f.word = f.unsent && a.outlasts(ctx)
 			a.note(f, cmds, f.show(cmds...)...)
 		}
 		return f.seen

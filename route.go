@@ -507,7 +507,7 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 		return p
 	}
 	switch {
-	case o == answered, o == foreign, o == notSentForGood && errors.Is(why, redis.ErrClosed):
+	case o == answered, o == foreign, o == notSentForGood && errors.Is(why, redis.ErrClosed), f.unsent && f.word:
 		return err
 	case isReply(why): // all were answered
 		if f.word {

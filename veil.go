@@ -126,6 +126,12 @@ func attemptOf(ctx context.Context) *attempt {
 	return a
 }
 
+// outlasts reports whether ctx has ended, which a hook has made of that of the attempt, and
+// that has not: it is the hook's word then that the call ends.
+func (a *attempt) outlasts(ctx context.Context) bool {
+	return ended(ctx) != nil && ended(a.Context) == nil
+}
+
 // note is called by the inner part when go-redis has returned.
 func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 	if a == nil {

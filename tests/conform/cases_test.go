@@ -422,6 +422,36 @@ func hooksOfFailing(t *testing.T, s side, k kind, fault redialtest.Action, onNod
 	return seen
 }
 
+// A hook gives a context of its own, which ends before anything is sent: so does the call.
+func TestConform_Hooks_ContextEnds(t *testing.T) {
+	ends := func(ctx context.Context, next func(context.Context) error) error {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		return next(ctx)
+	}
+	a := act{
+		single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+			return ends(ctx, func(ctx context.Context) error { return next(ctx, cmd) })
+		},
+		batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+			return ends(ctx, func(ctx context.Context) error { return next(ctx, cmds) })
+		},
+	}
+	t.Run("on the client", func(t *testing.T) {
+		paired(t, allKinds, knobs{}, func(w *world) {
+			w.ready()
+			w.did(w.rdb.Get(w.ctx, "{a}k"))
+			w.rdb.AddHook(spy{w: w, stream: "hooks", name: "hook", single: a.single, batch: a.batch})
+			w.everyCall()
+		}, "context.Canceled")
+	})
+	t.Run("on nodes", func(t *testing.T) {
+		paired(t, []kind{aCluster, aRing}, knobs{hidden: true, nodeHook: func(w *world, addr string) redis.Hook {
+			return spy{w: w, stream: "hooks of " + addr, name: "hook", single: a.single, batch: a.batch}
+		}}, (*world).everyCall, "context.Canceled")
+	})
+}
+
 // What sets up a connection passes by the hooks, too, once per connection. How many
 // connections there are is compared elsewhere: here the kinds of what was seen are.
 func TestConform_Hooks_SetUp(t *testing.T) {
