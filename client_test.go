@@ -599,7 +599,7 @@ func TestClient_MinIdleConns_AreWarm(t *testing.T) {
 func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 	t.Parallel()
 	testkit.OnEach(t, func(t *testing.T, b testkit.Backend, _ *redialtest.Proxy) {
-		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 50 * time.Millisecond, MaxRetries: -1},
+		c := testkit.Connect(t, &redis.Options{Addr: b.Addr, PoolSize: 1, PoolTimeout: 100 * time.Millisecond, MaxRetries: -1},
 			redial.WithHeartbeat(100*time.Millisecond, time.Second))
 		held := c.Conn()
 		defer held.Close()
@@ -608,7 +608,7 @@ func TestClient_PoolExhausted_IsNotDead(t *testing.T) {
 			err := c.Incr(t.Context(), testkit.Counter).Err()
 			require.ErrorIs(t, err, redis.ErrPoolTimeout)
 			require.ErrorIs(t, err, redial.ErrUnavailable)
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Millisecond) // it must not have ended before the call
 			err = c.Incr(ctx, testkit.Counter).Err()
 			cancel()
 			require.ErrorIs(t, err, context.DeadlineExceeded)
