@@ -491,7 +491,9 @@ func TestConform_E1_ErrorsAreNetErrors(t *testing.T) {
 				return redialtest.Handle
 			})
 		}
-		ctx, cancel := context.WithTimeout(w.ctx, 50*time.Millisecond)
+		w.ready()
+		w.did(w.rdb.Set(w.ctx, "{a}k", "v", 0)) // there is a connection, so what follows is sent in time
+		ctx, cancel := context.WithTimeout(w.ctx, 100*time.Millisecond)
 		defer cancel()
 		err := w.rdb.Incr(ctx, "{a}n").Err()
 		w.try("the error", func() {
