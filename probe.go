@@ -341,6 +341,7 @@ func (p *pinger) finish(a *probe, err error) {
 	}
 	if keep && r.fresh {
 		p.setUpLocked(a.asked.Sub(a.began))
+		p.link.Greeted(&a.greets)
 	}
 	via := a.conn
 	if p.held != nil && (p.held == a) != keep { // it is replaced, or was broken
@@ -371,7 +372,6 @@ func (p *pinger) finish(a *probe, err error) {
 	}
 	if keep && r.fresh {
 		p.link.Beside(via.Conn) // which may be the caller's
-		p.link.Greeted(&a.greets)
 	}
 	for _, b := range done {
 		b.end()
