@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/sys"
 )
 
 // What a connection says and hears besides what is go-redis's: which client the server
@@ -77,7 +78,7 @@ func (c *Conn) listen(p []byte) (n int, err error) {
 			n, err = c.readOn(x, p, err)
 		}
 	}
-	if a := c.aside.Load(); a != nil && n > 0 {
+	if a := c.aside.Load(); a != nil {
 		return c.overhear(a, p, n, err)
 	}
 	return n, err
@@ -116,6 +117,11 @@ func (g *Greeting) answers(p []byte) bool {
 // returns how many of them are for go-redis. When it is none it reads on.
 func (c *Conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 	switch {
+	case n == 0:
+		if a.answer && err != nil && !sys.IsTimeout(err) && !c.closed.Load() && c.cause.Load() == nil && c.aside.CompareAndSwap(a, nil) {
+			c.fleet.shunned.Add(1) // it was not we who ended it
+		}
+		return n, err
 	case a.greeting:
 		a.text = append(a.text, p[:n]...)
 		if c.uses.Load() == 0 { // else it is a caller who says HELLO, on a connection of his own

@@ -290,9 +290,6 @@ func (c *Conn) Close() error {
 	if c.cause.Load() != nil || c.fleet.life.Err() != nil {
 		c.hangUp()
 	} else if !c.closed.Swap(true) {
-		if a := c.aside.Load(); a != nil && a.answer {
-			c.fleet.shunned.Add(1)
-		}
 		_ = c.Conn.Close()
 	}
 	return nil

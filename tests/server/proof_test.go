@@ -132,6 +132,28 @@ func TestForeign_ServerShunsIntroductions(t *testing.T) {
 	assert.Greater(t, asked.Load(), before)
 }
 
+// Subscriptions that are closed before they have an answer say nothing of the server.
+func TestIntroductions_EndedByTheCaller(t *testing.T) {
+	t.Parallel()
+	f := redialtest.NewFakeServer(t)
+	var asked atomic.Int32
+	f.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+		if args[0] == "client" && args[1] == "info" && asked.Add(1) < 4 {
+			return redialtest.Hang
+		}
+		return redialtest.Handle
+	})
+	c := testkit.Connect(t, &redis.Options{Addr: f.Addr()})
+	for want := range int32(3) {
+		sub := c.Subscribe(t.Context(), "news")
+		require.Eventually(t, func() bool { return asked.Load() == want+1 }, time.Second, time.Millisecond)
+		require.NoError(t, sub.Close())
+	}
+	require.NoError(t, c.LPush(t.Context(), "queue", 1).Err())
+	require.NoError(t, c.BLPop(t.Context(), time.Minute, "queue").Err())
+	assert.EqualValues(t, 4, asked.Load())
+}
+
 // A pool that keeps connections ready has as many at the server as with go-redis, also when
 // there are commands from the first moment on.
 func TestMinIdleConns_AtTheStart(t *testing.T) {
