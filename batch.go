@@ -364,6 +364,10 @@ func (w *watching) judge(c *call, err error) ruling {
 	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
 		c.count(e)
 		return ruling{done: true, said: err} // of a hook that has waited
+	case e != nil && redis.IsAuthError(e.Err): // which the connection is in a bad state for
+		var reply redis.Error
+		errors.As(e.Err, &reply)
+		return ruling{outcome: outcomeOf(reply), why: reply, said: reply}
 	case e != nil:
 		why = e.Err
 		c.attempts += e.Attempts

@@ -358,13 +358,27 @@ func TestCredentials_ProviderIsStale(t *testing.T) {
 	})
 }
 
-// The same at a node of a cluster, whatever is sent there.
-func TestCredentials_ProviderIsStale_Cluster(t *testing.T) {
+// The same whatever is sent, to one server and at a node of a cluster.
+func TestCredentials_ProviderIsStale_EveryCall(t *testing.T) {
 	t.Parallel()
-	cluster := redialtest.StartCluster(t, 1, 0)
-	v := newVaultOf(cluster.Nodes[0])
-	c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), CredentialsProviderContext: v.credentials})
-	defer c.Close()
+	t.Run("client", func(t *testing.T) {
+		t.Parallel()
+		v := newVault(t)
+		c := redial.NewClient(&redis.Options{Addr: v.server.Addr(), CredentialsProviderContext: v.credentials})
+		defer c.Close()
+		everyCallWithStale(t, v, c)
+	})
+	t.Run("cluster", func(t *testing.T) {
+		t.Parallel()
+		cluster := redialtest.StartCluster(t, 1, 0)
+		v := newVaultOf(cluster.Nodes[0])
+		c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), CredentialsProviderContext: v.credentials})
+		defer c.Close()
+		everyCallWithStale(t, v, c)
+	})
+}
+
+func everyCallWithStale(t *testing.T, v *vault, c redis.UniversalClient) {
 	ctx := t.Context()
 	incr := func(p redis.Pipeliner) error { p.Incr(ctx, "n"); return nil }
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
@@ -391,6 +405,8 @@ func TestCredentials_ProviderIsStale_Cluster(t *testing.T) {
 		began := time.Now()
 		err := send()
 		assert.True(t, redis.IsAuthError(err), "%s: %v", name, err)
+		assert.ErrorContains(t, err, "WRONGPASS", name)
+		assert.NotContains(t, err.Error(), "redis:", "%s: it is the server's own word", name)
 		assert.True(t, redial.SafeToRetry(err), name)
 		assert.Less(t, time.Since(began), time.Second, name)
 		assert.LessOrEqual(t, asked.Load(), int32(20), name) // go-redis tries a pipeline of a cluster four times by itself
