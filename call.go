@@ -125,7 +125,7 @@ func (s *single) end(c *call, final error) error {
 	if c.name == "shutdown" && c.after == unknown && errors.Is(final, io.EOF) {
 		return io.EOF // the server's way to say yes, as go-redis knows it
 	}
-	if c.mayHaveRun && c.after != foreign && changes(s.cmd) && c.disclaims(final) {
+	if c.mayHaveRun && (c.after != foreign || c.repeats && isEnd(final)) && changes(s.cmd) && c.disclaims(final) {
 		return c.despite(final)
 	}
 	return final

@@ -174,6 +174,9 @@ func (s *spread) sort(c *call) (o outcome, why error) {
 			}
 			cmd.SetErr(closed)
 			continue
+		case n == nil && before && isEnd(e): // a hook's own context has ended, before it was sent again
+			doubtful = append(doubtful, cmd)
+			continue
 		case n == nil:
 			continue // foreign
 		}
@@ -282,7 +285,7 @@ func (s *spread) end(c *call, final error) error {
 	for i, cmd := range s.rest {
 		ran := s.ran != nil && s.ran[i]
 		n := failureOf(cmd.Err())
-		if n != nil && (n.outcome == refused || n.outcome == denied) && !ran {
+		if n != nil && (n.outcome == denied || n.outcome == refused && !(SafeToRetry(final) && isDown(n.at))) && !ran {
 			cmd.SetErr(n.was)
 			continue
 		}
@@ -309,6 +312,12 @@ func (s *spread) end(c *call, final error) error {
 		cmd.SetErr(&one)
 	}
 	return errorOf(s.cmds, final)
+}
+
+// isDown reports whether at is a server that commands wait for, whatever it has answered.
+func isDown(at wire.Place) bool {
+	l, ok := at.(*link)
+	return ok && l.now() != StateConnected
 }
 
 // ownError returns the final error for one that our connections or nodes have told. ran says

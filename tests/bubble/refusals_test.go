@@ -127,37 +127,58 @@ func TestRefusals_SingleServer(t *testing.T) {
 }
 
 // What was refused, and waits for the server until the grace is over, fails as a single command
-// does: whatever it is, it is counted as what its caller is told.
+// does: whatever it is, and wherever it runs, it is counted as what its caller is told.
 func TestRefusals_GraceIsOver(t *testing.T) {
 	get := func(ctx context.Context, p redis.Pipeliner) { p.Get(ctx, "k") }
 	both := func(ctx context.Context, p redis.Pipeliner) { get(ctx, p); p.Incr(ctx, "n") }
-	for _, tc := range []struct {
-		name string
-		tx   bool
-		fill func(context.Context, redis.Pipeliner)
-	}{{"pipeline of one", false, get}, {"pipeline", false, both}, {"transaction", true, both}} {
-		t.Run(tc.name, func(t *testing.T) {
-			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
-				c, f := faulty(t, n, opt)
-				ctx := t.Context()
-				for _, cmd := range []string{"ping", "hello", "get", "incr"} {
-					f.Times(cmd, 1<<30, memnet.Reply("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."))
-				}
-				f.Times("exec", 1<<30, memnet.Reply("EXECABORT Transaction discarded because of previous errors."))
-				exec := c.Pipelined
-				if tc.tx {
-					exec = c.TxPipelined
-				}
-				cmds, err := exec(ctx, func(p redis.Pipeliner) error { tc.fill(ctx, p); return nil })
-				require.NotEqual(t, redial.StateConnected, c.State())
-				assert.ErrorIs(t, err, redial.ErrUnavailable)
-				assert.ErrorContains(t, err, "MASTERDOWN")
-				for _, cmd := range cmds {
-					assert.Equal(t, err, cmd.Err())
-				}
-				assert.EqualValues(t, 1, c.Stats().Refused)
+	type client interface {
+		redis.UniversalClient
+		WaitReady(context.Context) error
+		Stats() redial.Stats
+	}
+	for kind, open := range map[string]func(*redis.Options) client{
+		"client": func(opt *redis.Options) client { return redial.NewClient(opt) },
+		"ring": func(opt *redis.Options) client {
+			return redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": opt.Addr}, Dialer: opt.Dialer})
+		},
+		"cluster": func(opt *redis.Options) client {
+			return redial.NewClusterClient(&redis.ClusterOptions{Dialer: opt.Dialer, ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				return []redis.ClusterSlot{{End: 16383, Nodes: []redis.ClusterNode{{Addr: opt.Addr}}}}, nil
+			}})
+		},
+	} {
+		for _, tc := range []struct {
+			name string
+			tx   bool
+			fill func(context.Context, redis.Pipeliner)
+		}{{"pipeline of one", false, get}, {"pipeline", false, both}, {"transaction", true, both}} {
+			if tc.tx && kind == "cluster" {
+				tc.fill = func(ctx context.Context, p redis.Pipeliner) { get(ctx, p); p.Incr(ctx, "{k}n") }
+			}
+			t.Run(kind+", "+tc.name, func(t *testing.T) {
+				memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+					f, ctx := memnet.Inject(n), t.Context()
+					c := open(opt)
+					defer c.Close()
+					memnet.Ready(t, c)
+					for _, cmd := range []string{"ping", "hello", "get", "incr"} {
+						f.Times(cmd, 1<<30, memnet.Reply("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."))
+					}
+					f.Times("exec", 1<<30, memnet.Reply("EXECABORT Transaction discarded because of previous errors."))
+					exec := c.Pipelined
+					if tc.tx {
+						exec = c.TxPipelined
+					}
+					cmds, err := exec(ctx, func(p redis.Pipeliner) error { tc.fill(ctx, p); return nil })
+					assert.ErrorIs(t, err, redial.ErrUnavailable)
+					assert.ErrorContains(t, err, "MASTERDOWN")
+					for _, cmd := range cmds {
+						assert.Equal(t, err, cmd.Err())
+					}
+					assert.EqualValues(t, 1, c.Stats().Refused)
+				})
 			})
-		})
+		}
 	}
 }
 

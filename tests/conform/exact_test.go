@@ -364,6 +364,65 @@ func TestConform_Exact_UnknownBehindClose(t *testing.T) {
 	}
 }
 
+// What may have run before a context of a hook's own ends is unknown, and not that of the
+// context: nothing was sent only in the last attempt.
+func TestConform_Exact_UnknownBehindHooksContext(t *testing.T) {
+	t.Parallel()
+	for _, k := range allKinds {
+		for _, onNode := range []bool{false, true} {
+			if onNode && k != aCluster && k != aRing {
+				continue
+			}
+			for _, how := range []string{"alone", "pipeline", "transaction"} {
+				t.Run(fmt.Sprint(k, "/on nodes ", onNode, "/", how), func(t *testing.T) {
+					t.Parallel()
+					var lost atomic.Bool
+					end := func(ctx context.Context) (context.Context, context.CancelFunc) {
+						ctx, cancel := context.WithCancel(ctx)
+						if lost.Load() {
+							cancel()
+						}
+						return ctx, cancel
+					}
+					hook := spy{single: func(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
+						ctx, cancel := end(ctx)
+						defer cancel()
+						return next(ctx, cmd)
+					}, batch: func(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+						ctx, cancel := end(ctx)
+						defer cancel()
+						return next(ctx, cmds)
+					}}
+					n := knobs{opts: []redial.Option{redial.WithRetry(redial.RetryIdempotent)}}
+					if onNode {
+						n.nodeHook = func(w *world, addr string) redis.Hook { hook.w = w; return hook }
+					}
+					name := "set"
+					if how == "transaction" {
+						name = "exec"
+					}
+					w, ran := probe(t, k, n, name, func(int) redialtest.Action {
+						lost.Store(true)
+						return redialtest.ExecuteThenClose
+					})
+					if !onNode {
+						hook.w = w
+						w.rdb.AddHook(hook)
+					}
+					cmd := redis.NewStatusCmd(w.ctx, "set", "{a}k", "v")
+					err := processAs(t, w, how, cmd)
+					for _, err := range []error{err, cmd.Err()} {
+						assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+						assert.ErrorIs(t, err, context.Canceled)
+						assert.False(t, redial.SafeToRetry(err))
+					}
+					assert.EqualValues(t, 1, ran.Load())
+				})
+			}
+		}
+	}
+}
+
 // processAs sends a command in one of the ways there are, and returns the error of that.
 func processAs(t *testing.T, w *world, how string, cmds ...redis.Cmder) (err error) {
 	t.Helper()
