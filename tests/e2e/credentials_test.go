@@ -257,7 +257,7 @@ func TestCredentials_ProviderFails(t *testing.T) {
 		err := c.Incr(redial.FailFast(t.Context()), "n").Err()
 		assert.ErrorIs(t, err, redial.ErrUnavailable)
 		assert.ErrorIs(t, err, errVault)
-		testkit.AwaitState(t, c, redial.StateReconnecting, time.Second)
+		testkit.AwaitState(t, c, redial.StateReconnecting, 1500*time.Millisecond) // with the next heartbeat, after a second
 		time.AfterFunc(time.Second, func() { v.says(nil) })
 		began := time.Now()
 		require.NoError(t, c.Incr(t.Context(), "n").Err())
