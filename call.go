@@ -125,6 +125,7 @@ func (s *single) end(c *call, final error) error {
 	if c.name == "shutdown" && c.after == unknown && errors.Is(final, io.EOF) {
 		return io.EOF // the server's way to say yes, as go-redis knows it
 	}
+	// A hook has the last word, but not of what ran before its own context ended.
 	if c.mayHaveRun && (c.after != foreign || c.repeats && isEnd(final)) && changes(s.cmd) && c.disclaims(final) {
 		return c.despite(final)
 	}

@@ -280,12 +280,14 @@ func (c *call) finalOf(n *failure, known outcome, ran bool) error {
 	return c.fail(kind, c.withCtx(shown))
 }
 
-// end puts the final error on what is not sent again after all.
+// end puts the final error on what is not sent again after all. A refusal is the last word,
+// unless its server was waited for.
 func (s *spread) end(c *call, final error) error {
+	safe := SafeToRetry(final)
 	for i, cmd := range s.rest {
 		ran := s.ran != nil && s.ran[i]
 		n := failureOf(cmd.Err())
-		if n != nil && (n.outcome == denied || n.outcome == refused && !(SafeToRetry(final) && isDown(n.at))) && !ran {
+		if n != nil && !ran && (n.outcome == denied || n.outcome == refused && !(safe && isDown(n.at))) {
 			cmd.SetErr(n.was)
 			continue
 		}

@@ -118,8 +118,8 @@ func (g *Greeting) answers(p []byte) bool {
 func (c *Conn) overhear(a *aside, p []byte, n int, err error) (int, error) {
 	switch {
 	case n == 0:
-		if a.answer && err != nil && !sys.IsTimeout(err) && !c.closed.Load() && c.cause.Load() == nil && c.aside.CompareAndSwap(a, nil) {
-			c.fleet.shunned.Add(1) // it was not we who ended it
+		if a.answer && c.ends(err) && c.aside.CompareAndSwap(a, nil) {
+			c.fleet.shunned.Add(1)
 		}
 		return n, err
 	case a.greeting:
@@ -187,6 +187,12 @@ func (c *Conn) answered(a *aside, p []byte) (kept int, ok bool) {
 		}
 	}
 	return kept, true
+}
+
+// ends reports whether a read that failed with err says that the peer has ended the connection,
+// and not we.
+func (c *Conn) ends(err error) bool {
+	return err != nil && !sys.IsTimeout(err) && !c.closed.Load() && c.cause.Load() == nil
 }
 
 // introduced takes the answer to an introduction.

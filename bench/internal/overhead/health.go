@@ -101,7 +101,7 @@ func beside(addr string, rounds int, only, suffix string, bare, ours side) (cost
 	return costs, nil
 }
 
-// cost compares two sides, and the first with itself, in three processes.
+// cost compares two sides, and the first with itself, in processes of their own.
 func (r row) cost(addr string, rounds int, bare, ours side) (c Cost, err error) {
 	bare.Timely = r.task == "get in time"
 	jobs := make([]job, 3)
