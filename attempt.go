@@ -70,7 +70,7 @@ func (h hook) originOf(next any) origin {
 }
 
 // try makes an attempt at a command, which leaves the gate after it if it was admitted.
-func (h hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, admitted bool) (finding, error) {
+func (h *hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, admitted bool) (finding, error) {
 	if admitted {
 		defer h.link.leave()
 	}
@@ -102,7 +102,7 @@ func (h *hook) handOn(a *attempt, cmd redis.Cmder, next redis.ProcessHook) error
 
 // tryBatch makes an attempt at a batch. first is what own returned, where it is the first one.
 // What is found is nil where all went well, and otherwise only read where err is nil.
-func (h hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, admitted bool) (f *finding, err error) {
+func (h *hook) tryBatch(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, admitted bool) (f *finding, err error) {
 	if admitted {
 		defer h.link.leave()
 	}
@@ -326,7 +326,7 @@ func (h *hook) one(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
 }
 
 // many does the same for a batch, and finds out what became of it.
-func (h hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
+func (h *hook) many(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, from origin) *finding {
 	if err := ctx.Err(); err != nil && (from == pooledCall || from == blockCall) { // for a node go-redis does this
 		f := foundOf(ctx, from, err)
 		for _, cmd := range cmds {

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -21,6 +22,7 @@ import (
 func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		sys.GrowStack()
 		if !onceUsed.Load() || len(cmds) == 0 {
 			return h.guard(ctx, cmds, next, w)
 		}
@@ -37,7 +39,7 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 }
 
 // guard does so for commands that may be sent.
-func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+func (h *hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	late := ctx.Err() != nil // see ProcessHook
 	switch {
 	case len(cmds) == 0:
@@ -61,10 +63,10 @@ func (h hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.ProcessP
 }
 
 // pipeline carries on a batch for one server, or a transaction.
-func (h hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f *finding, err error, attempts int) error {
+func (h *hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f *finding, err error, attempts int) error {
 	c := h.newBatch(ctx, cmds, cmds, attempts)
 	c.nested = command.IsSetup(cmds)
-	b := &batch{bundle: bundle{hook: h, next: next, way: w, cmds: cmds, rest: cmds, first: first}}
+	b := &batch{bundle: bundle{hook: *h, next: next, way: w, cmds: cmds, rest: cmds, first: first}}
 	b.finds(f)
 	return c.carry(b, err)
 }
@@ -266,7 +268,7 @@ func holdsOurs(cmd redis.Cmder) bool {
 // shared passes on a pipeline of the full-duplex engine, whose commands share a
 // connection with others and cannot be sent again from here. The engine leaves
 // its answered commands alone; of the others nothing is known.
-func (h hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
+func (h *hook) shared(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook) error {
 	c := h.newCall(ctx, "pipeline", 0, false)
 	if final := c.admit(); final != nil {
 		c.label(cmds, final)

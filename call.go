@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -26,24 +27,24 @@ func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 // ProcessHook guards single commands.
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
-	g := &h
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		// What nearly all commands need, and no more: take does the same for every one.
-		if onceUsed.Load() || ctx.Err() != nil || !g.link.enter() {
-			return g.take(ctx, cmd, next, w)
+		if onceUsed.Load() || ctx.Err() != nil || !h.link.enter() {
+			return h.take(ctx, cmd, next, w)
 		}
+		sys.GrowStack()
 		var a *attempt
 		var err error
 		if w.through {
 			a = newAttempt(ctx)
-			err = g.handOn(a, cmd, next)
+			err = h.handOn(a, cmd, next)
 		} else {
-			err = g.hand(ctx, cmd, next, w.from)
+			err = h.hand(ctx, cmd, next, w.from)
 		}
 		if err == nil || err == redis.Nil {
 			return err
 		}
-		return g.resume(ctx, cmd, next, w, a, err)
+		return h.resume(ctx, cmd, next, w, a, err)
 	}
 }
 
@@ -63,6 +64,7 @@ func (h *hook) take(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook
 	if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
 		return h.process(ctx, cmd, next, w, finding{}, nil, 0)
 	}
+	sys.GrowStack()
 	found, err := h.try(ctx, cmd, next, w, admitted)
 	if err == nil || err == redis.Nil || late && !isOurs(err) {
 		return err
@@ -82,10 +84,10 @@ func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 
 // process carries a command on after its first attempt failed with err, or before
 // there was one.
-func (h hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f finding, err error, attempts int) error {
+func (h *hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f finding, err error, attempts int) error {
 	c := h.newCall(ctx, cmd.Name(), attempts, command.ReadOnly(cmd))
 	c.nested = command.IsHandshake(cmd)
-	err = c.carry(&single{h, cmd, next, w, f}, err)
+	err = c.carry(&single{*h, cmd, next, w, f}, err)
 	if h.router.several() { // go-redis does not always
 		cmd.SetErr(err)
 	}
@@ -173,7 +175,7 @@ type garble struct {
 	reads     bool  // all that is left does
 }
 
-func (h hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
+func (h *hook) newCall(ctx context.Context, name string, attempts int, reads bool) *call {
 	t := terms{cfg: h.link.cfg, ctx: ctx, redirects: h.router.redirects(), reads: reads, attempts: attempts}
 	return &call{terms: t, link: h.link, router: h.router, name: name}
 }

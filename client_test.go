@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
@@ -777,6 +778,81 @@ func testAllocations(t *testing.T, c, bare *redis.Client, hooked bool) {
 			assert.LessOrEqual(t, with, without, name)
 		}
 	}
+}
+
+// A goroutine that issues its first command has a small stack. It grows once, and not again on
+// the way down to the socket, where all of it would have to be copied.
+func TestClient_HealthyPath_GrowsStacksOnce(t *testing.T) {
+	if platform.RaceDetector {
+		t.Skip("its frames are larger")
+	}
+	s := redialtest.StartServer(t)
+	var moved atomic.Bool
+	opt := &redis.Options{Addr: s.Addr()}
+	c, ring := testkit.Connect(t, opt), redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}})
+	defer ring.Close()
+	cluster := testkit.NewCluster(t, redialtest.StartCluster(t, 3, 0))
+	for name, rdb := range map[string]redis.UniversalClient{"client": c, "ring": ring, "cluster": cluster} {
+		rdb.AddHook(stackHook{&moved})
+		for kind, run := range map[string]func(ctx context.Context) error{
+			"command": func(ctx context.Context) error { return rdb.Set(ctx, "k", "v", 0).Err() },
+			"pipeline": func(ctx context.Context) error {
+				_, err := rdb.Pipelined(ctx, func(p redis.Pipeliner) error { return p.Set(ctx, "k", "v", 0).Err() })
+				return err
+			},
+			"transaction": func(ctx context.Context) error {
+				_, err := rdb.TxPipelined(ctx, func(p redis.Pipeliner) error { return p.Set(ctx, "k", "v", 0).Err() })
+				return err
+			},
+		} {
+			inNewGoroutine := func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				done := make(chan error)
+				go func() { done <- run(ctx) }()
+				return <-done
+			}
+			require.NoError(t, inNewGoroutine(), "%s, %s", name, kind) // there is a connection
+			moved.Store(false)
+			require.NoError(t, inNewGoroutine(), "%s, %s", name, kind)
+			assert.False(t, moved.Load(), "%s, %s", name, kind)
+		}
+	}
+}
+
+// stackHook notes that the stack of a goroutine had to move for what is behind the hook.
+type stackHook struct{ moved *atomic.Bool }
+
+func (stackHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h stackHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		before := endOfStack()
+		err := next(ctx, cmd)
+		if endOfStack() != before {
+			h.moved.Store(true)
+		}
+		return err
+	}
+}
+
+func (h stackHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		before := endOfStack()
+		err := next(ctx, cmds)
+		if endOfStack() != before {
+			h.moved.Store(true)
+		}
+		return err
+	}
+}
+
+// endOfStack returns where the stack ends, as a number, which does not move along.
+//
+//go:noinline
+func endOfStack() uintptr {
+	var here byte
+	return uintptr(unsafe.Pointer(&here))
 }
 
 func TestClient_Close_LeavesNothing(t *testing.T) {

@@ -41,6 +41,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/sys"
 	"github.com/redial-go/redial/internal/wire"
 )
 
@@ -418,6 +419,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	direct := h.hook.ProcessPipelineHook(next)
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		sys.GrowStack()
 		plainCommands(cmds)
 		r := routedOf(ctx)
 		if w.from == foreignHook { // see ProcessHook

@@ -46,7 +46,7 @@ func (b *bundle) once() owned {
 func (b *bundle) publishes() bool { return slices.ContainsFunc(b.rest, command.Publishes) }
 
 // newBatch returns the call of a batch, of which rest is to be done.
-func (h hook) newBatch(ctx context.Context, cmds, rest []redis.Cmder, attempts int) *call {
+func (h *hook) newBatch(ctx context.Context, cmds, rest []redis.Cmder, attempts int) *call {
 	name := "pipeline"
 	if command.IsTransaction(cmds) {
 		name = "transaction"
@@ -92,12 +92,12 @@ func unknownOf(cmds []redis.Cmder) error {
 }
 
 // spread carries on a batch whose commands go-redis sends to several nodes.
-func (h hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+func (h *hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
 	cmds, first := w.own(ctx, cmds)
 	rest := command.Inner(cmds)
 	c := h.newBatch(ctx, cmds, rest, 0)
 	c.apiece = true
-	return c.carry(&spread{bundle: bundle{hook: h, next: next, way: w, cmds: cmds, rest: rest, first: first}}, nil)
+	return c.carry(&spread{bundle: bundle{hook: *h, next: next, way: w, cmds: cmds, rest: rest, first: first}}, nil)
 }
 
 // spread is the work of such a batch. What a node has answered is not sent again, and the

@@ -95,6 +95,7 @@ var numberFiles = []string{"options.go", "internal/wire/limits.go"}
 // "*" is for all that are there.
 var numbers = []struct{ where, numbers, why string }{
 	{"classesByArgs", "*", "numbers of arguments"},
+	{"stackRoom", "3 10", "what frames of Go need"},
 	{"lasting", "3", "the number of an argument"},
 	{"options", "4", "the number of an argument"},
 	{"keyed", "5", "the number of an argument"},

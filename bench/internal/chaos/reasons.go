@@ -10,8 +10,7 @@ type Reason struct {
 
 // usual are the reasons that are the same in every scenario.
 var usual = []Reason{
-	{[]Key{CPU}, "The load starts a goroutine for every call, whose stack has to grow for the way down to the socket: once more with redial, whose way is longer. " +
-		"The rest is the care for connections: they are proved, and made anew before they are asked for."},
+	{[]Key{CPU}, "The care for connections: they are proved, and made anew before they are asked for."},
 }
 
 // Because returns why redial is behind in a value of the scenario, as far as that is known.

@@ -80,6 +80,9 @@ func beside(addr string, rounds int, only, suffix string, bare, ours side) (cost
 		{"GET", "get", 0, 1000},
 		{"GET with a deadline", "get in time", 0, 1000},
 		{"pipeline of 10 GETs", "pipeline", 0, 500},
+		{"GET, a new goroutine each", "get apart", 8, 5000},
+		{"GET with a deadline, a new goroutine each", "get in time apart", 8, 5000},
+		{"pipeline of 10 GETs, a new goroutine each", "pipeline apart", 8, 2000},
 	}
 	for _, goroutines := range []int{8, 64, 512} {
 		n := max(5000, 20*goroutines)
@@ -103,7 +106,7 @@ func beside(addr string, rounds int, only, suffix string, bare, ours side) (cost
 
 // cost compares two sides, and the first with itself, in processes of their own.
 func (r row) cost(addr string, rounds int, bare, ours side) (c Cost, err error) {
-	bare.Timely = r.task == "get in time"
+	bare.Timely = strings.HasPrefix(r.task, "get in time")
 	jobs := make([]job, 3)
 	for i, s := range []side{bare, bare, ours} {
 		jobs[i] = job{Side: s, Addr: addr, Task: r.task, Goroutines: r.goroutines, N: r.n}

@@ -83,7 +83,25 @@ func Pipelines(rdb redis.Cmdable, n int) error {
 }
 
 // tasks are those that a child knows.
-var tasks = map[string]Task{"get": Gets, "get in time": GetsInTime, "pipeline": Pipelines}
+var tasks = map[string]Task{
+	"get": Gets, "get in time": GetsInTime, "pipeline": Pipelines,
+	"get apart": Apart(Gets), "get in time apart": Apart(GetsInTime), "pipeline apart": Apart(Pipelines),
+}
+
+// Apart does every unit of a task in a new goroutine, one after the other, as a server does
+// that has one for each request: its stack is small, and has to grow.
+func Apart(t Task) Task {
+	return func(rdb redis.Cmdable, n int) error {
+		done := make(chan error)
+		for range n {
+			go func() { done <- t(rdb, 1) }()
+			if err := <-done; err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
 
 // ParallelGets issues n GETs from 16 goroutines.
 func ParallelGets(rdb redis.Cmdable, n int) error { return Parallel(parallel, Gets)(rdb, n) }
