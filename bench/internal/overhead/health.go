@@ -85,7 +85,7 @@ func beside(addr string, rounds int, only, suffix string, bare, ours side) (cost
 		{"pipeline of 10 GETs, a new goroutine each", "pipeline apart", 8, 2000},
 	}
 	for _, goroutines := range []int{8, 64, 512} {
-		n := max(5000, 20*goroutines)
+		n := max(20_000, 20*goroutines) // a quarter of a second, so that it is no more of starting
 		rows = append(rows,
 			row{fmt.Sprintf("GET, %d goroutines", goroutines), "get", goroutines, n},
 			row{fmt.Sprintf("GET with a deadline, %d goroutines", goroutines), "get in time", goroutines, n})
