@@ -130,6 +130,7 @@ func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf ==
 // read. sealed says that go-redis would retry by itself, lends that its dialer is ours.
 func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 	return endpoint{
+		target:   addrOf(opt.Addr),
 		dialer:   tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, cfg.detection()),
 		foreign:  opt.Dialer != nil,
 		dialTime: cmp.Or(opt.DialTimeout, defaultDialTimeout),
@@ -230,7 +231,7 @@ func (l *link) spare() *wire.Conn {
 // dialBy does so with base, through which the connections go that are made for a client
 // of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
-	c, err := l.connect(ctx, func(ctx context.Context) (net.Conn, error) {
+	c, err := l.connect(ctx, addr, func(ctx context.Context) (net.Conn, error) {
 		return l.dialNetwork(ctx, network, addr, base)
 	})
 	if err == nil {
@@ -247,8 +248,9 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 	return wire.NewStandin(err, l.Seal), nil
 }
 
-// connect has a connection made by dial, unless there is one to spare.
-func (l *link) connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) (*wire.Conn, error) {
+// connect has a connection to addr made by dial, unless there is one to spare. A server that
+// moves has go-redis dial another address than its own.
+func (l *link) connect(ctx context.Context, addr string, dial func(context.Context) (net.Conn, error)) (*wire.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })() // the wait for a lane, too
@@ -257,7 +259,7 @@ func (l *link) connect(ctx context.Context, dial func(context.Context) (net.Conn
 		if err := l.mayDial(ctx); err != nil {
 			return nil, err
 		}
-		if l.lends {
+		if l.lends && addr == l.target {
 			c = l.spare()
 		}
 		if c != nil {

@@ -1,0 +1,77 @@
+package server
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
+)
+
+// notifier is a server that tells of its maintenance whoever wants to know.
+type notifier struct {
+	*redialtest.FakeServer
+	mu    sync.Mutex
+	conns []*redialtest.FakeConn // guarded by mu; which want to
+}
+
+func newNotifier(t *testing.T) *notifier {
+	s := &notifier{FakeServer: redialtest.NewFakeServer(t)}
+	s.OnCommand(func(c *redialtest.FakeConn, args []string) redialtest.Action {
+		if len(args) > 1 && strings.EqualFold(args[1], "maint_notifications") {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.conns = append(s.conns, c)
+			return redialtest.Reply("+OK\r\n")
+		}
+		return redialtest.Handle
+	})
+	return s
+}
+
+// moves tells the connections that they have to go to addr within the seconds.
+func (s *notifier) moves(addr string, seconds int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		c.Send(fmt.Sprintf(">4\r\n+MOVING\r\n:1\r\n:%d\r\n$%d\r\n%s\r\n", seconds, len(addr), addr))
+	}
+}
+
+// What the server sends elsewhere goes there, and not on the connection that redial has made to
+// ask the server about one that waits.
+func TestMoving_GoesWhereItIsSent(t *testing.T) {
+	for _, side := range []string{"go-redis", "redial"} {
+		t.Run(side, func(t *testing.T) {
+			t.Parallel()
+			from, to := newNotifier(t), newNotifier(t)
+			opt := &redis.Options{Addr: from.Addr(), Protocol: 3, MaintNotificationsConfig: &maintnotifications.Config{
+				Mode: maintnotifications.ModeEnabled, EndpointType: maintnotifications.EndpointTypeInternalIP,
+			}}
+			c := redis.UniversalClient(nil)
+			if side == "redial" {
+				c = redial.NewClient(opt)
+			} else {
+				c = redis.NewClient(opt)
+			}
+			defer c.Close()
+			ctx := t.Context()
+			require.ErrorIs(t, c.BLPop(ctx, 100*time.Millisecond, "none").Err(), redis.Nil)
+			if side == "redial" {
+				require.Eventually(t, func() bool { return from.Conns() == 2 }, 5*time.Second, time.Millisecond, "it asks on another")
+			}
+			from.moves(to.Addr(), 5)
+			require.Eventually(t, func() bool {
+				require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+				return to.Executed("set") > 0
+			}, 3*time.Second, 10*time.Millisecond)
+		})
+	}
+}
