@@ -237,9 +237,10 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 	if err == nil {
 		return c.Pooled(), nil
 	}
-	if l.subscription(ctx) {
+	if l.subscription(ctx) || addr != l.target {
 		// It tries again on its own, and does so without the buffers that a
-		// stand-in would cost.
+		// stand-in would cost. So does what moves a connection, which would put a
+		// stand-in in its place and not close it.
 		if l.ctx.Err() != nil {
 			return nil, redis.ErrClosed
 		}

@@ -45,33 +45,59 @@ func (s *notifier) moves(addr string, seconds int) {
 	}
 }
 
-// What the server sends elsewhere goes there, and not on the connection that redial has made to
-// ask the server about one that waits.
-func TestMoving_GoesWhereItIsSent(t *testing.T) {
-	for _, side := range []string{"go-redis", "redial"} {
+// onSides runs a test with a client of either kind, which was told where the server is.
+func onSides(t *testing.T, test func(t *testing.T, c redis.UniversalClient, from, to *notifier)) {
+	for _, side := range []string{"go-redis", "redial", "supervised"} {
 		t.Run(side, func(t *testing.T) {
 			t.Parallel()
 			from, to := newNotifier(t), newNotifier(t)
 			opt := &redis.Options{Addr: from.Addr(), Protocol: 3, MaintNotificationsConfig: &maintnotifications.Config{
 				Mode: maintnotifications.ModeEnabled, EndpointType: maintnotifications.EndpointTypeInternalIP,
+				HandoffTimeout: time.Second, // after which it tries again
 			}}
-			c := redis.UniversalClient(nil)
 			if side == "redial" {
-				c = redial.NewClient(opt)
-			} else {
-				c = redis.NewClient(opt)
+				c := redial.NewClient(opt)
+				defer c.Close()
+				test(t, c, from, to)
+				return
+			}
+			c := redis.NewClient(opt)
+			if side == "supervised" {
+				s, err := redial.Supervise(c)
+				require.NoError(t, err)
+				defer s.Close()
 			}
 			defer c.Close()
-			ctx := t.Context()
-			require.ErrorIs(t, c.BLPop(ctx, 100*time.Millisecond, "none").Err(), redis.Nil)
-			if side == "redial" {
-				require.Eventually(t, func() bool { return from.Conns() == 2 }, 5*time.Second, time.Millisecond, "it asks on another")
-			}
-			from.moves(to.Addr(), 5)
-			require.Eventually(t, func() bool {
-				require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
-				return to.Executed("set") > 0
-			}, 3*time.Second, 10*time.Millisecond)
+			test(t, c, from, to)
 		})
 	}
+}
+
+// What the server sends elsewhere goes there, and not on the connection that redial has made to
+// ask the server about one that waits.
+func TestMoving_GoesWhereItIsSent(t *testing.T) {
+	onSides(t, func(t *testing.T, c redis.UniversalClient, from, to *notifier) {
+		require.ErrorIs(t, c.BLPop(t.Context(), 100*time.Millisecond, "none").Err(), redis.Nil)
+		if _, ok := c.(*redial.Client); ok {
+			require.Eventually(t, func() bool { return from.Conns() == 2 }, 5*time.Second, time.Millisecond, "it asks on another")
+		}
+		from.moves(to.Addr(), 5)
+		require.Eventually(t, func() bool {
+			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+			return to.Executed("set") > 0
+		}, 5*time.Second, 10*time.Millisecond)
+	})
+}
+
+// Where that cannot be reached yet go-redis tries again, and has what it gives up closed.
+func TestMoving_CannotBeReachedYet(t *testing.T) {
+	onSides(t, func(t *testing.T, c redis.UniversalClient, from, to *notifier) {
+		require.NoError(t, c.Echo(t.Context(), "k").Err())
+		to.Kill()
+		from.moves(to.Addr(), 5)
+		require.NoError(t, c.Echo(t.Context(), "k").Err()) // hears of it
+		require.NoError(t, c.Echo(t.Context(), "k").Err()) // has to have another
+		require.NoError(t, to.Start())
+		require.Eventually(t, func() bool { return to.Conns() > 0 }, 10*time.Second, 10*time.Millisecond)
+	})
 }
