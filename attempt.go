@@ -153,12 +153,13 @@ func (w way) own(ctx context.Context, cmds []redis.Cmder) ([]redis.Cmder, owned)
 
 // found returns the finding where nothing but an error is known. Our connections label
 // what fails on them, and the hooks of nodes what fails there; so the bare error of a
-// context comes from go-redis, of a call that still waited.
+// context that has ended comes from go-redis, of a call that still waited. While the context
+// lives it is the word of a Limiter, say.
 func found(ctx context.Context, from origin, err error) finding {
 	end := err == context.DeadlineExceeded || err == context.Canceled
 	return finding{
 		reached: from != foreignHook, blind: from == foreignHook, from: from, err: err, seen: err, why: err,
-		unsent: end && (from.alone() || from == routedCall && ended(ctx) != nil),
+		unsent: end && ended(ctx) != nil && (from.alone() || from == routedCall),
 	}
 }
 

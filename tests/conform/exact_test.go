@@ -81,12 +81,15 @@ func TestConform_Exact_NodeHookDetachesContext_RunsOnce(t *testing.T) {
 }
 
 func incr(w *world, batch bool) error {
+	return w.process(batch, redis.NewIntCmd(w.ctx, "incr", "{a}n"))
+}
+
+func (w *world) process(batch bool, cmd redis.Cmder) error {
 	if !batch {
-		return w.rdb.Incr(w.ctx, "{a}n").Err()
+		return w.rdb.Process(w.ctx, cmd)
 	}
 	_, err := w.rdb.Pipelined(w.ctx, func(p redis.Pipeliner) error {
-		p.Incr(w.ctx, "{a}n")
-		return nil
+		return p.Process(w.ctx, cmd)
 	})
 	return err
 }
@@ -579,6 +582,15 @@ type refusing struct{ err error }
 func (r refusing) Allow() error       { return r.err }
 func (r refusing) ReportResult(error) {}
 
+// wordsOf is an argument and a writer of the caller's that fails.
+type wordsOf struct {
+	err   error
+	asked int
+}
+
+func (w *wordsOf) MarshalBinary() ([]byte, error) { w.asked++; return nil, w.err }
+func (w *wordsOf) Write([]byte) (int, error)      { w.asked++; return 0, w.err }
+
 func canceled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -915,22 +927,36 @@ func TestConform_Exact_WatchIsRefused(t *testing.T) {
 // Errors of the caller's own functions are not taken for garbled replies because of how
 // their texts begin: nothing was sent, and bare returns them as they are.
 func TestConform_Exact_WordsOfTheCaller(t *testing.T) {
-	errWords := errors.New("redis: quota exceeded")
-	for _, where := range []string{"OnConnect", "Limiter"} {
-		t.Run(where, func(t *testing.T) {
-			paired(t, []kind{aClient}, knobs{quick: true, tune: func(o *redis.Options) {
-				if where == "Limiter" {
-					o.Limiter = refusing{errWords}
-				} else {
-					o.OnConnect = func(context.Context, *redis.Conn) error { return errWords }
+	for _, errWords := range []error{errors.New("redis: quota exceeded"), context.DeadlineExceeded, context.Canceled} {
+		for _, where := range []string{"OnConnect", "Limiter", "MarshalBinary", "Write"} {
+			t.Run(fmt.Sprint(where, "/", errWords), func(t *testing.T) {
+				kinds := allKinds
+				if where == "OnConnect" || where == "Limiter" {
+					kinds = []kind{aClient}
 				}
-			}}, func(w *world) {
-				for _, batch := range []bool{false, true} {
-					err := incr(w, batch)
-					w.say("unknown: %v, == %v", errors.Is(err, redial.ErrOutcomeUnknown), err == errWords)
-				}
+				paired(t, kinds, knobs{quick: true, tune: func(o *redis.Options) {
+					switch where {
+					case "OnConnect":
+						o.OnConnect = func(context.Context, *redis.Conn) error { return errWords }
+					case "Limiter":
+						o.Limiter = refusing{errWords}
+					}
+				}}, func(w *world) {
+					for _, batch := range []bool{false, true} {
+						words := &wordsOf{err: errWords}
+						var cmd redis.Cmder = redis.NewIntCmd(w.ctx, "incr", "{a}n")
+						switch where {
+						case "MarshalBinary":
+							cmd = redis.NewStatusCmd(w.ctx, "set", "{a}k", words)
+						case "Write":
+							cmd = redis.NewRawWriteToCmd(w.ctx, words, "get", "{a}missing")
+						}
+						err := w.process(batch, cmd)
+						w.say("unknown: %v, == %v, asked %d times", errors.Is(err, redial.ErrOutcomeUnknown), err == errWords, words.asked)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
