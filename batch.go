@@ -215,6 +215,9 @@ func (b *batch) end(c *call, final error) error {
 		c.because(CauseSharedConnection)
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))
 	}
+	if c.name == "transaction" && asError(final) == nil && isReply(final) && isReply(b.said) {
+		return cmp.Or(unknownOf(b.cmds), b.said) // of the commands that of go-redis may be another
+	}
 	if c.isUnread() {
 		c.label(slices.DeleteFunc(slices.Clone(b.rest), changes), c.garble.why)
 		if c.garble.reads {
@@ -228,9 +231,10 @@ func (b *batch) end(c *call, final error) error {
 // none of one that was to be sent again, or may have run before.
 func (c *call) label(cmds []redis.Cmder, final error) {
 	reply, safe := asError(final) == nil && isReply(final), SafeToRetry(final)
+	told := reply && c.why != CauseHeldConnectionBroken // else none was asked the last time
 	for _, cmd := range cmds {
 		err := cmd.Err()
-		if !reply && (err == nil || !isReply(err) || (safe || c.mayHaveRun) && c.outcome(cmd, err, &finding{}) == refused) {
+		if !told && (err == nil || !isReply(err) || !reply && (safe || c.mayHaveRun) && c.outcome(cmd, err, &finding{}) == refused) {
 			cmd.SetErr(final)
 		}
 	}

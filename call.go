@@ -165,7 +165,8 @@ type call struct {
 
 	counted error // the kind of the last failure that was; nil: none
 
-	garble *garble // of the last reply, if it could not be read
+	garble  *garble // of the last reply, if it could not be read
+	refusal error   // the last reply that was one, as hooks of the caller have it
 }
 
 // garble is what was said of a reply that could not be read, which those who only read are
@@ -381,6 +382,9 @@ func (c *call) settle(r ruling) error {
 	case !isHeld(why): // else that is what broke the connection
 		c.garble = nil
 	}
+	if o == refused || o == denied {
+		c.refusal = err
+	}
 	if c.link.hopeless() {
 		if words := c.ownWords(o, err); words != nil {
 			return words
@@ -445,6 +449,9 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 			c.why = CausePoolExhausted
 			if _, why := reveal(c.last); isHeld(why) { // whatever a hook has made of it
 				c.why = CauseHeldConnectionBroken
+				if c.refusal != nil && !c.mayHaveRun && !c.isOfWatch() { // for which it was given up, perhaps
+					return c.refusal, true
+				}
 			}
 			return c.fail(ErrUnavailable, c.withCtx(err)), true
 		case !c.router.several() || c.link.closing():

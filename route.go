@@ -31,6 +31,7 @@ package redial
 // again; one with panicked set panics anew where the caller can recover it.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -496,6 +497,12 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 		return why
 	}
 	n := &failure{at: l, outcome: o, err: why, was: why}
+	if isReply(why) {
+		for _, cmd := range command.Inner(cmds) {
+			cmd.SetErr(&failure{at: l, outcome: o, err: why, was: cmp.Or(cmd.Err(), why)})
+		}
+		return n
+	}
 	h.fail(command.Inner(cmds), n, f)
 	return n
 }

@@ -640,3 +640,80 @@ func TestConform_E7_QueueFull(t *testing.T) {
 		w.did(held)
 	}, "err=redis.ErrAutoPipelineQueueFull")
 }
+
+// What is refused on a connection that the caller holds is told in the server's words, also
+// where redial gives up the connection for it.
+func TestConform_R1_RefusedOnAHeldConnection(t *testing.T) {
+	for _, reply := range []string{"READONLY You can't write against a read only replica.", "REDIRECT 10.0.0.1:7001"} {
+		for _, k := range allKinds {
+			for _, s := range []side{bare, wrapped, managed} {
+				t.Run(fmt.Sprintf("%.8s/%s/%s", reply, k, s), func(t *testing.T) {
+					inBubble(t, func(t *testing.T) { refusedOnHeld(t, s, k, reply) })
+				})
+			}
+		}
+	}
+}
+
+func refusedOnHeld(t *testing.T, s side, k kind, reply string) {
+	w := newWorld(t, s, k)
+	defer w.close()
+	w.open(knobs{})
+	w.ready()
+	w.refuse(reply)
+	for what, use := range map[string]func(c redis.Cmdable) ([]redis.Cmder, error){
+		"command": func(c redis.Cmdable) ([]redis.Cmder, error) { return nil, c.Append(w.ctx, "{a}log", "x").Err() },
+		"pipeline": func(c redis.Cmdable) ([]redis.Cmder, error) {
+			return c.Pipelined(w.ctx, func(p redis.Pipeliner) error { return p.Append(w.ctx, "{a}log", "x").Err() })
+		},
+		"transaction": func(c redis.Cmdable) ([]redis.Cmder, error) {
+			return c.TxPipelined(w.ctx, func(p redis.Pipeliner) error { return p.Append(w.ctx, "{a}log", "x").Err() })
+		},
+	} {
+		told := func(c redis.Cmdable) {
+			cmds, err := use(c)
+			for _, err := range append([]error{err}, errorsOf(cmds)...) {
+				_, isReply := err.(redis.Error)
+				assert.True(t, isReply, "%s: %v", what, err)
+			}
+		}
+		assert.NoError(t, w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { told(tx); return nil }, "{a}k"))
+		if k.isSingle() {
+			conn := w.client().Conn()
+			told(conn)
+			assert.NoError(t, conn.Close())
+		}
+	}
+}
+
+func errorsOf(cmds []redis.Cmder) (errs []error) {
+	for _, cmd := range cmds {
+		errs = append(errs, cmd.Err())
+	}
+	return errs
+}
+
+// A transaction that is refused for longer than the grace ends as in go-redis, command by command.
+func TestConform_E3_RefusedForLong(t *testing.T) {
+	paired(t, allKinds, knobs{waits: true, opts: []redial.Option{redial.WithGrace(time.Second)}}, func(w *world) {
+		w.ready()
+		for _, s := range w.servers {
+			s.note = func(string, ...any) {} // how often it is sent is another question
+		}
+		w.refuse("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+		w.batch(w.rdb, "transaction", true, w.clean)
+	}, "EXECABORT", "BUSY Redis")
+}
+
+// refuse has all servers refuse APPEND.
+func (w *world) refuse(reply string) {
+	for _, s := range w.servers {
+		s.says(func(id int, args []string) redialtest.Action {
+			if args[0] != "append" {
+				return redialtest.Handle
+			}
+			s.sessions[id].dirty = s.sessions[id].multi
+			return redialtest.Reply("-" + reply + "\r\n")
+		})
+	}
+}
