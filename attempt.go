@@ -56,12 +56,12 @@ type way struct {
 	sent    lines // by the attempt before; nil: there was none
 }
 
-func (h hook) wayTo(next any) way {
+func (h *hook) wayTo(next any) way {
 	from := h.originOf(next)
 	return way{from: from, through: from == foreignHook && h.inners.count() > 0}
 }
 
-func (h hook) originOf(next any) origin {
+func (h *hook) originOf(next any) origin {
 	from := originOf(next)
 	if from != foreignHook && h.router.several() {
 		return routedCall
@@ -242,12 +242,12 @@ func (i *innerParts) count() int64 {
 
 // inner is the inner part of a hook, added behind hooks of the caller.
 type inner struct {
-	hook   hook
+	hook   *hook
 	number int64
 }
 
 // addInner adds an inner part behind the hooks that a client has.
-func (h hook) addInner(rdb interface{ AddHook(redis.Hook) }) {
+func (h *hook) addInner(rdb interface{ AddHook(redis.Hook) }) {
 	rdb.AddHook(inner{h, h.inners.added.Add(1)})
 }
 

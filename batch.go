@@ -19,23 +19,28 @@ import (
 )
 
 // ProcessPipelineHook guards pipelines and transactions.
-func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		sys.GrowStack()
-		if !onceUsed.Load() || len(cmds) == 0 {
-			return h.guard(ctx, cmds, next, w)
-		}
-		ctx, rest, err := h.link.cfg.onceBatch(ctx, cmds, h.router.redirects(), w.from == sharedCall)
-		switch {
-		case len(rest) == 0:
-			return err
-		case err == nil:
-			return h.guard(ctx, rest, next, w)
-		}
-		_ = h.guard(ctx, rest, next, w) // the commands have their errors
-		return command.FirstError(cmds, err)
+		return h.takeBatch(ctx, cmds, next, w)
 	}
+}
+
+// takeBatch guards a batch in which there may be commands that cannot have an id.
+func (h *hook) takeBatch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way) error {
+	if !onceUsed.Load() || len(cmds) == 0 {
+		return h.guard(ctx, cmds, next, w)
+	}
+	ctx, rest, err := h.link.cfg.onceBatch(ctx, cmds, h.router.redirects(), w.from == sharedCall)
+	switch {
+	case len(rest) == 0:
+		return err
+	case err == nil:
+		return h.guard(ctx, rest, next, w)
+	}
+	_ = h.guard(ctx, rest, next, w) // the commands have their errors
+	return command.FirstError(cmds, err)
 }
 
 // guard does so for commands that may be sent.
@@ -66,7 +71,7 @@ func (h *hook) guard(ctx context.Context, cmds []redis.Cmder, next redis.Process
 func (h *hook) pipeline(ctx context.Context, cmds []redis.Cmder, first owned, next redis.ProcessPipelineHook, w way, f *finding, err error, attempts int) error {
 	c := h.newBatch(ctx, cmds, cmds, attempts)
 	c.nested = command.IsSetup(cmds)
-	b := &batch{bundle: bundle{hook: *h, next: next, way: w, cmds: cmds, rest: cmds, first: first}}
+	b := &batch{bundle: bundle{hook: h, next: next, way: w, cmds: cmds, rest: cmds, first: first}}
 	b.finds(f)
 	return c.carry(b, err)
 }
@@ -307,7 +312,7 @@ func (c *call) shared(cmds []redis.Cmder, err, said error, lost func(redis.Cmder
 // till then and never after. What runs inside the function waits at the gate by itself.
 
 // watch runs a Watch of go-redis's, see Client.Watch.
-func (h hook) watch(ctx context.Context, watch func(context.Context, func(*redis.Tx) error, ...string) error,
+func (h *hook) watch(ctx context.Context, watch func(context.Context, func(*redis.Tx) error, ...string) error,
 	fn func(*redis.Tx) error, keys []string) error {
 	if end := ctx.Err(); end != nil {
 		err := watch(ctx, fn, keys...) // which runs nothing

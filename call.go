@@ -22,10 +22,10 @@ import (
 )
 
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
-func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook guards single commands.
-func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		// What nearly all commands need, and no more: take does the same for every one.
@@ -87,7 +87,7 @@ func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 func (h *hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f finding, err error, attempts int) error {
 	c := h.newCall(ctx, cmd.Name(), attempts, command.ReadOnly(cmd))
 	c.nested = command.IsHandshake(cmd)
-	err = c.carry(&single{*h, cmd, next, w, f}, err)
+	err = c.carry(&single{h, cmd, next, w, f}, err)
 	if h.router.several() { // go-redis does not always
 		cmd.SetErr(err)
 	}
@@ -96,7 +96,7 @@ func (h *hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 
 // single is the work of one command.
 type single struct {
-	hook
+	*hook
 	cmd   redis.Cmder
 	next  redis.ProcessHook
 	way   way
@@ -688,7 +688,7 @@ func ofSetUp(err error) error {
 }
 
 // ready waits at the gate.
-func (h hook) ready(ctx context.Context, name string) error {
+func (h *hook) ready(ctx context.Context, name string) error {
 	if end := ctx.Err(); end != nil {
 		return end
 	}
@@ -704,7 +704,7 @@ func (h hook) ready(ctx context.Context, name string) error {
 }
 
 // patient waits for the link, for as long as the dial of a subscription does.
-func (h hook) patient(ctx context.Context) {
+func (h *hook) patient(ctx context.Context) {
 	h.router.use()
 	if !h.link.open.Load() {
 		_, _ = h.link.wait(WaitFor(ctx, subscriberWait), time.Now(), nil, &Wait{Cmd: "subscribe"})

@@ -69,7 +69,7 @@ type Client struct {
 	*redis.Client
 	*Supervisor
 
-	hook  hook
+	hook  *hook
 	hooks *hookList // the caller's hooks
 	outer *chain    // the caller's hooks outside of hook; nil: there are none
 }
@@ -252,7 +252,7 @@ func buildClient(opt *redis.Options, k *keeper, quick bool, o lonely) (*Client, 
 			_ = rdb.Close()
 			return nil, err
 		}
-		h := hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
+		h := &hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, rdb.Options(), k.cfg, lone), inners: new(innerParts)}
 		rdb.AddHook(h)
 		o.is(rdb, &g.inflight, k.cfg.timeout, g)
 		return &Client{Client: rdb, Supervisor: supervisorOf(k, rdb.Close), hook: h, hooks: &hookList{}, outer: outer}, nil
@@ -291,8 +291,7 @@ func (c *Client) WithTimeout(timeout time.Duration) *Client {
 	c.outer.on(clone.Client)
 	router := *c.hook.router.(*oneServer)
 	router.writeTimeout = clone.Options().WriteTimeout
-	clone.hook.router = &router
-	clone.hook.inners = new(innerParts)
+	clone.hook = &hook{link: c.hook.link, router: &router, inners: new(innerParts)}
 	clone.Client.AddHook(clone.hook)
 	clone.hooks = &hookList{}
 	for _, h := range c.hooks.all() {

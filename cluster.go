@@ -29,7 +29,7 @@ type ClusterClient struct {
 	*redis.ClusterClient
 	*Supervisor
 
-	hook  hook
+	hook  *hook
 	nodes *nodes
 }
 

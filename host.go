@@ -103,7 +103,10 @@ func isBarredByCache(cmd redis.Cmder) bool {
 
 // isReply reports whether err is an answer of the server.
 func isReply(err error) bool {
-	if err == redis.Nil {
+	switch err {
+	case nil:
+		return false
+	case redis.Nil:
 		return true
 	}
 	var re redis.Error

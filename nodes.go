@@ -174,7 +174,7 @@ type member struct {
 	name       string // of the node, as topologies have it
 	link       *link
 	guard      *guard      // of the link
-	hook       hook        // ours, on its client
+	hook       *hook       // ours, on its client
 	unreadable error       // what package net says of its address, so that it is never reached; nil: it can be read
 	rejects    atomic.Bool // it will not tell a topology, see isNoCluster
 	built      atomic.Bool // go-redis has finished the client: it has sent something

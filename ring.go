@@ -32,7 +32,7 @@ type Ring struct {
 	*redis.Ring
 	*Supervisor
 
-	hook  hook
+	hook  *hook
 	nodes *nodes
 }
 

@@ -83,7 +83,7 @@ func routedOf(ctx context.Context) *routed {
 }
 
 // hook returns the outer hook of a client of several nodes, which are its router.
-func (n *nodes) hook() hook { return hook{link: n.peer(), router: n, inners: &n.inners} }
+func (n *nodes) hook() *hook { return &hook{link: n.peer(), router: n, inners: &n.inners} }
 
 // send marks the context of a command and has go-redis send it to its node.
 func (n *nodes) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
@@ -173,9 +173,9 @@ func (n *nodes) spreads(cmds []redis.Cmder) bool { return n.ring || !command.IsT
 
 // nodeHook is the outermost hook of the client of one node.
 type nodeHook struct {
-	hook         // for what comes to the node directly
-	of   *nodes  // the client's
-	at   *member // this one
+	*hook         // for what comes to the node directly
+	of    *nodes  // the client's
+	at    *member // this one
 }
 
 // adopt builds the client of a node, with newClient if that is not nil, and the link to it.
@@ -183,8 +183,8 @@ type nodeHook struct {
 func (n *nodes) adopt(opt *redis.Options, newClient func(*redis.Options) *redis.Client) *redis.Client {
 	m := n.newMember(opt, isQuick(opt.Dialer, opt.TLSConfig), true)
 	rdb := n.build(m.link.poolOptions(opt), newClient)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.Fleet, rdb.Options(), n.cfg, n.neighbors()), inners: new(innerParts)}
-	rdb.AddHook(nodeHook{m.hook, n, m})
+	m.hook = &hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.Fleet, rdb.Options(), n.cfg, n.neighbors()), inners: new(innerParts)}
+	rdb.AddHook(&nodeHook{m.hook, n, m})
 	n.enlist(rdb, m)
 	return rdb
 }
@@ -211,7 +211,7 @@ func (n *nodes) build(opt *redis.Options, newClient func(*redis.Options) *redis.
 }
 
 // ProcessHook guards single commands.
-func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (h *nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	direct := h.hook.ProcessHook(next)
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
@@ -240,7 +240,7 @@ func (h nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 // process makes one attempt at a command.
-func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
+func (h *nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
 	setup := command.IsHandshake(cmd)
 	if !setup {
@@ -278,7 +278,7 @@ func (h nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proce
 // attempt of all to reach it is under way: go-redis would wait for that as well. spare says
 // that another node may do instead. since is when the command began to wait, zero when it
 // did not. The caller must leave.
-func (h nodeHook) enter(ctx context.Context, spare bool) (admitted bool, since time.Time) {
+func (h *nodeHook) enter(ctx context.Context, spare bool) (admitted bool, since time.Time) {
 	l := h.at.link
 	if l.enter() {
 		return true, since
@@ -297,7 +297,7 @@ func (h nodeHook) enter(ctx context.Context, spare bool) (admitted bool, since t
 // meet waits until the first attempt of all to reach the node has ended, for as long as a
 // command may that has waited since then: what must not wait, or need not for this node,
 // waits for a moment.
-func (h nodeHook) meet(ctx context.Context, since time.Time, spare bool) {
+func (h *nodeHook) meet(ctx context.Context, since time.Time, spare bool) {
 	l, p := h.at.link, patienceOf(ctx)
 	if began, ok := ctx.Value(ctxBegan).(time.Time); ok {
 		since = began
@@ -319,7 +319,7 @@ func (h nodeHook) meet(ctx context.Context, since time.Time, spare bool) {
 
 // met waits for d, and reports whether there is nothing to wait for any more: the attempt
 // has ended, the command must, or another node may have taken over.
-func (h nodeHook) met(ctx context.Context, d time.Duration) bool {
+func (h *nodeHook) met(ctx context.Context, d time.Duration) bool {
 	l := h.at.link
 	seen, news := h.of.told()
 	timer := time.NewTimer(d)
@@ -348,7 +348,7 @@ func (h nodeHook) met(ctx context.Context, d time.Duration) bool {
 }
 
 // down is the error of a command that finds the gate shut, and has waited there since then.
-func (h nodeHook) down(spare bool, since time.Time) error {
+func (h *nodeHook) down(spare bool, since time.Time) error {
 	l := h.at.link
 	if l.now() == StateClosed {
 		return redis.ErrClosed // go-redis knows what to do
@@ -360,7 +360,7 @@ func (h nodeHook) down(spare bool, since time.Time) error {
 }
 
 // unsent is the failure of a command that was not sent, because of err.
-func (h nodeHook) unsent(err error) *failure {
+func (h *nodeHook) unsent(err error) *failure {
 	return &failure{at: h.at.link, outcome: new(terms).outcome(nil, err, &finding{unsent: true}), err: err}
 }
 
@@ -368,7 +368,7 @@ func (h nodeHook) unsent(err error) *failure {
 // shard, but for the first attempt of all to reach it, as it does in go-redis: until then
 // the shard is not down. The ring may move keys after it, so commands that wait for one
 // look again.
-func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.ProcessHook) error {
+func (h *nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.ProcessHook) error {
 	h.at.isBuilt()
 	if !patienceOf(ctx).failFast {
 		_ = h.at.link.firstContact(ctx) // if ctx has ended, direct says so
@@ -388,7 +388,7 @@ func (h nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Proc
 // answer in half the time of a heartbeat for one that cannot; go-redis asks others.
 // A node that was never tried is given that time to be reached. Whatever goes wrong
 // does so before the command for which go-redis asks is sent.
-func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
+func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
 	h.at.isBuilt()
 	if h.at.unreadable != nil {
@@ -416,8 +416,7 @@ func (h nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHo
 }
 
 // ProcessPipelineHook guards what a pipeline or transaction holds for one node.
-func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	direct := h.hook.ProcessPipelineHook(next)
+func (h *nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		sys.GrowStack()
@@ -428,7 +427,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 		}
 		switch {
 		case len(cmds) == 0 || r == nil:
-			return direct(ctx, cmds)
+			return h.takeBatch(ctx, cmds, next, w)
 		case ctx.Err() != nil:
 			_, err := h.tryBatch(ctx, cmds, owned{}, next, w, false)
 			return err
@@ -441,7 +440,7 @@ func (h nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 // those that were not run, or may not have been, with a failure. In a cluster go-redis
 // goes by the errors of the commands and, of a transaction, by what it knows from below
 // this hook.
-func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, cluster bool) error {
+func (h *nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, cluster bool) error {
 	l, setup := h.at.link, command.IsSetup(cmds) // of a connection that another command waits for
 	if !setup {
 		h.at.isBuilt()
@@ -509,7 +508,7 @@ func (h nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Proc
 
 // label puts a failure on those of cmds that are to be sent again or may not have
 // run, after an attempt that ended with err.
-func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) error {
+func (h *nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) error {
 	l := h.at.link
 	o, rest, undelivered, why := t.tail(cmds, f.lost(cmds), err, f)
 	if p := h.panicOf(t, cmds); p != nil {
@@ -545,7 +544,7 @@ func (h nodeHook) label(t *terms, cmds []redis.Cmder, err error, f *finding) err
 
 // doubt puts a failure on those of cmds, for which a hook of the caller has asked go-redis
 // before, whose errors say that they did not run.
-func (h nodeHook) doubt(t *terms, cmds []redis.Cmder) {
+func (h *nodeHook) doubt(t *terms, cmds []redis.Cmder) {
 	for _, cmd := range cmds {
 		if err := cmd.Err(); changes(cmd) && t.disclaims(err) {
 			f := &finding{from: pooledCall, unsent: isEnd(err), mayHaveRun: true}
@@ -556,7 +555,7 @@ func (h nodeHook) doubt(t *terms, cmds []redis.Cmder) {
 
 // fail puts a failure on commands. Where a reply could not be read, and it is unknown for that
 // what became of those that change something, the others are to have what go-redis says of it.
-func (h nodeHook) fail(cmds []redis.Cmder, n *failure, f *finding) {
+func (h *nodeHook) fail(cmds []redis.Cmder, n *failure, f *finding) {
 	command.SetErrors(cmds, n)
 	if n.outcome == unknown && !f.mayHaveRun && isGarbled(n.err) {
 		unread := &failure{at: n.at, outcome: new(terms).outcome(nil, n.err, &finding{from: f.from}), err: n.err, final: true}
@@ -566,7 +565,7 @@ func (h nodeHook) fail(cmds []redis.Cmder, n *failure, f *finding) {
 
 // panicOf returns the error of commands during whose judgement something panicked, nil
 // when nothing has.
-func (h nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
+func (h *nodeHook) panicOf(t *terms, cmds []redis.Cmder) error {
 	if t.panicked == nil {
 		return nil
 	}

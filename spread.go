@@ -19,7 +19,7 @@ import (
 
 // bundle is what there is to know of a batch, wherever its commands go.
 type bundle struct {
-	hook
+	*hook
 	next       redis.ProcessPipelineHook
 	way        way
 	found      finding       // of the last attempt
@@ -97,7 +97,7 @@ func (h *hook) spread(ctx context.Context, cmds []redis.Cmder, next redis.Proces
 	rest := command.Inner(cmds)
 	c := h.newBatch(ctx, cmds, rest, 0)
 	c.apiece = true
-	return c.carry(&spread{bundle: bundle{hook: *h, next: next, way: w, cmds: cmds, rest: rest, first: first}}, nil)
+	return c.carry(&spread{bundle: bundle{hook: h, next: next, way: w, cmds: cmds, rest: rest, first: first}}, nil)
 }
 
 // spread is the work of such a batch. What a node has answered is not sent again, and the

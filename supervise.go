@@ -133,7 +133,7 @@ func superviseClient(rdb *redis.Client, cfg *config) (*Supervisor, error) {
 			g.bar(words)
 		}
 		k.add(g)
-		rdb.AddHook(existing{hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, opt, cfg, lone)}, g.link, opt})
+		rdb.AddHook(existing{&hook{link: g.peer(), router: newOneServer(&k.calls, g.Fleet, opt, cfg, lone)}, g.link, opt})
 		return supervisorOver(k), nil
 	})
 }
@@ -147,8 +147,8 @@ func (n *nodes) attach(rdb *redis.Client) *link {
 	}
 	opt := rdb.Options()
 	m := n.newMember(opt, false, false)
-	m.hook = hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.Fleet, opt, n.cfg, n.neighbors())}
-	rdb.AddHook(existing{nodeHook{m.hook, n, m}, m.link, opt})
+	m.hook = &hook{link: m.link.peer(), router: newOneServer(&n.calls, m.link.Fleet, opt, n.cfg, n.neighbors())}
+	rdb.AddHook(existing{&nodeHook{m.hook, n, m}, m.link, opt})
 	n.enlist(rdb, m)
 	return m.link
 }

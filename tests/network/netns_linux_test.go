@@ -498,7 +498,9 @@ func testPacketLoss(t *testing.T) {
 func testPacketLossOnNewConnections(t *testing.T) {
 	const rounds, callers = 2, 100
 	s := redialtest.StartServer(t)
-	opt := &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second, DialTimeout: 20 * time.Second}
+	// A packet of a new connection that is lost five times in a row has taken TCP 31 s.
+	const patience = 2 * time.Minute
+	opt := &redis.Options{Addr: s.Addr(), PoolSize: callers, ReadTimeout: patience, WriteTimeout: patience, DialTimeout: patience}
 	for range rounds {
 		c := testkit.Connect(t, opt)
 		for range 20 {
