@@ -69,8 +69,9 @@ func (h *hook) originOf(next any) origin {
 	return from
 }
 
-// try makes an attempt at a command, which leaves the gate after it if it was admitted.
-func (h *hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, admitted bool) (finding, error) {
+// try makes an attempt at a command, which leaves the gate after it if it was admitted. What is
+// found is nil where all went well.
+func (h *hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, admitted bool) (*finding, error) {
 	if admitted {
 		defer h.link.leave()
 	}
@@ -79,25 +80,15 @@ func (h *hook) try(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook,
 		a.sent = w.sent
 		err := next(a, cmd)
 		if err == nil {
-			return finding{}, nil // whatever a hook has left on the command, it is no failure
+			return nil, nil // whatever a hook has left on the command, it is no failure
 		}
-		f, err := a.hear(err, cmd)
-		return *f, err
+		return a.hear(err, cmd)
 	}
 	err := h.one(ctx, cmd, next, w.from)
-	return found(ctx, w.from, err), err
-}
-
-// hand hands next a command that was admitted, and leaves the gate after it.
-func (h *hook) hand(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, from origin) error {
-	defer h.link.leave()
-	return h.router.send(ctx, cmd, next, from)
-}
-
-// handOn hands it to hooks of the caller, for an attempt.
-func (h *hook) handOn(a *attempt, cmd redis.Cmder, next redis.ProcessHook) error {
-	defer h.link.leave()
-	return next(a, cmd)
+	if err == nil || err == redis.Nil {
+		return nil, err
+	}
+	return newFinding(ctx, w.from, err), err
 }
 
 // tryBatch makes an attempt at a batch. first is what own returned, where it is the first one.

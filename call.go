@@ -24,67 +24,37 @@ import (
 // DialHook leaves dials alone; the Dialer sees those that bypass hooks too.
 func (h *hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-// ProcessHook guards single commands.
+// ProcessHook guards single commands: it makes the first attempt at each, if the gate is open,
+// and carries it on.
 func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	w := h.wayTo(next)
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		// What nearly all commands need, and no more: take does the same for every one.
-		if onceUsed.Load() || ctx.Err() != nil || !h.link.enter() {
-			return h.take(ctx, cmd, next, w)
+		if onceUsed.Load() {
+			var err error
+			if ctx, err = h.link.cfg.once(ctx, cmd, h.router.redirects()); err != nil {
+				cmd.SetErr(err)
+				return err
+			}
+		}
+		// Hooks see a command whose context had ended before the call, as they do in
+		// go-redis, which then does not send it.
+		late := ctx.Err() != nil
+		admitted := !late && h.link.enter()
+		if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
+			return h.process(ctx, cmd, next, w, nil, nil, 0)
 		}
 		sys.GrowStack()
-		var a *attempt
-		var err error
-		if w.through {
-			a = newAttempt(ctx)
-			err = h.handOn(a, cmd, next)
-		} else {
-			err = h.hand(ctx, cmd, next, w.from)
-		}
-		if err == nil || err == redis.Nil {
+		f, err := h.try(ctx, cmd, next, w, admitted)
+		if err == nil || err == redis.Nil || late && !isOurs(err) {
 			return err
 		}
-		return h.resume(ctx, cmd, next, w, a, err)
+		return h.process(ctx, cmd, next, w, f, err, 1)
 	}
-}
-
-// take makes the first attempt at a command, if the gate is open, and carries it on.
-func (h *hook) take(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
-	if onceUsed.Load() {
-		var err error
-		if ctx, err = h.link.cfg.once(ctx, cmd, h.router.redirects()); err != nil {
-			cmd.SetErr(err)
-			return err
-		}
-	}
-	// Hooks see a command whose context had ended before the call, as they do in
-	// go-redis, which then does not send it.
-	late := ctx.Err() != nil
-	admitted := !late && h.link.enter()
-	if !admitted && !late && !(h.link.csc && isBarredByCache(cmd)) {
-		return h.process(ctx, cmd, next, w, finding{}, nil, 0)
-	}
-	sys.GrowStack()
-	found, err := h.try(ctx, cmd, next, w, admitted)
-	if err == nil || err == redis.Nil || late && !isOurs(err) {
-		return err
-	}
-	return h.process(ctx, cmd, next, w, found, err, 1)
-}
-
-// resume carries a command on whose first attempt has ended with err; a is nil unless it
-// went through hooks of the caller.
-func (h *hook) resume(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, a *attempt, err error) error {
-	if a == nil {
-		return h.process(ctx, cmd, next, w, found(ctx, w.from, err), err, 1)
-	}
-	f, err := a.hear(err, cmd)
-	return h.process(ctx, cmd, next, w, *f, err, 1)
 }
 
 // process carries a command on after its first attempt failed with err, or before
 // there was one.
-func (h *hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f finding, err error, attempts int) error {
+func (h *hook) process(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way, f *finding, err error, attempts int) error {
 	c := h.newCall(ctx, cmd.Name(), attempts, command.ReadOnly(cmd))
 	c.nested = command.IsHandshake(cmd)
 	err = c.carry(&single{h, cmd, next, w, f}, err)
@@ -100,20 +70,23 @@ type single struct {
 	cmd   redis.Cmder
 	next  redis.ProcessHook
 	way   way
-	found finding
+	found *finding // of the last attempt; nil: there was none, or all went well
 }
 
 func (s *single) try(c *call) (err error) {
-	s.way.sent = s.found.sent
+	s.way.sent = nil
+	if s.found != nil {
+		s.way.sent = s.found.sent
+	}
 	s.found, err = s.hook.try(c.ctx, s.cmd, s.next, s.way, false)
 	return err
 }
 
 func (s *single) judge(c *call, err error) ruling {
-	if err == nil {
-		return ruling{done: true}
+	f := s.found
+	if f == nil {
+		return ruling{done: true, said: err}
 	}
-	f := &s.found
 	reads := command.ReadOnly(s.cmd) && !f.mayHaveRun
 	c.mayHaveRun = c.mayHaveRun || f.mayHaveRun
 	o := c.outcome(s.cmd, f.why, f)

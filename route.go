@@ -251,14 +251,14 @@ func (h *nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proc
 	if !admitted && !setup {
 		return h.down(spare, since)
 	}
-	found, err := h.try(ctx, cmd, next, w, admitted)
+	f, err := h.try(ctx, cmd, next, w, admitted)
 	if err == nil || err == redis.Nil {
 		return err
 	}
 	t := terms{atNode: true} // what else there is to know the outer hook knows
-	o := t.outcome(cmd, found.why, &found)
+	o := t.outcome(cmd, f.why, f)
 	switch {
-	case o == answered && (found.mayHaveRun || command.IsScript(cmd) && wouldRepeat(err)):
+	case o == answered && (f.mayHaveRun || command.IsScript(cmd) && wouldRepeat(err)):
 		// It, or what a hook asked for besides, may have done something; go-redis would
 		// take it for undone.
 		return &failure{at: l, outcome: o, err: err}
