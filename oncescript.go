@@ -508,9 +508,14 @@ func (f *finding) join(g finding) {
 }
 
 // readBatch does for the commands of a batch that have ids what read does for one. What
-// refused the first of a transaction, so that it left no record, has refused all of it.
+// refused the first of a transaction, so that it left no record, has refused all of it; what
+// refused another one has not.
 func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding) {
 	o, unit := oncesOf(ctx), unitOf(cmds)
+	ran := slices.ContainsFunc(unit, func(cmd redis.Cmder) bool {
+		err := cmd.Err()
+		return err == nil || err == redis.Nil || err.Error() == onceLost
+	})
 	for _, cmd := range cmds {
 		if !o.has(cmd) {
 			continue
@@ -523,6 +528,9 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 		if unit != nil && was != nil && was.Error() == onceFirst {
 			err = cmp.Or(unit[0].Err(), err)
 		}
+		if ran {
+			err = amid(err, was)
+		}
 		if isSame(err, was) {
 			continue
 		}
@@ -531,6 +539,19 @@ func (w *onceWay) readBatch(ctx context.Context, cmds []redis.Cmder, f *finding)
 			f.err, f.seen, f.why = err, err, err
 		}
 	}
+}
+
+// amid returns the error of a command of a transaction of which others ran, in place of err,
+// which may say that nothing did. The reply to it was was.
+func amid(err, was error) error {
+	e, ours := err.(*onceError)
+	switch {
+	case ours && e.kind == ErrOnceMismatch:
+		e.ran, e.why = true, "others of its transaction ran"
+	case isReply(err) && saysUndone(err):
+		return ranElsewhere{replyOf(was)}
+	}
+	return err
 }
 
 // refuse is the error of a command that cannot have an id.

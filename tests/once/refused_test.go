@@ -2,6 +2,7 @@ package once
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -296,4 +297,64 @@ func TestOnce_WithinMulti_IsRefused(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []any{}, s.Do("KEYS", "*"))
+}
+
+// What is refused in its turn, while the others of its transaction run, is no reason to send
+// that again: nothing says that none of it ran.
+func TestOnce_RefusedInItsTurn_IsNotSafe(t *testing.T) {
+	t.Parallel()
+	s := redialtest.StartServer(t)
+	s.Do("ACL", "SETUSER", "u", "on", "nopass", "+@all", "~*", "-incr")
+	cluster := redialtest.StartCluster(t, 1, 0)
+	cluster.Nodes[0].Do("ACL", "SETUSER", "u", "on", "nopass", "+@all", "~*", "-incr")
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}, Username: "u", Password: "p"})
+	nodes := redial.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Username: "u", Password: "p"})
+	t.Cleanup(func() { _ = ring.Close(); _ = nodes.Close() })
+	for kind, c := range map[string]redis.UniversalClient{
+		"client":  testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"}),
+		"ring":    ring,
+		"cluster": nodes,
+	} {
+		for name, bad := range map[string][]any{
+			"no right":  {"incr", "{x}n"},
+			"too short": {"append", "{x}n"},
+			"no such":   {"object", "nosuch", "{x}n"},
+			"not its":   {"set", "{x}n", "v"},
+		} {
+			for first := range 2 {
+				id := fmt.Sprint(kind, name, first)
+				require.NoError(t, c.Set(t.Context(), "{x}n", "", 0).Err())
+				if name == "not its" { // the record of another id
+					at := "redial:once:" + map[bool]string{true: "{x}:"}[kind == "cluster"] + id + ":" + fmt.Sprint(first)
+					require.NoError(t, c.Set(t.Context(), at, "another's", 0).Err())
+				}
+				for range 2 {
+					ctx := redial.Once(t.Context(), id)
+					cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+						for i := range 2 {
+							if i == first {
+								p.Do(ctx, bad...)
+							} else {
+								p.LPush(ctx, "{x}"+id, "x")
+							}
+						}
+						return nil
+					})
+					require.Error(t, err, id)
+					ran := c.LLen(t.Context(), "{x}"+id).Val()
+					if name == "not its" && first == 0 {
+						require.Zero(t, ran, id)
+					} else {
+						require.EqualValues(t, 1, ran, id)
+					}
+					assert.Equal(t, ran == 0, redial.SafeToRetry(err), "%s: %v", id, err)
+					assert.Equal(t, ran == 0, redial.SafeToRetry(cmds[first].Err()), "%s: %v", id, cmds[first].Err())
+					assert.NotErrorIs(t, err, redial.ErrOnceUnsupported, id)
+					if ran == 1 {
+						assert.NotContains(t, err.Error(), "nothing ran", id)
+					}
+				}
+			}
+		}
+	}
 }
