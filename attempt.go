@@ -339,11 +339,12 @@ type oneServer struct {
 	fleet        *wire.Fleet
 	writeTimeout time.Duration // of the client, as its Options have it
 	once         onceWay
+	ofCluster    bool
 }
 
 func newOneServer(calls *wire.Calls, fleet *wire.Fleet, opt *redis.Options, cfg *config, of neighbors) *oneServer {
 	resp3 := func() bool { return opt.Protocol != 2 && !fleet.SpeaksRESP2() }
-	return &oneServer{calls, fleet, opt.WriteTimeout, newOnceWay(cfg, resp3, of)}
+	return &oneServer{calls, fleet, opt.WriteTimeout, newOnceWay(cfg, resp3, of), of == cluster}
 }
 
 // begin returns the context for an attempt, or nil when that of the caller will do.
@@ -489,7 +490,11 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 		if from == foreignHook && slices.ContainsFunc(cmds[1:], isWatch) {
 			s.fleet.Watch()
 		}
-		return foundOf(ctx, from, next(ctx, sent))
+		err := next(ctx, sent)
+		if from != clusterCall && (from == blockCall || !s.ofCluster) { // else it does not show here whether EXEC ran
+			err = amidTransaction(cmds, err)
+		}
+		return foundOf(ctx, from, err)
 	}
 	r := read(sent)
 	if r.watches {
@@ -502,6 +507,28 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 	}
 	r.free()
 	return f
+}
+
+// amidTransaction returns the error of a transaction, err as go-redis has it. What refused
+// commands of one that EXEC has run is no word on the others.
+func amidTransaction(cmds []redis.Cmder, err error) error {
+	if len(cmds) == 0 || !command.IsTransaction(cmds) {
+		return err
+	}
+	inner := command.Inner(cmds)
+	if isUnqueued(cmds, err) || redis.IsExecAbortError(cmds[len(cmds)-1].Err()) ||
+		!slices.ContainsFunc(inner, func(cmd redis.Cmder) bool { return cmd.Err() == nil || cmd.Err() == redis.Nil }) {
+		return err
+	}
+	for _, cmd := range inner {
+		if was := cmd.Err(); isUndone(was) {
+			cmd.SetErr(ranElsewhere{replyOf(was)})
+			if isSame(err, was) {
+				err = cmd.Err()
+			}
+		}
+	}
+	return err
 }
 
 // oneServer is a router that has no choice.

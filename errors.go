@@ -197,12 +197,14 @@ func SafeToRetry(err error) bool {
 	if !isAfterWrite(err) && rejected(err) {
 		return true
 	}
+	if errors.As(err, new(ranElsewhere)) {
+		return false
+	}
 	switch outcomeOf(err) {
 	case notSent, notSentForGood, refused, denied:
 		return true
 	case answered:
-		var part ranElsewhere
-		return isUndone(err) && !errors.As(err, &part)
+		return isUndone(err)
 	}
 	return false
 }

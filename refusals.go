@@ -213,7 +213,7 @@ func concludes(cmd redis.Cmder, err error) bool {
 	return true
 }
 
-// ranElsewhere is the reply to a part of a command of which other parts ran.
+// ranElsewhere is the reply to a part of a command, or of a transaction, of which other parts ran.
 type ranElsewhere struct{ reply redis.Error }
 
 func (e ranElsewhere) Error() string { return e.reply.Error() }

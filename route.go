@@ -127,6 +127,9 @@ func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.Pr
 		}
 	}
 	err := next(routedContext(ctx, true), sent)
+	if n.redirects() {
+		err = amidTransaction(cmds, err)
+	}
 	f := foundOf(ctx, from, err)
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil && failureOf(err) != nil {

@@ -46,6 +46,49 @@ func TestOutcome_RefusalWithinExec_IsAnAnswer(t *testing.T) {
 	assert.Equal(t, "1", c.Get(ctx, "n").Val())
 }
 
+// What refuses a command when EXEC has come to it says nothing of the others, which ran.
+func TestOutcome_RefusedWithinExec_IsNotSafe(t *testing.T) {
+	s := redialtest.StartServer(t)
+	cluster := redialtest.StartCluster(t, 1, 0)
+	ring := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}})
+	theirs := redis.NewClient(&redis.Options{Addr: s.Addr()})
+	theirs.AddHook(testkit.Passing{})
+	sup, err := redial.Supervise(theirs)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = ring.Close(); _ = theirs.Close(); _ = sup.Close() })
+	ctx := t.Context()
+	for kind, c := range map[string]redis.UniversalClient{
+		"client":     testkit.Connect(t, &redis.Options{Addr: s.Addr()}),
+		"supervised": theirs,
+		"ring":       ring,
+		"cluster":    testkit.NewCluster(t, cluster),
+	} {
+		for name, bad := range map[string][]any{
+			"HSET": {"hset", "{x}h", "f", "v", "g"}, // enough to be queued
+			"EVAL": {"eval", "return redis.error_reply('READONLY it is said')", 1, "{x}h"},
+		} {
+			for first := range 2 {
+				require.NoError(t, c.Del(ctx, "{x}l").Err())
+				cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+					for i := range 2 {
+						if i == first {
+							p.Do(ctx, bad...)
+						} else {
+							p.LPush(ctx, "{x}l", "x")
+						}
+					}
+					return nil
+				})
+				require.EqualValues(t, 1, c.LLen(ctx, "{x}l").Val(), "%s %s", kind, name)
+				assert.Equal(t, cmds[first].Err(), err, "%s %s", kind, name)
+				assert.False(t, redial.SafeToRetry(err), "%s %s: %v", kind, name, err)
+			}
+		}
+		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.HSet(ctx, "{x}h", "f", "v", "g"); return nil })
+		assert.True(t, redial.SafeToRetry(err), "%s: %v", kind, err)
+	}
+}
+
 // A reply that goes to a writer of the caller cannot be taken back, so such a
 // command is not sent twice, not even when it only reads.
 func TestOutcome_RawWriteTo_IsNotRetried(t *testing.T) {
