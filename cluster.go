@@ -149,6 +149,7 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (*ClusterClient, error) {
 // the nodes that are to have a heartbeat from now on, used or not.
 func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(context.Context, *redis.Client) error) error) {
 	n.afar = rdb.Options().ReadOnly
+	n.setUp = allowed(rdb.Options().DialTimeout, defaultDialTimeout, mostSetUp)
 	n.splits = func(cmd redis.Cmder) bool {
 		switch cmd.Name() {
 		case "dbsize", "script": // methods of their own, which ask all nodes

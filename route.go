@@ -389,7 +389,8 @@ func (h *nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Pro
 
 // ask puts a question about the topology to the node. It takes a node that does not
 // answer in half the time of a heartbeat for one that cannot; go-redis asks others.
-// A node that was never tried is given that time to be reached. Whatever goes wrong
+// A node that was never tried is given that time to be reached, and one that was the time of a
+// connection while there is no topology yet. Whatever goes wrong
 // does so before the command for which go-redis asks is sent.
 func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
@@ -397,13 +398,15 @@ func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 	if h.at.unreadable != nil {
 		return h.at.unreadable
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
+	soon, cancel := context.WithTimeout(ctx, l.cfg.timeout/2)
 	defer cancel()
-	err := l.firstContact(ctx)
+	err := l.firstContact(soon)
 	if err == nil && !l.enter() {
 		l.tend()
 		err = l.lastCause()
 	} else if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, h.of.within(l.cfg.timeout/2))
+		defer cancel()
 		_, err = h.try(ctx, cmd, next, w, true)
 		if cmd.Name() == "cluster" && !h.of.ring {
 			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))

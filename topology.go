@@ -24,6 +24,7 @@ type topology struct {
 	client *keeper
 	load   func(ctx context.Context) error // asks for it afresh
 	named  bool                            // by the caller, or by sentinels, not by a cluster: nodes need not be one
+	setUp  time.Duration                   // that a connection may take for the first answer; 0: as long as another
 	asking atomic.Int32                    // questions that are under way
 
 	mu       sync.Mutex
@@ -124,7 +125,7 @@ func (t *topology) ask() *question {
 		defer close(q.done)
 		defer t.asking.Add(-1)
 		defer t.settle()
-		ctx, cancel := context.WithTimeout(t.client.life, t.client.cfg.timeout)
+		ctx, cancel := context.WithTimeout(t.client.life, t.within(t.client.cfg.timeout))
 		defer cancel()
 		q.err = t.client.abroad(func() error { return t.load(ctx) }) // go-redis may panic on what a server says
 	})
@@ -178,6 +179,15 @@ func (t *topology) reload() error {
 		q = t.ask()
 	}
 	return t.await(q)
+}
+
+// within returns the time for a question that has d: while nothing is known, that of setting up
+// the connection for it too.
+func (t *topology) within(d time.Duration) time.Duration {
+	if t.toldSoFar() > 0 {
+		return d
+	}
+	return max(d, t.setUp)
 }
 
 // settle sends those who wait for a node on their way when the topology has changed.

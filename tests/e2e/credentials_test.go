@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -356,6 +357,51 @@ func TestCredentials_ProviderIsStale(t *testing.T) {
 		v.says(nil)
 		require.NoError(t, c.Incr(t.Context(), "n").Err())
 	})
+}
+
+// What takes long for a connection of a cluster's keeps no client from knowing the topology:
+// not the credentials, and not the caller's own words with the server.
+func TestCredentials_ProviderIsSlow_Cluster(t *testing.T) {
+	t.Parallel()
+	for name, slow := range map[string]func(*redis.ClusterOptions, func()){
+		"provider": func(o *redis.ClusterOptions, wait func()) {
+			o.CredentialsProviderContext = func(context.Context) (string, string, error) { wait(); return "", "", nil }
+		},
+		"on connect": func(o *redis.ClusterOptions, wait func()) {
+			o.OnConnect = func(context.Context, *redis.Conn) error { wait(); return nil }
+		},
+		"dialer": func(o *redis.ClusterOptions, wait func()) {
+			o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				wait()
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+		},
+	} {
+		for side, build := range map[string]func(*redis.ClusterOptions) redis.UniversalClient{
+			"bare": func(o *redis.ClusterOptions) redis.UniversalClient { return redis.NewClusterClient(o) },
+			"ours": func(o *redis.ClusterOptions) redis.UniversalClient { return redial.NewClusterClient(o) },
+			"supervised": func(o *redis.ClusterOptions) redis.UniversalClient {
+				rdb := redis.NewClusterClient(o)
+				_, err := redial.Supervise(rdb)
+				require.NoError(t, err)
+				return rdb
+			},
+		} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				t.Parallel()
+				cluster := redialtest.StartCluster(t, 1, 0)
+				opt := &redis.ClusterOptions{Addrs: cluster.Addrs()}
+				slow(opt, func() { time.Sleep(1500 * time.Millisecond) })
+				c := build(opt)
+				defer c.Close()
+				require.NoError(t, c.Incr(t.Context(), "n").Err())
+				cluster.Nodes[0].Kill()
+				cluster.Nodes[0].Start()
+				cluster.Settle()
+				require.NoError(t, eventually(t, func() error { return c.Incr(t.Context(), "n").Err() }, func(err error) bool { return err == nil }))
+			})
+		}
+	}
 }
 
 // The same whatever is sent, to one server and at a node of a cluster.
