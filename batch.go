@@ -369,15 +369,15 @@ func (w *watching) try(c *call) error {
 
 func (w *watching) judge(c *call, err error) ruling {
 	e, why := asError(err), err
+	var reply redis.Error
 	switch {
 	case err == nil, w.called:
 		return ruling{done: true, said: err}
 	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
 		c.count(e)
 		return ruling{done: true, said: err} // of a hook that has waited
-	case e != nil && redis.IsAuthError(e.Err): // which the connection is in a bad state for
-		var reply redis.Error
-		errors.As(e.Err, &reply)
+	case e != nil && errors.As(e.Err, &reply): // which the connection is in a bad state for
+		c.attempts += e.Attempts
 		return ruling{outcome: outcomeOf(reply), why: reply, said: reply}
 	case e != nil:
 		why = e.Err

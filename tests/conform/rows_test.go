@@ -686,6 +686,25 @@ func refusedOnHeld(t *testing.T, s side, k kind, reply string) {
 	}
 }
 
+// A WATCH that is refused for longer than the grace ends as in go-redis, in the words of the server.
+func TestConform_R1_WatchRefusedForLong(t *testing.T) {
+	for _, reply := range []string{"READONLY You can't write against a read only replica.", "REDIRECT 10.0.0.1:7001"} {
+		paired(t, []kind{aClient, aFailover}, knobs{waits: true, opts: []redial.Option{redial.WithGrace(time.Second)}}, func(w *world) {
+			w.ready()
+			for _, s := range w.servers {
+				s.note = func(string, ...any) {} // how often it is sent is another question
+				s.says(func(_ int, args []string) redialtest.Action {
+					if args[0] != "watch" {
+						return redialtest.Handle
+					}
+					return redialtest.Reply("-" + reply + "\r\n")
+				})
+			}
+			w.got("watch", w.rdb.Watch(w.ctx, func(*redis.Tx) error { return nil }, "{a}k"))
+		}, reply)
+	}
+}
+
 func errorsOf(cmds []redis.Cmder) (errs []error) {
 	for _, cmd := range cmds {
 		errs = append(errs, cmd.Err())
