@@ -42,6 +42,7 @@ func TestFailover_MasterIsKilled(t *testing.T) {
 	l.Flows(t, time.Second)
 	t.Logf("first success %v after the new primary was elected", time.Duration(l.LastSuccess.Load()-elected.UnixNano()))
 	time.Sleep(300 * time.Millisecond)
+	require.Eventually(t, func() bool { return f.Primary(0) != old }, 10*time.Second, 10*time.Millisecond, "any of them may have elected it")
 	l.CheckSince(t, f.Primary(0).Addr(), elected)
 	t.Log(c.Stats())
 }
