@@ -63,9 +63,9 @@ func (c *Conn) introduce(p []byte, now int64) error {
 // be canceled it watches the context, but only after a moment, before which most replies
 // have come.
 //
-// This is where nearly every goroutine waits that has sent a command. The stack of a new one
-// has to grow for that, which takes longer than all that is done here: so the way down to the
-// socket is short, and what is rare has functions of its own.
+// This is where nearly every goroutine waits that has sent a command, on a stack for which
+// sys.GrowStack has made some room: so the way down to the socket is short, and what is rare has
+// functions of its own.
 func (c *Conn) listen(p []byte) (n int, err error) {
 	x := c.serving.Load()
 	switch {
