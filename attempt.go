@@ -512,7 +512,7 @@ func (s *oneServer) deliver(ctx context.Context, cmds, sent []redis.Cmder, next 
 // amidTransaction returns the error of a transaction, err as go-redis has it. What refused
 // commands of one that EXEC has run is no word on the others.
 func amidTransaction(cmds []redis.Cmder, err error) error {
-	if len(cmds) == 0 || !command.IsTransaction(cmds) {
+	if err == nil || len(cmds) == 0 || !command.IsTransaction(cmds) {
 		return err
 	}
 	inner := command.Inner(cmds)

@@ -376,12 +376,12 @@ func (w *watching) judge(c *call, err error) ruling {
 	case e != nil && (e.kind == ErrClosed || e.kind == ErrUnavailable && e.Cause != CauseHeldConnectionBroken):
 		c.count(e)
 		return ruling{done: true, said: err} // of a hook that has waited
-	case e != nil && errors.As(e.Err, &reply): // which the connection is in a bad state for
-		c.attempts += e.Attempts
-		return ruling{outcome: outcomeOf(reply), why: reply, said: reply}
 	case e != nil:
-		why = e.Err
 		c.attempts += e.Attempts
+		if errors.As(e.Err, &reply) { // which the connection is in a bad state for
+			return ruling{outcome: outcomeOf(reply), why: reply, said: reply}
+		}
+		why = e.Err
 	case failureOf(err) != nil, c.router.several() && isUnrouted(err):
 		c.attempts++
 	case c.router.several():

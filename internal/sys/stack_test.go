@@ -2,9 +2,10 @@ package sys
 
 import (
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/redial-go/redial/internal/testkit/platform"
 )
 
 // A stack that has grown does not move when the room that was made is used.
@@ -20,20 +21,12 @@ func movesStack(prepare func()) (moved bool) {
 	go func() {
 		defer close(done)
 		prepare()
-		before := top()
+		before := platform.EndOfStack()
 		deep(stackRoom/1024 - 1)
-		moved = top() != before
+		moved = platform.EndOfStack() != before
 	}()
 	<-done
 	return moved
-}
-
-// top returns where the stack ends, as a number, which does not move along.
-//
-//go:noinline
-func top() uintptr {
-	var here byte
-	return uintptr(unsafe.Pointer(&here))
 }
 
 // deep uses nearly 1 KB of the stack n times.

@@ -260,6 +260,8 @@ func noise() string {
 
 func (r *Report) scenarios(d *document) {
 	d.p("## The scenarios\n")
+	d.p("In bold is what no other client is better in: by more than noise, and in every run. " +
+		"Where the runs of a client differ much, that may be a value with a better one beside it.\n")
 	for _, o := range r.Outcomes {
 		s := o.Scenario
 		d.p("### %s\n", s.Title)

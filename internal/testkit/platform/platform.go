@@ -1,9 +1,12 @@
 // Package platform says what tests have to know of how they run: whether the race detector
-// watches, and whether they are to do all that they can. It imports nothing of this module, so
-// that tests inside of any package may use it.
+// watches, whether they are to do all that they can, and where their stack is. It imports
+// nothing of this module, so that tests inside of any package may use it.
 package platform
 
-import "os"
+import (
+	"os"
+	"unsafe"
+)
 
 // Full is whether what chance and numbers do is tried as often as with every change, and not
 // only as often as somebody likes to wait for.
@@ -16,4 +19,12 @@ func Times(full, some int) int {
 		return full
 	}
 	return some
+}
+
+// EndOfStack returns where the stack of the caller ends, as a number, which does not move along.
+//
+//go:noinline
+func EndOfStack() uintptr {
+	var here byte
+	return uintptr(unsafe.Pointer(&here))
 }
