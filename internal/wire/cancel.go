@@ -248,7 +248,7 @@ func (c *Conn) watched(x *Call, p []byte) (int, error) {
 		}
 		return c.await(x, p)
 	}
-	defer c.watch(x)()
+	defer c.watch(x, c.owes.Load()+int64(Unwatched))()
 	n, err := c.Conn.Read(p)
 	if n == 0 {
 		return c.readOn(nil, p, err)
@@ -317,16 +317,22 @@ func (x *Call) isOver() bool {
 // the peer may have to make room first.
 func (c *Conn) write(p []byte) (int, error) {
 	if x := c.serving.Load(); x != nil && len(p) >= watchedWrite {
-		defer c.watch(x)()
+		defer c.watch(x, 0)()
 	}
 	return c.writeOn(p)
 }
 
-// watch severs the connection when x is canceled, until the returned function is
-// called.
-func (c *Conn) watch(x *Call) (stop func() bool) {
+// watch severs the connection when x is canceled, but not before the clock says from, until
+// the returned function is called.
+func (c *Conn) watch(x *Call, from int64) (stop func() bool) {
 	if x == severed {
 		return func() bool { return false }
 	}
-	return context.AfterFunc(x.Context, func() { c.sever(x) })
+	return context.AfterFunc(x.Context, func() {
+		if left := from - c.fleet.clock.Read(); left > 0 {
+			time.AfterFunc(time.Duration(left), func() { c.sever(x) })
+			return
+		}
+		c.sever(x)
+	})
 }

@@ -76,9 +76,11 @@ type Conn struct {
 	refused atomic.Bool  // HELLO was; whether there is to be more on the connection will be seen
 	listens atomic.Int32 // of a subscription: what its owner was told
 	// Deadlines; each is used by one side only, and by whoever holds the claim. early says
-	// that the one for reading is sooner than it was set, for the call to be watched then.
+	// that the one for reading is sooner than it was set, for the call to be watched then;
+	// asked is when a reply was waited for last, by the clock.
 	reading, writing deadline
 	early            bool
+	asked            int64
 	plain            bool // it is a socket, which keeps deadlines for us
 	lasting          bool // a deadline that has passed does not end the connection, as far as is known
 	late             bool // the call has ended, and the reply is being read

@@ -94,12 +94,14 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 		sent = c.fleet.clock.Read()
 	}
 	now := c.fleet.clock.at(sent)
-	if watched && c.lasting && !t.IsZero() {
+	often := time.Duration(sent-c.asked) < seldom
+	c.asked = sent
+	if watched && c.lasting && (often || c.waits.Load()) && !t.IsZero() {
 		if soon := now.Add(Unwatched); soon.Before(t) {
 			t, c.early = soon, true
 		}
 	}
-	if c.plain && (c.early || !watched) && c.reading.keeps(t, now) {
+	if c.plain && c.reading.keeps(t, now) {
 		return nil
 	}
 	if err := c.setRead(t); err != nil {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"net"
 	"os"
 	"testing"
@@ -163,4 +164,73 @@ func TestDeadline_PoolLooksAtWhatIsWell(t *testing.T) {
 	looked := false
 	require.NoError(t, raw.Read(func(uintptr) bool { looked = true; return true }))
 	assert.True(t, looked)
+}
+
+// exchange sends a PING for x and returns the moment at which its reply is waited for.
+func exchange(t *testing.T, c *Conn, x *Call) time.Time {
+	t.Helper()
+	require.NoError(t, c.SetDeadline(time.Time{}))
+	token, ok := x.Deadline()
+	require.True(t, ok)
+	require.NoError(t, c.SetWriteDeadline(token))
+	_, err := c.Write([]byte("*1\r\n$4\r\nping\r\n"))
+	require.NoError(t, err)
+	now := time.Now()
+	require.NoError(t, c.SetReadDeadline(now.Add(time.Minute)))
+	return now
+}
+
+// A deadline that passes wakes a processor, which is what a command costs most that is sent
+// now and then.
+func TestDeadline_OfACallThatIsSeldom(t *testing.T) {
+	c, _, peer := plainPair(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 3 {
+		<-time.After(2 * seldom)
+		x := c.fleet.calls.Begin(ctx, time.Minute, nil)
+		now := exchange(t, c, x)
+		assert.Greater(t, c.reading.have, now.Add(Unwatched*2))
+		_, err := peer.Write([]byte("+PONG\r\n"))
+		require.NoError(t, err)
+		_, err = c.Read(make([]byte, 64))
+		require.NoError(t, err)
+		x.Release()
+	}
+}
+
+// The end of a context is heeded when most replies would have come, however it is watched.
+func TestDeadline_CanceledBeforeItIsHeeded(t *testing.T) {
+	for _, pause := range []time.Duration{0, 2 * seldom} {
+		t.Run(pause.String(), func(t *testing.T) {
+			c, _, peer := plainPair(t)
+			canceled := func() (x *Call, sent time.Time) {
+				<-time.After(pause)
+				ctx, cancel := context.WithCancel(t.Context())
+				x = c.fleet.calls.Begin(ctx, time.Minute, nil)
+				sent = exchange(t, c, x)
+				cancel()
+				return x, sent
+			}
+			for range 2 { // the second is sent soon after the first, or not
+				for tries := 1; ; tries++ {
+					x, sent := canceled()
+					time.AfterFunc(Unwatched/10, func() { _, _ = peer.Write([]byte("+PONG\r\n")) })
+					_, err := c.Read(make([]byte, 64))
+					x.Release()
+					if err == nil {
+						break
+					}
+					require.Greater(t, time.Since(sent), Unwatched*9/10, "the reply was not waited for")
+					require.Less(t, tries, 20, "it never came in time")
+					c, _, peer = plainPair(t) // on a busy machine it is late
+				}
+			}
+			_, sent := canceled()
+			_, err := c.Read(make([]byte, 64))
+			assert.ErrorIs(t, err, context.Canceled)
+			assert.Greater(t, time.Since(sent), Unwatched*9/10)
+			assert.Less(t, time.Since(sent), Unwatched+time.Second)
+		})
+	}
 }

@@ -47,10 +47,14 @@ const (
 	callPages  = 256
 	callPlaces = 256
 	placeTries = 8
-	// Unwatched is how long a command waits for its reply before its context is
-	// watched, and watchedWrite the size from which on it is watched while it is
-	// written.
+	// Unwatched is how long a command waits for its reply before it heeds the end of its
+	// context, for most replies come sooner, and another connection costs more; and
+	// watchedWrite is the size from which on a command heeds it while it is written.
+	// A connection that is used more often than seldom says has a deadline of that time,
+	// and the context is watched from then on. On others the deadline of each command would
+	// pass, and wake a processor that has nothing else to do, so they watch from the start.
 	Unwatched    = 10 * time.Millisecond
+	seldom       = time.Millisecond
 	watchedWrite = 16 << 10
 
 	// mostShunned is how many connections may end without an answer to their introduction

@@ -33,7 +33,7 @@ func (c *Conn) prove() error {
 	}
 	defer c.users.Add(-claimed)
 	if x := c.serving.Load(); x != nil {
-		defer c.watch(x)()
+		defer c.watch(x, 0)()
 	}
 	deadline := time.Now().Add(c.fleet.ProofTimeout())
 	if wd := c.writing.want; !wd.IsZero() && wd.Before(deadline) {
