@@ -383,10 +383,17 @@ func (c *call) settle(r ruling) error {
 	switch {
 	case c.why == CauseNone:
 		return nil
-	case o == refused && !c.mayHaveRun:
-		return err // the server's own words
+	case c.lastWords(o) && !c.mayHaveRun:
+		return c.refusal
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
+}
+
+// lastWords reports whether a refusal is the last that was heard of the server: the attempt was
+// refused, or met a connection that had been given up because of a refusal.
+func (c *call) lastWords(o outcome) bool {
+	row, _ := refusalOf(c.last)
+	return o == refused || o == notSent && c.refusal != nil && row != nil
 }
 
 // peer returns where the last attempt failed, or the client as a whole.
