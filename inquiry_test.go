@@ -500,7 +500,6 @@ func unblockedInTime(t *testing.T, opt *redis.Options) {
 	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	_ = c.BLPop(soon, 0, "list").Err() // there is a connection for such questions from now on
 	cancel()
-	dials := c.Stats().Dials
 	for name, run := range map[string]func(context.Context) error{
 		"blpop":    func(ctx context.Context) error { return c.BLPop(ctx, 0, "list").Err() },
 		"bounded":  func(ctx context.Context) error { return c.BLPop(ctx, time.Hour, "list").Err() },
@@ -511,24 +510,29 @@ func unblockedInTime(t *testing.T, opt *redis.Options) {
 		},
 	} {
 		for _, end := range []error{context.Canceled, context.DeadlineExceeded} {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			if end == context.Canceled {
-				ctx, cancel = context.WithCancel(t.Context())
-				time.AfterFunc(50*time.Millisecond, cancel)
+			again := false
+			for tries := 0; !again && tries < 5; tries++ { // on a busy machine the server may be too late to say so
+				dials := c.Stats().Dials
+				assert.Less(t, platform.AtBest(150*time.Millisecond, func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+					if end == context.Canceled {
+						ctx, cancel = context.WithCancel(t.Context())
+						time.AfterFunc(50*time.Millisecond, cancel)
+					}
+					defer cancel()
+					err := run(ctx)
+					assert.ErrorIs(t, err, end, name)
+					assert.NotErrorIs(t, err, redis.Nil, name)
+					var e *Error
+					require.ErrorAs(t, err, &e, name)
+					assert.Equal(t, CauseContextEnded, e.Cause, name)
+				}), 150*time.Millisecond, name)
+				require.NoError(t, c.Ping(t.Context()).Err())
+				again = dials == c.Stats().Dials
 			}
-			began := time.Now()
-			err := run(ctx)
-			assert.Less(t, time.Since(began), 150*time.Millisecond, name)
-			cancel()
-			assert.ErrorIs(t, err, end, name)
-			assert.NotErrorIs(t, err, redis.Nil, name)
-			var e *Error
-			require.ErrorAs(t, err, &e, name)
-			assert.Equal(t, CauseContextEnded, e.Cause, name)
-			require.NoError(t, c.Ping(t.Context()).Err())
+			assert.True(t, again, "%s: the connection is used again", name)
 		}
 	}
-	assert.Equal(t, dials, c.Stats().Dials, "the connection is used again")
 }
 
 // A connection that the caller holds can be used on, too, although it had not been asked who
@@ -648,12 +652,11 @@ func TestUnblock_NotAllowed_Closes(t *testing.T) {
 			c := NewClient(&redis.Options{Addr: s.Addr()})
 			defer c.Close()
 			for range 3 {
-				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-				began := time.Now()
-				err := c.BLPop(ctx, 0, "list").Err()
-				assert.Less(t, time.Since(began), 150*time.Millisecond)
-				cancel()
-				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.Less(t, platform.AtBest(150*time.Millisecond, func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+					defer cancel()
+					assert.ErrorIs(t, c.BLPop(ctx, 0, "list").Err(), context.DeadlineExceeded)
+				}), 150*time.Millisecond)
 				require.NoError(t, c.Ping(t.Context()).Err())
 			}
 			require.NoError(t, c.LPush(t.Context(), "list", "x").Err())

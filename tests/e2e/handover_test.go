@@ -47,7 +47,7 @@ func TestNodes_OneSetUp(t *testing.T) {
 					require.NoError(t, c.Set(t.Context(), "key", 2, 0).Err())
 				}
 				dials, greetings = f.Dials()-dials, f.Executed("hello")-greetings
-				if dials > 1 && outage < 3 { // an attempt that is slow, on a busy machine, has another beside it
+				if dials > 1 && outage < 8 { // an attempt that is slow, on a busy machine, has another beside it
 					continue
 				}
 				assert.Equal(t, 1, dials, "dials after the outage")
