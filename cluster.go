@@ -148,8 +148,10 @@ func buildCluster(opt *redis.ClusterOptions, n *nodes) (*ClusterClient, error) {
 // goBy has n go by the topology of rdb, which each asks for. It calls its argument for
 // the nodes that are to have a heartbeat from now on, used or not.
 func (n *nodes) goBy(rdb *redis.ClusterClient, each func(context.Context, func(context.Context, *redis.Client) error) error) {
-	n.afar = rdb.Options().ReadOnly
-	n.setUp = allowed(rdb.Options().DialTimeout, defaultDialTimeout, mostSetUp)
+	opt := rdb.Options()
+	n.afar = opt.ReadOnly
+	n.slow = opt.Dialer != nil || opt.OnConnect != nil || opt.CredentialsProvider != nil ||
+		opt.CredentialsProviderContext != nil || opt.StreamingCredentialsProvider != nil
 	n.splits = func(cmd redis.Cmder) bool {
 		switch cmd.Name() {
 		case "dbsize", "script": // methods of their own, which ask all nodes

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/redial-go/redial/internal/sys"
@@ -255,7 +256,21 @@ func (a *probe) newClient(nc net.Conn) *redis.Client {
 			return username, password
 		}
 	}
+	if f := o.StreamingCredentialsProvider; f != nil {
+		o.StreamingCredentialsProvider = fetched{f, a}
+	}
 	return redis.NewClient(&o)
+}
+
+// fetched is the provider of the caller, for a probe.
+type fetched struct {
+	auth.StreamingCredentialsProvider
+	probe *probe
+}
+
+func (f fetched) Subscribe(l auth.CredentialsListener) (auth.Credentials, auth.UnsubscribeFunc, error) {
+	defer f.probe.fetches()()
+	return f.StreamingCredentialsProvider.Subscribe(l)
 }
 
 func (a *probe) tells(username, password string) {
@@ -265,18 +280,19 @@ func (a *probe) tells(username, password string) {
 }
 
 // fetches notes that the caller is asked for credentials, until the returned function is
-// called.
+// called. As go-redis does, it leaves him all the time that he takes.
 func (a *probe) fetches() (done func()) {
-	turn := func(from, to stage) {
+	turn := func(from, to stage, within time.Duration) {
 		a.of.mu.Lock()
 		defer a.of.mu.Unlock()
 		if a.stage == from {
 			a.stage = to
+			a.timer.Reset(within)
 			a.of.tellLocked()
 		}
 	}
-	turn(settingUp, fetching)
-	return func() { turn(fetching, settingUp) }
+	turn(settingUp, fetching, mostSetUp)
+	return func() { turn(fetching, settingUp, a.of.sets) }
 }
 
 // pingsLocked notes that a probe sends a PING. The caller holds mu.

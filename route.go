@@ -389,9 +389,8 @@ func (h *nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Pro
 
 // ask puts a question about the topology to the node. It takes a node that does not
 // answer in half the time of a heartbeat for one that cannot; go-redis asks others.
-// A node that was never tried is given that time to be reached, and one that was the time of a
-// connection while there is no topology yet. Whatever goes wrong does so before the command
-// for which go-redis asks is sent.
+// A node that was never tried is given that time to be reached. Whatever goes wrong does so
+// before the command for which go-redis asks is sent.
 func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
 	l := h.at.link
 	h.at.isBuilt()
@@ -405,7 +404,7 @@ func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 		l.tend()
 		err = l.lastCause()
 	} else if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, h.of.within(l.cfg.timeout/2))
+		ctx, cancel := h.of.within(ctx, l.cfg.timeout/2, l.Owed)
 		defer cancel()
 		_, err = h.try(ctx, cmd, next, w, true)
 		if cmd.Name() == "cluster" && !h.of.ring {

@@ -24,7 +24,7 @@ type topology struct {
 	client *keeper
 	load   func(ctx context.Context) error // asks for it afresh
 	named  bool                            // by the caller, or by sentinels, not by a cluster: nodes need not be one
-	setUp  time.Duration                   // that a connection may take for the first answer; 0: as long as another
+	slow   bool                            // code of the caller sets connections up, and takes what time it likes
 	asking atomic.Int32                    // questions that are under way
 
 	mu       sync.Mutex
@@ -125,7 +125,11 @@ func (t *topology) ask() *question {
 		defer close(q.done)
 		defer t.asking.Add(-1)
 		defer t.settle()
-		ctx, cancel := context.WithTimeout(t.client.life, t.within(t.client.cfg.timeout))
+		within := t.client.cfg.timeout
+		if !t.named && t.toldSoFar() == 0 { // each node has its own time, and the last may be the one that knows
+			within = mostSetUp
+		}
+		ctx, cancel := context.WithTimeout(t.client.life, within)
 		defer cancel()
 		q.err = t.client.abroad(func() error { return t.load(ctx) }) // go-redis may panic on what a server says
 	})
@@ -181,13 +185,26 @@ func (t *topology) reload() error {
 	return t.await(q)
 }
 
-// within returns the time for a question that has d: while nothing is known, that of setting up
-// the connection for it too.
-func (t *topology) within(d time.Duration) time.Duration {
-	if t.toldSoFar() > 0 {
-		return d
+// within returns the context for a question to a node, which has d. While nothing is known that
+// does not count what code of the caller takes to set up the connection for it: only for how
+// long the node, of which owed tells, has owed an answer.
+func (t *topology) within(ctx context.Context, d time.Duration, owed func() time.Duration) (context.Context, context.CancelFunc) {
+	if !t.slow || t.toldSoFar() > 0 {
+		return context.WithTimeout(ctx, d)
 	}
-	return max(d, t.setUp)
+	ctx, cancel := context.WithTimeout(ctx, mostSetUp)
+	var look func()
+	look = func() {
+		switch left := d - owed(); {
+		case ctx.Err() != nil:
+		case left <= 0:
+			cancel()
+		default:
+			time.AfterFunc(left, look)
+		}
+	}
+	time.AfterFunc(d, look)
+	return ctx, cancel
 }
 
 // settle sends those who wait for a node on their way when the topology has changed.

@@ -397,6 +397,17 @@ func (f *Fleet) MayAnswer() bool {
 	return waits
 }
 
+// Owed returns for how long the reply has been owed that is owed longest, 0 if none is.
+func (f *Fleet) Owed() (d time.Duration) {
+	now := f.clock.Read()
+	f.Each(func(c *Conn) {
+		if owes := c.owes.Load(); owes != 0 {
+			d = max(d, time.Duration(now-owes))
+		}
+	})
+	return d
+}
+
 // CutSilentSubscribers closes the subscriptions whose PING is unanswered for longer than
 // limit, while the server answers elsewhere: go-redis sends it and does not
 // wait for the PONG. They subscribe anew on their own. Where nobody is reading the answer

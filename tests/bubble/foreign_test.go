@@ -16,6 +16,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -254,6 +255,90 @@ func TestOnConnect_HangsAtTheStart(t *testing.T) {
 		serves(t, c, 0)
 		closes(t, c)
 	})
+}
+
+// What the caller's own code takes to set a connection up is his affair, however little time he
+// leaves a dial: go-redis bounds none of it, and no client is to be given up for it.
+func TestSetUp_TakesItsTime(t *testing.T) {
+	type options struct {
+		provider  func(context.Context) (string, string, error)
+		stream    auth.StreamingCredentialsProvider
+		onConnect func(context.Context, *redis.Conn) error
+		patience  time.Duration
+	}
+	for _, slow := range []struct{ takes, dialTimeout time.Duration }{
+		{800 * time.Millisecond, 300 * time.Millisecond}, {6 * time.Second, 0}, {20 * time.Second, 0},
+	} {
+		for what, by := range map[string]func(*options){
+			"provider": func(o *options) {
+				o.provider = func(context.Context) (string, string, error) { time.Sleep(slow.takes); return "", "", nil }
+			},
+			"stream": func(o *options) { o.stream = slowStream(slow.takes) },
+			"on connect": func(o *options) {
+				o.onConnect = func(context.Context, *redis.Conn) error { time.Sleep(slow.takes); return nil }
+			},
+		} {
+			for kind, build := range map[string]func(*memnet.Net, *redis.Options, options) (redis.UniversalClient, func() error){
+				"bare": func(_ *memnet.Net, opt *redis.Options, _ options) (redis.UniversalClient, func() error) {
+					c := redis.NewClient(opt)
+					return c, c.Close
+				},
+				"Client": func(_ *memnet.Net, opt *redis.Options, o options) (redis.UniversalClient, func() error) {
+					c := redial.NewClient(opt, redial.WithGrace(o.patience))
+					return c, c.Close
+				},
+				"supervised": func(n *memnet.Net, opt *redis.Options, o options) (redis.UniversalClient, func() error) {
+					opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) { return n.Dial(ctx, network, addr) }
+					c := redis.NewClient(opt)
+					_, err := redial.Supervise(c, redial.WithGrace(o.patience))
+					require.NoError(t, err)
+					return c, c.Close
+				},
+				"ClusterClient": func(n *memnet.Net, opt *redis.Options, o options) (redis.UniversalClient, func() error) {
+					c := redial.NewClusterClient(toldBy(n, opt), redial.WithGrace(o.patience))
+					return c, c.Close
+				},
+				"supervised ClusterClient": func(n *memnet.Net, opt *redis.Options, o options) (redis.UniversalClient, func() error) {
+					c := redis.NewClusterClient(toldBy(n, opt))
+					_, err := redial.Supervise(c, redial.WithGrace(o.patience))
+					require.NoError(t, err)
+					return c, c.Close
+				},
+			} {
+				t.Run(fmt.Sprintf("%s/%s/%v", kind, what, slow.takes), func(t *testing.T) {
+					memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+						o := options{patience: 4*slow.takes + time.Second}
+						by(&o)
+						opt.CredentialsProviderContext, opt.StreamingCredentialsProvider = o.provider, o.stream
+						opt.OnConnect, opt.DialTimeout = o.onConnect, slow.dialTimeout
+						c, shut := build(n, opt, o)
+						began := time.Now()
+						assert.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+						assert.Less(t, time.Since(began), 3*slow.takes+time.Second)
+						assert.NoError(t, shut())
+						time.Sleep(2 * slow.takes) // what is under way ends
+					})
+				})
+			}
+		}
+	}
+}
+
+// toldBy returns the options of a cluster whose one node tells of itself.
+func toldBy(n *memnet.Net, opt *redis.Options) *redis.ClusterOptions {
+	tellSlots(n)
+	own := clusterOptions(opt)
+	own.CredentialsProviderContext, own.StreamingCredentialsProvider = opt.CredentialsProviderContext, opt.StreamingCredentialsProvider
+	own.OnConnect, own.DialTimeout, own.ClusterSlots = opt.OnConnect, opt.DialTimeout, nil
+	return own
+}
+
+// slowStream is a provider of no credentials that takes its time.
+type slowStream time.Duration
+
+func (s slowStream) Subscribe(auth.CredentialsListener) (auth.Credentials, auth.UnsubscribeFunc, error) {
+	time.Sleep(time.Duration(s))
+	return auth.NewBasicCredentials("", ""), func() error { return nil }, nil
 }
 
 // emptied returns clusterOptions by which no node is named while empty is set.

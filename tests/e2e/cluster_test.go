@@ -689,3 +689,37 @@ func TestCluster_HealthyPath_Allocations(t *testing.T) {
 		}
 	}
 }
+
+// Of several addresses one is enough that knows the cluster, although the others answer all but
+// that, and whoever sets the connections up.
+func TestCluster_OthersDoNotTell(t *testing.T) {
+	t.Parallel()
+	cluster := redialtest.StartCluster(t, 1, 0)
+	for what, set := range map[string]func(*redis.ClusterOptions){
+		"plain":      func(*redis.ClusterOptions) {},
+		"on connect": func(o *redis.ClusterOptions) { o.OnConnect = func(context.Context, *redis.Conn) error { return nil } },
+	} {
+		for i := range 6 { // they are asked in any order
+			t.Run(fmt.Sprint(what, i), func(t *testing.T) {
+				t.Parallel()
+				opt := &redis.ClusterOptions{Addrs: cluster.Addrs()}
+				for range 2 {
+					silent := redialtest.NewFakeServer(t)
+					silent.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+						if args[0] == "cluster" {
+							return redialtest.Hang
+						}
+						return redialtest.Handle
+					})
+					opt.Addrs = append(opt.Addrs, silent.Addr())
+				}
+				set(opt)
+				c := redial.NewClusterClient(opt)
+				defer c.Close()
+				began := time.Now()
+				assert.NoError(t, c.Set(t.Context(), "a", "b", 0).Err())
+				assert.Less(t, time.Since(began), 3*time.Second)
+			})
+		}
+	}
+}
