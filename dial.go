@@ -130,7 +130,6 @@ func isQuick(own dialFunc, conf *tls.Config) bool { return own == nil && conf ==
 // read. sealed says that go-redis would retry by itself, lends that its dialer is ours.
 func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 	return endpoint{
-		target:   addrOf(opt.Addr),
 		dialer:   tuned(plainDialer(opt.Dialer, opt.TLSConfig), opt.DialTimeout, cfg.detection()),
 		foreign:  opt.Dialer != nil,
 		dialTime: cmp.Or(opt.DialTimeout, defaultDialTimeout),
@@ -231,16 +230,16 @@ func (l *link) spare() *wire.Conn {
 // dialBy does so with base, through which the connections go that are made for a client
 // of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {
-	c, err := l.connect(ctx, addr, func(ctx context.Context) (net.Conn, error) {
+	moves := insideMove()
+	c, err := l.connect(ctx, l.lends && !moves, func(ctx context.Context) (net.Conn, error) {
 		return l.dialNetwork(ctx, network, addr, base)
 	})
 	if err == nil {
 		return c.Pooled(), nil
 	}
-	if l.subscription(ctx) || addr != l.target {
+	if l.subscription(ctx) || moves {
 		// It tries again on its own, and does so without the buffers that a
-		// stand-in would cost. So does what moves a connection, which would put a
-		// stand-in in its place and not close it.
+		// stand-in would cost.
 		if l.ctx.Err() != nil {
 			return nil, redis.ErrClosed
 		}
@@ -249,9 +248,8 @@ func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) 
 	return wire.NewStandin(err, l.Seal), nil
 }
 
-// connect has a connection to addr made by dial, unless there is one to spare. A server that
-// moves has go-redis dial another address than its own.
-func (l *link) connect(ctx context.Context, addr string, dial func(context.Context) (net.Conn, error)) (*wire.Conn, error) {
+// connect has a connection made by dial, unless one that is to spare may do.
+func (l *link) connect(ctx context.Context, spared bool, dial func(context.Context) (net.Conn, error)) (*wire.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(redis.ErrClosed) })() // the wait for a lane, too
@@ -260,7 +258,7 @@ func (l *link) connect(ctx context.Context, addr string, dial func(context.Conte
 		if err := l.mayDial(ctx); err != nil {
 			return nil, err
 		}
-		if l.lends && addr == l.target {
+		if spared {
 			c = l.spare()
 		}
 		if c != nil {

@@ -290,6 +290,13 @@ func insideSetUp() bool { return inside(goRedis + "(*baseClient).initConn") }
 // insideHeartbeat reports whether it finds out there which shards of a ring are up.
 func insideHeartbeat() bool { return inside(goRedis + "(*ringSharding).Heartbeat") }
 
+// insideMove reports whether go-redis dials there because the server of a connection moves, to
+// another address or, once that leads elsewhere, to its own. It has it take the place of the
+// other, and would not close it if it were none.
+func insideMove() bool {
+	return inside(strings.TrimSuffix(goRedis, ".") + "/maintnotifications.(*handoffWorkerManager).performHandoffInternal")
+}
+
 // inside reports whether a function is at work in the goroutine that asks.
 func inside(function string) bool {
 	pcs := make([]uintptr, stackDepth)

@@ -1340,6 +1340,45 @@ func TestHost_HeartbeatOfARing(t *testing.T) {
 	require.Eventually(t, func() bool { return !<-pings }, 5*time.Second, time.Millisecond, "what others PING is none of that")
 }
 
+// A connection is moved by (*handoffWorkerManager).performHandoffInternal, which dials in its own
+// goroutine.
+func TestHost_MoveIsSeen(t *testing.T) {
+	f := redialtest.NewFakeServer(t)
+	told := make(chan *redialtest.FakeConn, 1)
+	f.OnCommand(func(c *redialtest.FakeConn, args []string) redialtest.Action {
+		if len(args) > 1 && strings.EqualFold(args[1], "maint_notifications") {
+			select {
+			case told <- c:
+			default:
+			}
+			return redialtest.Reply("+OK\r\n")
+		}
+		return redialtest.Handle
+	})
+	moves := make(chan bool, 10)
+	rdb := redis.NewClient(&redis.Options{
+		Addr: f.Addr(), Protocol: 3,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			moves <- insideMove()
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		},
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeEnabled},
+	})
+	defer rdb.Close()
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	believe(t, !<-moves, "A connection that is not moved is dialed elsewhere.")
+	(<-told).Send(fmt.Sprintf(">4\r\n+MOVING\r\n:1\r\n:5\r\n$%d\r\n%s\r\n", len(f.Addr()), f.Addr()))
+	require.Eventually(t, func() bool {
+		require.NoError(t, rdb.Ping(t.Context()).Err())
+		return len(moves) > 0
+	}, 5*time.Second, time.Millisecond)
+	seen := false
+	for range len(moves) {
+		seen = seen || <-moves
+	}
+	believe(t, seen, "A connection is moved by (*handoffWorkerManager).performHandoffInternal, which dials in its own goroutine.")
+}
+
 // setUpSpy is a hook that is told what passes.
 type setUpSpy func(cmds ...redis.Cmder)
 

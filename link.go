@@ -46,7 +46,6 @@ type credentials struct {
 
 // endpoint is what is known of a server before it is dialed. It is only read.
 type endpoint struct {
-	target   string // the address, as the pools dial it
 	dialer   dialFunc
 	foreign  bool          // it is the caller's
 	dialTime time.Duration // how long it may take for go-redis; not positive: as long as it likes

@@ -1,9 +1,13 @@
 package server
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +22,7 @@ import (
 // notifier is a server that tells of its maintenance whoever wants to know.
 type notifier struct {
 	*redialtest.FakeServer
+	full  atomic.Bool // there are no new connections to it
 	mu    sync.Mutex
 	conns []*redialtest.FakeConn // guarded by mu; which want to
 }
@@ -36,29 +41,43 @@ func newNotifier(t *testing.T) *notifier {
 	return s
 }
 
-// moves tells the connections that they have to go to addr within the seconds.
+// moves tells the connections that they have to go to addr within the seconds, or with none to
+// where their own leads in the end.
 func (s *notifier) moves(addr string, seconds int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	to := "_\r\n"
+	if addr != "" {
+		to = fmt.Sprintf("$%d\r\n%s\r\n", len(addr), addr)
+	}
 	for _, c := range s.conns {
-		c.Send(fmt.Sprintf(">4\r\n+MOVING\r\n:1\r\n:%d\r\n$%d\r\n%s\r\n", seconds, len(addr), addr))
+		c.Send(fmt.Sprintf(">4\r\n+MOVING\r\n:1\r\n:%d\r\n%s", seconds, to))
 	}
 }
 
-// onSides runs a test with a client of either kind, which was told where the server is.
-func onSides(t *testing.T, test func(t *testing.T, c redis.UniversalClient, from, to *notifier)) {
+// onSides runs a test with a client of either kind, which was told where the server is: that is
+// to say where or, with none, that its own address will lead there. It leads through p.
+func onSides(t *testing.T, endpoint maintnotifications.EndpointType,
+	test func(t *testing.T, c redis.UniversalClient, p *redialtest.Proxy, from, to *notifier)) {
 	for _, side := range []string{"go-redis", "redial", "supervised"} {
 		t.Run(side, func(t *testing.T) {
 			t.Parallel()
 			from, to := newNotifier(t), newNotifier(t)
-			opt := &redis.Options{Addr: from.Addr(), Protocol: 3, MaintNotificationsConfig: &maintnotifications.Config{
-				Mode: maintnotifications.ModeEnabled, EndpointType: maintnotifications.EndpointTypeInternalIP,
+			p := redialtest.NewProxy(t, from.Addr())
+			dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if from.full.Load() {
+					return nil, syscall.ECONNREFUSED
+				}
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+			opt := &redis.Options{Addr: p.Addr(), Dialer: dial, Protocol: 3, MaintNotificationsConfig: &maintnotifications.Config{
+				Mode: maintnotifications.ModeEnabled, EndpointType: endpoint,
 				HandoffTimeout: time.Second, // after which it tries again
 			}}
 			if side == "redial" {
 				c := redial.NewClient(opt)
 				defer c.Close()
-				test(t, c, from, to)
+				test(t, c, p, from, to)
 				return
 			}
 			c := redis.NewClient(opt)
@@ -68,31 +87,51 @@ func onSides(t *testing.T, test func(t *testing.T, c redis.UniversalClient, from
 				defer s.Close()
 			}
 			defer c.Close()
-			test(t, c, from, to)
+			test(t, c, p, from, to)
 		})
 	}
+}
+
+// asks has redial make the connection on which it asks the server about one that waits.
+func asks(t *testing.T, c redis.UniversalClient, from *notifier) {
+	require.Eventually(t, func() bool {
+		require.ErrorIs(t, c.BLPop(t.Context(), 100*time.Millisecond, "none").Err(), redis.Nil)
+		_, asks := c.(*redial.Client)
+		return !asks || from.Conns() == 2
+	}, 10*time.Second, time.Millisecond)
+}
+
+// arrives has the client set until the server does that.
+func arrives(t *testing.T, c redis.UniversalClient, to *notifier) {
+	require.Eventually(t, func() bool {
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		return to.Executed("set") > 0
+	}, 5*time.Second, 10*time.Millisecond)
 }
 
 // What the server sends elsewhere goes there, and not on the connection that redial has made to
 // ask the server about one that waits.
 func TestMoving_GoesWhereItIsSent(t *testing.T) {
-	onSides(t, func(t *testing.T, c redis.UniversalClient, from, to *notifier) {
-		require.Eventually(t, func() bool {
-			require.ErrorIs(t, c.BLPop(t.Context(), 100*time.Millisecond, "none").Err(), redis.Nil)
-			_, asks := c.(*redial.Client) // on another
-			return !asks || from.Conns() == 2
-		}, 10*time.Second, time.Millisecond)
+	onSides(t, maintnotifications.EndpointTypeInternalIP, func(t *testing.T, c redis.UniversalClient, _ *redialtest.Proxy, from, to *notifier) {
+		asks(t, c, from)
 		from.moves(to.Addr(), 5)
-		require.Eventually(t, func() bool {
-			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
-			return to.Executed("set") > 0
-		}, 5*time.Second, 10*time.Millisecond)
+		arrives(t, c, to)
+	})
+}
+
+// Neither does it where the server says when, and not where to.
+func TestMoving_GoesWhereItsAddressLeads(t *testing.T) {
+	onSides(t, maintnotifications.EndpointTypeNone, func(t *testing.T, c redis.UniversalClient, p *redialtest.Proxy, from, to *notifier) {
+		asks(t, c, from)
+		p.Retarget(to.Addr())
+		from.moves("", 2)
+		arrives(t, c, to)
 	})
 }
 
 // Where that cannot be reached yet go-redis tries again, and has what it gives up closed.
 func TestMoving_CannotBeReachedYet(t *testing.T) {
-	onSides(t, func(t *testing.T, c redis.UniversalClient, from, to *notifier) {
+	onSides(t, maintnotifications.EndpointTypeInternalIP, func(t *testing.T, c redis.UniversalClient, _ *redialtest.Proxy, from, to *notifier) {
 		require.NoError(t, c.Echo(t.Context(), "k").Err())
 		to.Kill()
 		from.moves(to.Addr(), 5)
@@ -100,5 +139,30 @@ func TestMoving_CannotBeReachedYet(t *testing.T) {
 		require.NoError(t, c.Echo(t.Context(), "k").Err()) // has to have another
 		require.NoError(t, to.Start())
 		require.Eventually(t, func() bool { return to.Conns() > 0 }, 10*time.Second, 10*time.Millisecond)
+	})
+}
+
+// So it does where its own address cannot be reached for a while.
+func TestMoving_ItsAddressCannotBeReachedYet(t *testing.T) {
+	onSides(t, maintnotifications.EndpointTypeNone, func(t *testing.T, c redis.UniversalClient, _ *redialtest.Proxy, from, _ *notifier) {
+		const conns = 8
+		var wg sync.WaitGroup
+		each := func() {
+			for range conns {
+				wg.Go(func() { _ = c.BLPop(t.Context(), time.Second, "none").Err() })
+			}
+			wg.Wait()
+		}
+		each()
+		require.GreaterOrEqual(t, from.Conns(), conns)
+		from.full.Store(true)
+		from.moves("", 2)
+		each() // hears of it, and has to have others
+		time.Sleep(1500 * time.Millisecond)
+		from.full.Store(false)
+		require.Eventually(t, func() bool {
+			_ = c.Echo(t.Context(), "k").Err()
+			return from.Conns() <= int(c.PoolStats().TotalConns)+1
+		}, 20*time.Second, 50*time.Millisecond)
 	})
 }
