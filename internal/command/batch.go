@@ -11,7 +11,7 @@ import (
 // IsTransaction reports whether cmds are one MULTI ... EXEC block.
 func IsTransaction(cmds []redis.Cmder) bool {
 	last := len(cmds) - 1
-	if cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
+	if last < 0 || cmds[0].Name() != "multi" || cmds[last].Name() != "exec" {
 		return false
 	}
 	ends := slices.ContainsFunc(cmds[1:last], func(cmd redis.Cmder) bool { return cmd.Name() == "exec" })

@@ -110,6 +110,24 @@ func TestOnce_HookLosesTheIDs(t *testing.T) {
 	assert.Equal(t, "1", s.Do("GET", "n"))
 }
 
+// A hook that takes all commands out of a pipeline for a cluster has nothing sent, as without ids.
+func TestOnce_HookTakesAllAway(t *testing.T) {
+	c := testkit.NewCluster(t, redialtest.StartCluster(t, 2, 0))
+	c.AddHook(empties{})
+	for name, ctx := range map[string]context.Context{"without": t.Context(), "with": redial.Once(t.Context(), "id")} {
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error { p.Incr(context.Background(), "n"); return nil })
+		assert.NoError(t, err, name)
+	}
+	assert.Zero(t, c.Exists(t.Context(), "n").Val())
+}
+
+// empties has nothing sent of pipelines.
+type empties struct{ elsewhere }
+
+func (empties) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, _ []redis.Cmder) error { return next(ctx, nil) }
+}
+
 // elsewhere goes on with pipelines in a context of its own.
 type elsewhere struct{}
 
