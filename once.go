@@ -235,15 +235,17 @@ func (w *onceWay) send(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 	return err
 }
 
-// place has a command go to the server, and returns why it must not. A ring looks for keys
-// on another shard when theirs is down, where there is no record of what has run.
+// place has a command go to the server, and returns why it must not. A hook of the caller may
+// ask for it again when the record is gone. A ring looks for keys on another shard when theirs
+// is down, where there is no record of what has run.
 func (w *onceWay) place(o *onces, cmd redis.Cmder) (first bool, err error) {
-	if !w.strays {
-		return false, nil
+	why, may := whyGone, o.fresh()
+	if may && w.strays {
+		why = whyElsewhere
+		first, may = o.place(cmd, w)
 	}
-	first, may := o.place(cmd, w)
 	if !may {
-		err = &onceError{kind: ErrOutcomeUnknown, cmd: cmd.Name(), why: whyElsewhere, ran: true}
+		err = &onceError{kind: ErrOutcomeUnknown, cmd: cmd.Name(), why: why, ran: true}
 	}
 	return first, err
 }
@@ -256,16 +258,19 @@ func (w *onceWay) unplace(o *onces, cmd redis.Cmder, f finding) {
 	}
 }
 
-// whyElsewhere is why a command is not sent to another shard of a ring.
-const whyElsewhere = "it may have run on another shard, which has its record"
+// Why a command is not sent that may have run.
+const (
+	whyElsewhere = "it may have run on another shard, which has its record"
+	whyGone      = "it may have run, and its record may be gone"
+)
 
 // placeAll does for the commands of a batch what place does for one, and returns those that
 // may be sent, and of them those that go out for the first time. A transaction goes as a whole.
 func (w *onceWay) placeAll(ctx context.Context, cmds []redis.Cmder) (rest, first []redis.Cmder, err error) {
-	if !w.strays {
+	o := oncesOf(ctx)
+	if !w.strays && o.fresh() {
 		return cmds, nil, nil
 	}
-	o := oncesOf(ctx)
 	for _, cmd := range cmds {
 		if o.has(cmd) {
 			fresh, no := w.place(o, cmd)

@@ -237,8 +237,38 @@ func (h holdUp) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	}
 }
 
+// askAgain is a hook that asks for what has failed again, when it has waited.
+type askAgain struct{ until func() }
+
+func (askAgain) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h askAgain) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err != nil && cmd.Name() == "incr" {
+			h.until()
+			cmd.SetErr(nil)
+			err = next(ctx, cmd)
+		}
+		return err
+	}
+}
+
+func (h askAgain) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if err != nil && slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() == "incr" }) {
+			h.until()
+			for _, cmd := range cmds {
+				cmd.SetErr(nil)
+			}
+			err = next(ctx, cmds)
+		}
+		return err
+	}
+}
+
 // An attempt that is held up inside the client, by its pool, a dial or a hook, for longer
-// than the record lives is not sent any more.
+// than the record lives is not sent any more, and neither is what a hook asks for again then.
 func TestOnce_HeldUpUntilTheRecordIsGone_IsUnknown(t *testing.T) {
 	t.Parallel()
 	one := redialtest.StartServer(t)
@@ -277,28 +307,33 @@ func TestOnce_HeldUpUntilTheRecordIsGone_IsUnknown(t *testing.T) {
 				return err
 			},
 		} {
-			t.Run(kind+" "+name, func(t *testing.T) {
-				key := kind + name
-				c := x.open()
-				defer c.Close()
-				require.NoError(t, c.WaitReady(t.Context()))
-				require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script "+key), key).Err())
-				require.NoError(t, c.Del(t.Context(), key).Err())
-				c.AddHook(holdUp{new(atomic.Int64), func() {
-					require.Eventually(t, func() bool { return records("id of "+key) == 0 }, 10*time.Second, 10*time.Millisecond)
-				}})
-				for _, p := range x.proxies {
-					p.Match("incr")
-					p.CutAfterRequest(1)
-				}
-				err := incr(redial.Once(t.Context(), "id of "+key), c, key)
-				require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
-				require.False(t, redial.SafeToRetry(err))
-				for _, p := range x.proxies {
-					p.CutAfterRequest(0)
-				}
-				assert.Equal(t, "1", c.Get(t.Context(), key).Val())
-			})
+			for how, hook := range map[string]func(until func()) redis.Hook{
+				"held up":     func(until func()) redis.Hook { return holdUp{new(atomic.Int64), until} },
+				"asked again": func(until func()) redis.Hook { return askAgain{until} },
+			} {
+				t.Run(kind+" "+name+" "+how, func(t *testing.T) {
+					key := kind + name + how
+					c := x.open()
+					defer c.Close()
+					require.NoError(t, c.WaitReady(t.Context()))
+					require.NoError(t, c.Incr(redial.Once(t.Context(), "the server gets the script "+key), key).Err())
+					require.NoError(t, c.Del(t.Context(), key).Err())
+					c.AddHook(hook(func() {
+						require.Eventually(t, func() bool { return records("id of "+key) == 0 }, 10*time.Second, 10*time.Millisecond)
+					}))
+					for _, p := range x.proxies {
+						p.Match("incr")
+						p.CutAfterRequest(1)
+					}
+					err := incr(redial.Once(t.Context(), "id of "+key), c, key)
+					require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+					require.False(t, redial.SafeToRetry(err))
+					for _, p := range x.proxies {
+						p.CutAfterRequest(0)
+					}
+					assert.Equal(t, "1", c.Get(t.Context(), key).Val())
+				})
+			}
 		}
 	}
 }
