@@ -77,46 +77,63 @@ func made(set func(s *redial.Stats, since time.Duration)) func(*testing.T, *redi
 	}
 }
 
-// fiveMinutesAway: a server is away for five minutes, under load, after it has executed a
-// write whose reply was lost.
-func fiveMinutesAway(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-	server := redialtest.NewFakeServerPipe(t)
-	rdb := redial.NewClient(options(server), redial.WithObserver(o))
-	t.Cleanup(func() { _ = rdb.Close() })
-	stop := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for tick := time.NewTicker(time.Second); ; {
-			select {
-			case <-tick.C:
-				_ = rdb.Incr(context.Background(), "n").Err()
-			case <-stop:
-				tick.Stop()
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() { close(stop); <-ended })
-	return rdb, []step{
-		{2 * time.Minute, func() {
-			server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
-				if strings.EqualFold(args[0], "incr") {
-					return redialtest.ExecuteThenClose
+// away: a server is away for so long, under load, after it has executed a write whose reply
+// was lost.
+func away(long time.Duration) func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
+	return func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+		server := redialtest.NewFakeServerPipe(t)
+		rdb := redial.NewClient(options(server), redial.WithObserver(o))
+		t.Cleanup(func() { _ = rdb.Close() })
+		stop := make(chan struct{})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for tick := time.NewTicker(time.Second); ; {
+				select {
+				case <-tick.C:
+					_ = rdb.Incr(context.Background(), "n").Err()
+				case <-stop:
+					tick.Stop()
+					return
 				}
-				return redialtest.Handle
-			})
-			assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
-			server.Kill()
-		}},
-		{7 * time.Minute, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
+			}
+		}()
+		t.Cleanup(func() { close(stop); <-ended })
+		return rdb, []step{
+			{2 * time.Minute, func() {
+				server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+					if strings.EqualFold(args[0], "incr") {
+						return redialtest.ExecuteThenClose
+					}
+					return redialtest.Handle
+				})
+				assert.ErrorIs(t, rdb.Incr(context.Background(), "n").Err(), redial.ErrOutcomeUnknown)
+				server.Kill()
+			}},
+			{2*time.Minute + long, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
+		}
+	}
+}
+
+// blips: a server goes away for three seconds, once a minute, so many times.
+func blips(n int) func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
+	return func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+		server := redialtest.NewFakeServerPipe(t)
+		rdb := redial.NewClient(options(server), redial.WithObserver(o))
+		t.Cleanup(func() { _ = rdb.Close() })
+		var steps []step
+		for i := range n {
+			at := time.Duration(i+2) * time.Minute
+			steps = append(steps, step{at, server.Kill}, step{at + 3*time.Second, func() { assert.NoError(t, server.Start()) }})
+		}
+		return rdb, steps
 	}
 }
 
 var scenarios = []scenario{
 	{
 		name:   "an outage of five minutes under load",
-		play:   fiveMinutesAway,
+		play:   away(5 * time.Minute),
 		length: 22 * time.Minute,
 		firing: []firing{
 			{time.Minute, nil},
@@ -128,7 +145,7 @@ var scenarios = []scenario{
 	},
 	{
 		name:   "an outage of five minutes, scraped as rarely as Prometheus does unless it is told otherwise",
-		play:   fiveMinutesAway,
+		play:   away(5 * time.Minute),
 		length: 22 * time.Minute,
 		every:  time.Minute,
 		firing: []firing{
@@ -138,18 +155,26 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		name: "blips within the grace",
-		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-			server := redialtest.NewFakeServerPipe(t)
-			rdb := redial.NewClient(options(server), redial.WithObserver(o))
-			t.Cleanup(func() { _ = rdb.Close() })
-			var steps []step
-			for i := range 5 {
-				at := time.Duration(i+2) * time.Minute
-				steps = append(steps, step{at, server.Kill}, step{at + 3*time.Second, func() { assert.NoError(t, server.Start()) }})
-			}
-			return rdb, steps
+		name:   "an outage that is over a second after the grace",
+		play:   away(6 * time.Second),
+		length: 14 * time.Minute,
+		firing: []firing{
+			{3 * time.Minute, []string{"RedialOutcomeUnknown"}},
+			{3*time.Minute + 30*time.Second, []string{"RedialOutcomeUnknown"}},
+			{4*time.Minute + 30*time.Second, []string{"RedialOutcomeUnknown"}},
+			{13 * time.Minute, nil},
 		},
+	},
+	{
+		name:   "three blips within the grace",
+		play:   blips(3),
+		length: 25 * time.Minute,
+		every:  time.Minute,
+		firing: []firing{{6*time.Minute + 15*time.Second, nil}, {15*time.Minute + 15*time.Second, nil}},
+	},
+	{
+		name:   "blips within the grace",
+		play:   blips(5),
 		length: 25 * time.Minute,
 		firing: []firing{
 			{3 * time.Minute, nil},
