@@ -51,6 +51,7 @@ type Metrics struct {
 	key      any                 // of watched; nil: it cannot be told from others
 	source   Source              // guarded by the mutex of watched, as watching
 	watching metric.Registration // nil: nothing is watched
+	before   redial.Stats        // guarded as source; what closed clients of the name have counted
 }
 
 // watched are the metrics that watch a client, by the provider and the attributes of all
@@ -174,8 +175,9 @@ var (
 
 // Watch has the statistics of s read at every export, until [Metrics.Stop]. It is an error
 // when there is no client, when these metrics watch one already, and when others of the same
-// provider, name and server do: both would be added up. A closed client does not count. It
-// does no I/O, and does not keep the client from being closed.
+// provider, name and server do: both would be added up. A closed client does not count: s goes
+// on with its counts, since counters must not fall. After Stop they begin anew. Watch does no
+// I/O, and does not keep the client from being closed.
 func (m *Metrics) Watch(s Source) error {
 	if m == nil || m.meter == nil {
 		return errNotMade
@@ -188,10 +190,13 @@ func (m *Metrics) Watch(s Source) error {
 	if m.watching != nil {
 		return errWatching
 	}
+	var before redial.Stats
 	if other := watched.by[m.key]; other != nil {
-		if stats, err := ask(other.source); err == nil && stats.State != redial.StateClosed {
+		stats, err := ask(other.source)
+		if err == nil && stats.State != redial.StateClosed {
 			return fmt.Errorf("redialotel: another client is watched as %q already", m.name)
 		}
+		before = after(other.before, stats)
 		if err := other.stopLocked(); err != nil {
 			return err
 		}
@@ -199,14 +204,14 @@ func (m *Metrics) Watch(s Source) error {
 	watching, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		stats, err := ask(s)
 		if err == nil {
-			m.observe(o, stats)
+			m.observe(o, after(before, stats))
 		}
 		return err
 	}, m.i.all...)
 	if err != nil {
 		return fmt.Errorf("redialotel: %w", err)
 	}
-	m.source, m.watching = s, watching
+	m.source, m.watching, m.before = s, watching, before
 	if m.key != nil {
 		watched.by[m.key] = m
 	}
@@ -229,6 +234,24 @@ func (m *Metrics) stopLocked() error {
 	m.source, m.watching = nil, nil
 	delete(watched.by, m.key)
 	return err
+}
+
+// after returns s with its counts added to those of before.
+func after(before, s redial.Stats) redial.Stats {
+	counts := func(s *redial.Stats) []*uint64 {
+		return []*uint64{
+			&s.Outages, &s.Generation, &s.Waited, &s.Refused, &s.Unknown,
+			&s.RetriesUnsent, &s.RetriesRefused, &s.RetriesRepeated, &s.RetriesDelayed,
+			&s.Heartbeats, &s.HeartbeatsMissed, &s.HeartbeatsSkipped, &s.Dials, &s.DialErrors,
+			&s.IdleChecks, &s.IdleDropped, &s.SilentCut, &s.EventsDropped,
+		}
+	}
+	to := counts(&s)
+	for i, n := range counts(&before) {
+		*to[i] += *n
+	}
+	s.Down += before.Down
+	return s
 }
 
 // with returns the attributes of all, and those given.

@@ -384,6 +384,64 @@ func TestMetrics_TheSameNameTwice(t *testing.T) {
 	assert.Equal(t, 1.0, connected())
 }
 
+// A client that takes the place of a closed one, under its name, goes on with its counts: a counter
+// that fell would be a negative one where differences are exported.
+func TestMetrics_OneClientAfterAnother(t *testing.T) {
+	for _, temporality := range []metricdata.Temporality{metricdata.CumulativeTemporality, metricdata.DeltaTemporality} {
+		reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(func(sdkmetric.InstrumentKind) metricdata.Temporality { return temporality }))
+		provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+		t.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
+		counts := func() map[string]float64 {
+			var all metricdata.ResourceMetrics
+			require.NoError(t, reader.Collect(context.Background(), &all))
+			counts := make(map[string]float64)
+			for _, m := range all.ScopeMetrics[0].Metrics {
+				switch d := m.Data.(type) {
+				case metricdata.Sum[int64]:
+					for _, p := range d.DataPoints {
+						if d.IsMonotonic {
+							counts[m.Name] += float64(p.Value)
+						}
+					}
+				case metricdata.Sum[float64]:
+					for _, p := range d.DataPoints {
+						counts[m.Name] += p.Value
+					}
+				}
+			}
+			return counts
+		}
+		watch := func(s shown) *redialotel.Metrics {
+			m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider))
+			require.NoError(t, err)
+			require.NoError(t, m.Watch(s))
+			return m
+		}
+		closed := numbered()
+		closed.State = redial.StateClosed
+		watch(closed)
+		first := counts()
+		require.Len(t, first, 16)
+		watch(closed)
+		second := counts()
+		last := watch(numbered())
+		third := counts()
+		for name, n := range first {
+			if temporality == metricdata.CumulativeTemporality {
+				assert.InDelta(t, 2*n, second[name], 1e-6, name)
+				assert.InDelta(t, 3*n, third[name], 1e-6, name)
+			} else {
+				assert.InDelta(t, n, second[name], 1e-6, name)
+				assert.InDelta(t, n, third[name], 1e-6, name)
+			}
+		}
+		require.NoError(t, last.Stop())
+		require.NoError(t, reader.Collect(context.Background(), new(metricdata.ResourceMetrics)))
+		watch(numbered())
+		assert.Equal(t, first, counts(), "they begin anew")
+	}
+}
+
 // asked is a client whose condition changes.
 type asked func() redial.Stats
 
