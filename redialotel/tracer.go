@@ -38,7 +38,7 @@ const (
 // canceled and timeout. redis.Nil is no error. There are no events on a span. Pub/Sub,
 // heartbeats and what sets up connections (HELLO, AUTH, CLIENT, SELECT, READONLY) have no
 // spans. A Watch has one for each command that it sends, and for each WATCH that failed and
-// was followed by another, which redial.Stats does not count as refused.
+// was followed by another, which redial.Stats does not count.
 //
 // It is given to redial.WithOuterHook and to redial.WithObserver, and may be shared by
 // several clients. It is safe for concurrent use.
