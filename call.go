@@ -621,9 +621,10 @@ func (c *call) count(e *Error) {
 	tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
 }
 
-// isOfWatch reports whether a Watch has sent the command by itself, to begin with or in the end.
+// isOfWatch reports whether a Watch has sent the command by itself, to begin with or in the end:
+// what UNWATCH is about ends with the connection, so whoever sends one misses nothing.
 func (c *call) isOfWatch() bool {
-	return !c.inside && (c.name == "watch" || c.name == "unwatch") && c.ctx.Value(ctxWatch) != nil
+	return !c.inside && (c.name == "unwatch" || c.name == "watch" && c.ctx.Value(ctxWatch) != nil)
 }
 
 // despite returns the final error of what may have run, in an attempt before or under an id,

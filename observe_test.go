@@ -1089,6 +1089,33 @@ func TestStats_Watch_CountsOnce(t *testing.T) {
 	})
 }
 
+// So it is of a client that go-redis has made: nobody misses an UNWATCH, which its connection took along.
+func TestStats_Watch_Supervised_CountsOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		f := inject(n)
+		seen := &observed{}
+		dial := reflect.ValueOf(opt.Dialer) // by its name it would be redial's
+		opt.Dialer = reflect.MakeFunc(dial.Type(), dial.Call).Interface().(func(context.Context, string, string) (net.Conn, error))
+		c := redis.NewClient(opt)
+		s, err := Supervise(c, WithObserver(seen))
+		require.NoError(t, err)
+		defer s.Close()
+		defer c.Close()
+		require.NoError(t, s.WaitReady(t.Context()))
+		f.Times("unwatch", 1, hangUp)
+		require.NoError(t, c.Watch(t.Context(), func(*redis.Tx) error { return nil }, "k"))
+		assert.Zero(t, s.Stats().Unknown)
+		refused := c.Watch(t.Context(), func(tx *redis.Tx) error {
+			f.Times("get", 1, hangUp)
+			return tx.Get(NoRetry(t.Context()), "k").Err()
+		}, "k")
+		require.ErrorIs(t, refused, ErrOutcomeUnknown)
+		assert.EqualValues(t, 1, s.Stats().Unknown)
+		assert.Zero(t, s.Stats().Refused)
+		assert.Len(t, seen.failures, 1)
+	})
+}
+
 // A batch that may have run, and whose next attempt fails for another reason, is one failure,
 // and is told in one sentence.
 func TestStats_BatchThatMayHaveRun_CountsOnce(t *testing.T) {
