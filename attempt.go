@@ -517,7 +517,7 @@ func amidTransaction(cmds []redis.Cmder, err error) error {
 	}
 	inner := command.Inner(cmds)
 	if isUnqueued(cmds, err) || redis.IsExecAbortError(cmds[len(cmds)-1].Err()) ||
-		!slices.ContainsFunc(inner, func(cmd redis.Cmder) bool { return cmd.Err() == nil || cmd.Err() == redis.Nil }) {
+		!slices.ContainsFunc(inner, mayHaveRunAmid) {
 		return err
 	}
 	for _, cmd := range inner {
@@ -529,6 +529,13 @@ func amidTransaction(cmds []redis.Cmder, err error) error {
 		}
 	}
 	return err
+}
+
+// mayHaveRunAmid reports whether a command of a transaction that EXEC has come to may have done
+// something. A script may have before it failed.
+func mayHaveRunAmid(cmd redis.Cmder) bool {
+	err := cmd.Err()
+	return err == nil || err == redis.Nil || command.IsScript(cmd) && !isUndone(err)
 }
 
 // oneServer is a router that has no choice.

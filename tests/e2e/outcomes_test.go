@@ -86,6 +86,15 @@ func TestOutcome_RefusedWithinExec_IsNotSafe(t *testing.T) {
 		}
 		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.HSet(ctx, "{x}h", "f", "v", "g"); return nil })
 		assert.True(t, redial.SafeToRetry(err), "%s: %v", kind, err)
+
+		require.NoError(t, c.Del(ctx, "{x}l").Err())
+		_, err = c.TxPipelined(ctx, func(p redis.Pipeliner) error {
+			p.HSet(ctx, "{x}h", "f", "v", "g")
+			p.Eval(ctx, "redis.call('lpush', KEYS[1], 'x'); return redis.call('incr', KEYS[1])", []string{"{x}l"})
+			return nil
+		})
+		require.EqualValues(t, 1, c.LLen(ctx, "{x}l").Val(), kind)
+		assert.False(t, redial.SafeToRetry(err), "%s, a script that fails: %v", kind, err)
 	}
 }
 
