@@ -531,11 +531,11 @@ func amidTransaction(cmds []redis.Cmder, err error) error {
 	return err
 }
 
-// mayHaveRunAmid reports whether a command of a transaction that EXEC has come to may have done
-// something. A script may have before it failed.
+// mayHaveRunAmid reports whether a command of a transaction that EXEC has come to, or may have, may
+// have done something. A script may have before it failed.
 func mayHaveRunAmid(cmd redis.Cmder) bool {
 	err := cmd.Err()
-	return changes(cmd) && (err == nil || err == redis.Nil || command.IsScript(cmd) && !isUndone(err))
+	return changes(cmd) && (!isReply(err) || err == redis.Nil || command.IsScript(cmd) && !isUndone(err))
 }
 
 // oneServer is a router that has no choice.

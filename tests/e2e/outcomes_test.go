@@ -102,6 +102,43 @@ func TestOutcome_RefusedWithinExec_IsNotSafe(t *testing.T) {
 	}
 }
 
+// Nor where the reply of EXEC ends, or cannot be read, behind it: whether the others ran is unknown.
+func TestOutcome_RefusedWithinExec_ThenLost_IsNotSafe(t *testing.T) {
+	for what, rest := range map[string]string{"lost": "", "unreadable": "?\r\n"} {
+		f := redialtest.NewFakeServer(t)
+		f.OnCommand(func(cn *redialtest.FakeConn, args []string) redialtest.Action {
+			switch args[0] {
+			case "multi":
+				return redialtest.Reply("+OK\r\n")
+			case "hset", "lpush":
+				return redialtest.Reply("+QUEUED\r\n")
+			case "exec":
+				time.AfterFunc(50*time.Millisecond, cn.Close)
+				return redialtest.Reply("*2\r\n-ERR wrong number of arguments for 'hset' command\r\n" + rest)
+			}
+			return redialtest.Handle
+		})
+		theirs := redis.NewClient(&redis.Options{Addr: f.Addr()})
+		theirs.AddHook(testkit.Passing{})
+		sup, err := redial.Supervise(theirs)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = theirs.Close(); _ = sup.Close() })
+		for kind, c := range map[string]redis.UniversalClient{
+			"client":     testkit.Connect(t, &redis.Options{Addr: f.Addr()}),
+			"supervised": theirs,
+		} {
+			cmds, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+				p.HSet(t.Context(), "h", "f", "v", "g")
+				p.LPush(t.Context(), "l", "x")
+				return nil
+			})
+			assert.ErrorIs(t, err, redial.ErrOutcomeUnknown, "%s, %s", kind, what)
+			assert.EqualError(t, cmds[0].Err(), "ERR wrong number of arguments for 'hset' command")
+			assert.False(t, redial.SafeToRetry(cmds[0].Err()), "%s, %s", kind, what)
+		}
+	}
+}
+
 // A reply that goes to a writer of the caller cannot be taken back, so such a
 // command is not sent twice, not even when it only reads.
 func TestOutcome_RawWriteTo_IsNotRetried(t *testing.T) {
