@@ -522,7 +522,7 @@ func amidTransaction(cmds []redis.Cmder, err error) error {
 	}
 	for _, cmd := range inner {
 		if was := cmd.Err(); isUndone(was) {
-			cmd.SetErr(ranElsewhere{replyOf(was)})
+			cmd.SetErr(ranElsewhere{was})
 			if isSame(err, was) {
 				err = cmd.Err()
 			}

@@ -214,7 +214,7 @@ func concludes(cmd redis.Cmder, err error) bool {
 }
 
 // ranElsewhere is the reply to a part of a command, or of a transaction, of which other parts ran.
-type ranElsewhere struct{ reply redis.Error }
+type ranElsewhere struct{ reply error }
 
 func (e ranElsewhere) Error() string { return e.reply.Error() }
 func (e ranElsewhere) RedisError()   {}

@@ -102,6 +102,65 @@ func TestOutcome_RefusedWithinExec_IsNotSafe(t *testing.T) {
 	}
 }
 
+// Nor where a hook of the caller, which is behind ours, has words of its own for it. They stay.
+func TestOutcome_RefusedWithinExec_OfAHook_IsNotSafe(t *testing.T) {
+	s := redialtest.StartServer(t)
+	cluster := redialtest.StartCluster(t, 1, 0)
+	for _, h := range []wordy{{commands: true}, {returned: true}, {commands: true, returned: true}} {
+		client := redis.NewClient(&redis.Options{Addr: s.Addr()})
+		ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}})
+		shards := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": s.Addr()}})
+		whole := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+		for kind, c := range map[string]redis.UniversalClient{"client": client, "ring": ring, "shards": shards, "cluster": whole} {
+			sup, err := redial.Supervise(c)
+			require.NoError(t, err)
+			if kind == "shards" {
+				shards.OnNewNode(func(n *redis.Client) { n.AddHook(h) })
+				require.NoError(t, shards.ForEachShard(t.Context(), func(_ context.Context, n *redis.Client) error {
+					n.AddHook(h)
+					return nil
+				}))
+			} else {
+				c.AddHook(h)
+			}
+			t.Cleanup(func() { _ = c.Close(); _ = sup.Close() })
+			cmds, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+				p.HSet(t.Context(), "{x}h", "f", "v", "g")
+				p.LPush(t.Context(), "{x}l", "x")
+				return nil
+			})
+			assert.Equal(t, h.commands, errors.As(cmds[0].Err(), new(worded)), "%s %+v: %v", kind, h, cmds[0].Err())
+			assert.Equal(t, h.returned, errors.As(err, new(worded)), "%s %+v: %v", kind, h, err)
+			assert.False(t, redial.SafeToRetry(cmds[0].Err()), "%s %+v", kind, h)
+		}
+	}
+}
+
+// wordy is a hook that has words for what commands, and calls, failed with.
+type wordy struct{ commands, returned bool }
+
+type worded struct{ error }
+
+func (w worded) Error() string { return "that is to say: " + w.error.Error() }
+func (w worded) Unwrap() error { return w.error }
+
+func (wordy) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (wordy) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h wordy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		for _, cmd := range cmds {
+			if h.commands && cmd.Err() != nil {
+				cmd.SetErr(worded{cmd.Err()})
+			}
+		}
+		if h.returned && err != nil {
+			return worded{err}
+		}
+		return err
+	}
+}
+
 // Nor where the reply of EXEC ends, or cannot be read, behind it: whether the others ran is unknown.
 func TestOutcome_RefusedWithinExec_ThenLost_IsNotSafe(t *testing.T) {
 	for what, rest := range map[string]string{"lost": "", "unreadable": "?\r\n"} {
