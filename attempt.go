@@ -523,8 +523,8 @@ func amidTransaction(cmds []redis.Cmder, err error) error {
 	for _, cmd := range inner {
 		if was := cmd.Err(); isUndone(was) {
 			cmd.SetErr(ranElsewhere{was})
-			if isSame(err, was) {
-				err = cmd.Err()
+			if isSame(replyOf(err), replyOf(was)) { // whatever hooks have made of either
+				err = ranElsewhere{err}
 			}
 		}
 	}

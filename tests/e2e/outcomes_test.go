@@ -132,6 +132,7 @@ func TestOutcome_RefusedWithinExec_OfAHook_IsNotSafe(t *testing.T) {
 			assert.Equal(t, h.commands, errors.As(cmds[0].Err(), new(worded)), "%s %+v: %v", kind, h, cmds[0].Err())
 			assert.Equal(t, h.returned, errors.As(err, new(worded)), "%s %+v: %v", kind, h, err)
 			assert.False(t, redial.SafeToRetry(cmds[0].Err()), "%s %+v", kind, h)
+			assert.False(t, redial.SafeToRetry(err), "%s %+v", kind, h)
 		}
 	}
 }
