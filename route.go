@@ -432,7 +432,11 @@ func (h *nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 		}
 		switch {
 		case len(cmds) == 0 || r == nil:
-			return h.takeBatch(ctx, cmds, next, w)
+			err := h.takeBatch(ctx, cmds, next, w)
+			if w.from == foreignHook && !h.of.ring { // see deliver
+				err = amidTransaction(cmds, err)
+			}
+			return err
 		case ctx.Err() != nil:
 			_, err := h.tryBatch(ctx, cmds, owned{}, next, w, false)
 			return err

@@ -55,9 +55,22 @@ func TestOutcome_RefusedWithinExec_IsNotSafe(t *testing.T) {
 	theirs.AddHook(testkit.Passing{})
 	sup, err := redial.Supervise(theirs)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = ring.Close(); _ = theirs.Close(); _ = sup.Close() })
+	theirCluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs()})
+	supCluster, err := redial.Supervise(theirCluster)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_ = ring.Close()
+		_ = theirs.Close()
+		_ = sup.Close()
+		_ = theirCluster.Close()
+		_ = supCluster.Close()
+	})
 	ctx := t.Context()
+	theirCluster.OnNewNode(func(n *redis.Client) { n.AddHook(testkit.Passing{}) })
+	node, err := theirCluster.MasterForKey(ctx, "{x}l")
+	require.NoError(t, err)
 	for kind, c := range map[string]redis.UniversalClient{
+		"node":       node,
 		"client":     testkit.Connect(t, &redis.Options{Addr: s.Addr()}),
 		"supervised": theirs,
 		"ring":       ring,
