@@ -535,7 +535,7 @@ func amidTransaction(cmds []redis.Cmder, err error) error {
 // have done something. A script may have before it failed.
 func mayHaveRunAmid(cmd redis.Cmder) bool {
 	err := cmd.Err()
-	return changes(cmd) && (!isReply(err) || err == redis.Nil || command.IsScript(cmd) && !isUndone(err))
+	return changes(cmd) && (err == nil || err == redis.Nil || isOurs(err) || isGarbled(err) || command.IsScript(cmd) && !isUndone(err))
 }
 
 // oneServer is a router that has no choice.
