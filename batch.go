@@ -83,6 +83,8 @@ type batch struct {
 	outcome     outcome       // of the last attempt
 	said        error         // and its error
 	undelivered []redis.Cmder // of one that was partly written: cannot have run
+	refusals    []error       // of the rest, when it was last refused
+	refusal     error         // and that of all
 }
 
 func (b *batch) try(c *call) error {
@@ -165,7 +167,12 @@ func (b *batch) weigh(c *call, err error) ruling {
 	}
 	r.reads = !slices.ContainsFunc(command.Inner(b.rest), changes)
 	b.part(c, &r)
-	b.outcome = r.outcome
+	if b.outcome = r.outcome; b.outcome == refused || b.outcome == denied {
+		b.refusals, b.refusal = nil, err
+		for _, cmd := range b.rest {
+			b.refusals = append(b.refusals, cmd.Err())
+		}
+	}
 	return r
 }
 
@@ -215,7 +222,14 @@ func (b *batch) end(c *call, final error) error {
 	if c.attempts > 0 && (b.outcome == foreign || b.outcome == answered) {
 		return cmp.Or(unknownOf(b.cmds), b.said) // as go-redis or a hook of the caller has it
 	}
-	c.label(b.rest, final)
+	if !c.mayHaveRun && isSame(final, c.refusal) && len(b.rest) == len(b.refusals) {
+		for i, cmd := range b.rest { // an attempt after that was not sent
+			cmd.SetErr(b.refusals[i])
+		}
+		b.said = b.refusal
+	} else {
+		c.label(b.rest, final)
+	}
 	if b.outcome == partly {
 		c.because(CauseSharedConnection)
 		c.label(b.undelivered, c.newError(ErrUnavailable, c.withCtx(b.said)))

@@ -677,11 +677,40 @@ func refusedOnHeld(t *testing.T, s side, k kind, reply string) {
 				assert.True(t, isReply, "%s: %v", what, err)
 			}
 		}
-		assert.NoError(t, w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { told(tx); return nil }, "{a}k"))
-		if k.isSingle() {
-			conn := w.client().Conn()
-			told(conn)
-			assert.NoError(t, conn.Close())
+		w.held(told)
+	}
+}
+
+// held has fn use a connection of each kind that the caller holds.
+func (w *world) held(fn func(c redis.Cmdable)) {
+	assert.NoError(w.t, w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { fn(tx); return nil }, "{a}k"))
+	if w.kind.isSingle() {
+		conn := w.client().Conn()
+		fn(conn)
+		assert.NoError(w.t, conn.Close())
+	}
+}
+
+// What was answered beside it keeps its answer.
+func TestConform_R1_RefusedOnAHeldConnection_AmongOthers(t *testing.T) {
+	for _, reply := range []string{"READONLY You can't write against a read only replica.", "REDIRECT 10.0.0.1:7001"} {
+		for _, block := range []bool{false, true} {
+			paired(t, allKinds, knobs{waits: true, opts: []redial.Option{redial.WithGrace(time.Second)}}, func(w *world) {
+				w.ready()
+				for _, s := range w.servers {
+					s.note = func(string, ...any) {} // how often it is sent is another question
+				}
+				w.did(w.rdb.Set(w.ctx, "{a}k", "v", 0))
+				w.refuse(reply)
+				w.held(func(c redis.Cmdable) {
+					w.batch(c, "among others", block, func(p redis.Pipeliner) {
+						p.Get(w.ctx, "{a}k")
+						p.Append(w.ctx, "{a}log", "x")
+						p.Get(w.ctx, "{a}k")
+						p.Get(w.ctx, "{a}none")
+					})
+				})
+			}, reply)
 		}
 	}
 }
