@@ -371,14 +371,18 @@ type watching struct {
 
 // try runs it past the hooks of the client as a whole.
 func (w *watching) try(c *call) error {
-	err := w.run(context.WithValue(c.router.mark(c.ctx), ctxWatch, true), func(tx *redis.Tx) error {
+	var last error
+	err := w.run(context.WithValue(c.router.mark(c.ctx), ctxWatch, &last), func(tx *redis.Tx) error {
 		w.called = true
 		return w.fn(tx)
 	}, w.keys...)
-	if err == nil && !w.called { // go-redis gives up following redirections, and says nothing
-		return errToAndFro
+	switch {
+	case err != nil || w.called:
+		return err
+	case wouldRepeat(last): // go-redis gives up asking one node after the other, and says nothing
+		return last
 	}
-	return err
+	return errToAndFro
 }
 
 func (w *watching) judge(c *call, err error) ruling {

@@ -24,7 +24,7 @@ const (
 	ctxNoRetry
 	ctxNested    // set for commands that go-redis runs inside another command's dial
 	ctxBegan     // when a command with a patience of its own has first failed, or had to wait
-	ctxWatch     // set for what a Watch sends by itself
+	ctxWatch     // for what a Watch sends by itself: where nodes note what they have answered
 	ctxHeartbeat // set for what a ring sends by itself
 )
 

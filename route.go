@@ -267,6 +267,9 @@ func (h *nodeHook) process(ctx context.Context, cmd redis.Cmder, next redis.Proc
 		return &failure{at: l, outcome: o, err: err}
 	case o == answered, o == refused, o == foreign:
 		l.react(err)
+		if last, ok := ctx.Value(ctxWatch).(*error); ok {
+			*last = err
+		}
 		return err
 	case o == denied && (setup || !l.renews), o == notSentForGood && errors.Is(err, redis.ErrClosed):
 		return err // of what sets up a connection it becomes that of the command

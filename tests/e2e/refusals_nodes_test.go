@@ -49,6 +49,38 @@ func disagreeing(t *testing.T, how string, d time.Duration) ([]*redialtest.FakeS
 	}
 }
 
+// A WATCH that is refused until the grace is over is told in the words of the server, of which
+// go-redis says nothing. That the nodes disagree is another matter.
+func TestRefusals_WatchOfACluster_InWords(t *testing.T) {
+	t.Parallel()
+	for reply, want := range map[string]string{
+		"READONLY You can't write against a read only replica.": "READONLY You can't write against a read only replica.",
+		"MOVED 1 ": "the nodes send WATCH to and fro",
+	} {
+		var nodes []*redialtest.FakeServer
+		var refusing atomic.Bool
+		nodes, addrs := fakeCluster(t, 2, func(i int) fakeHook {
+			return func(c *redialtest.FakeConn, args []string) redialtest.Action {
+				switch {
+				case !refusing.Load() || !strings.EqualFold(args[0], "watch"):
+					return redialtest.Handle
+				case strings.HasPrefix(reply, "MOVED"):
+					return redialtest.Reply("-" + reply + nodes[1-i].Addr() + "\r\n")
+				}
+				return redialtest.Reply("-" + reply + "\r\n")
+			}
+		})
+		c := redial.NewClusterClient(&redis.ClusterOptions{Addrs: addrs}, redial.WithGrace(500*time.Millisecond))
+		t.Cleanup(func() { _ = c.Close() })
+		require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+		refusing.Store(true)
+		err := c.Watch(t.Context(), func(*redis.Tx) error { t.Error("it was refused"); return nil }, "k")
+		assert.ErrorContains(t, err, want)
+		assert.True(t, redial.SafeToRetry(err), "%v", err)
+		assert.Equal(t, reply == want, redis.IsReadOnlyError(err), "%v", err)
+	}
+}
+
 // Nodes that disagree about who serves a slot come to terms; until then a command
 // waits, and then runs once.
 func TestRefusals_NodesDisagree_WaitsForTheTopology(t *testing.T) {
