@@ -185,8 +185,9 @@ func isUnsure(err error) bool {
 // Replies that mean "not executed" are known, see docs/commands.md, but not those that
 // [WithRefusals] adds. Of a reply that a script has raised it is false, for the script
 // may have done something before; a script that catches such a reply and returns it
-// cannot be told from a server that refuses the script. For a pipeline, ask for each
-// command: others of it may have run.
+// cannot be told from a server that refuses the script. For a pipeline, and for a
+// transaction that a ring sends to several shards, ask for each command: others of it may
+// have run.
 func SafeToRetry(err error) bool {
 	if e := asError(err); e != nil {
 		return (e.reads || e.kind != ErrOutcomeUnknown) && !mayHaveRun(err)
