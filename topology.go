@@ -193,18 +193,21 @@ func (t *topology) within(ctx context.Context, d time.Duration, owed func() time
 		return context.WithTimeout(ctx, d)
 	}
 	ctx, cancel := context.WithTimeout(ctx, mostSetUp)
-	var look func()
-	look = func() {
-		switch left := d - owed(); {
-		case ctx.Err() != nil:
-		case left <= 0:
-			cancel()
-		default:
-			time.AfterFunc(left, look)
+	var timer *time.Timer
+	armed := make(chan struct{})
+	timer = time.AfterFunc(d, func() {
+		<-armed
+		if left := d - owed(); left > 0 && ctx.Err() == nil {
+			timer.Reset(left)
+			return
 		}
+		cancel()
+	})
+	close(armed)
+	return ctx, func() {
+		timer.Stop()
+		cancel()
 	}
-	time.AfterFunc(d, look)
-	return ctx, cancel
 }
 
 // settle sends those who wait for a node on their way when the topology has changed.

@@ -150,7 +150,7 @@ var goroutines = map[string]string{
 	"base.go:base.spawn":                               "keeper.join",
 	"keeper.go:keeper.close":                           "keeper.close",
 	"keeper.go:keeper.start":                           "keeper.join",
-	"topology.go:topology.within":                      "nodeHook.ask",
+	"topology.go:topology.within":                      "topology.within",
 	"internal/sentinel/ask.go:Directory.spawn":         "Directory.Close",
 	"internal/sentinel/directory.go:Directory.inquire": "Directory.Close",
 	"internal/sentinel/client.go:client.dial":          "client.dial",
