@@ -137,7 +137,7 @@ func endpointOf(opt *redis.Options, cfg *config, sealed, lends bool) endpoint {
 		deadline: opt.DialTimeout >= 0,
 		renews: opt.CredentialsProvider != nil || opt.CredentialsProviderContext != nil ||
 			opt.StreamingCredentialsProvider != nil,
-		sealed: sealed, lends: lends,
+		sealed: sealed, lends: lends && !movesUnnamed(opt),
 		asks: poolAsks(opt.MaxRetries),
 	}
 }

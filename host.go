@@ -383,6 +383,13 @@ func ownOptions(opt *redis.Options, dial dialFunc) *redis.Options {
 	return &own
 }
 
+// movesUnnamed reports whether the caller wants a server that moves to say when, and not where to:
+// its address leads there by then, and what was connected before does not.
+func movesUnnamed(opt *redis.Options) bool {
+	conf := opt.MaintNotificationsConfig
+	return conf != nil && conf.Mode != maintnotifications.ModeDisabled && conf.EndpointType == maintnotifications.EndpointTypeNone
+}
+
 // withoutLookup returns the configuration of maintenance notifications with which
 // go-redis does not resolve the name of the server, for up to two seconds, when it
 // builds a client. What it would want to know is by which kind of address the server
