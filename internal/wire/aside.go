@@ -60,8 +60,8 @@ func (c *Conn) introduce(p []byte, now int64) error {
 }
 
 // listen reads what is for go-redis: what was kept, and then what comes. For a call that can
-// be canceled it watches the context, but only after a moment, before which most replies
-// have come.
+// be canceled it watches the context, on a connection that is used often only after a moment,
+// before which most replies have come.
 //
 // This is where nearly every goroutine waits that has sent a command, on a stack for which
 // sys.GrowStack has made some room: so the way down to the socket is short, and what is rare has

@@ -330,7 +330,7 @@ func (c *Conn) watch(x *Call, from int64) (stop func() bool) {
 	}
 	return context.AfterFunc(x.Context, func() {
 		if left := from - c.fleet.clock.Read(); left > 0 {
-			time.AfterFunc(time.Duration(left), func() { c.sever(x) })
+			time.AfterFunc(time.Duration(left), func() { c.sever(x) }) // nothing, if the call is over by then
 			return
 		}
 		c.sever(x)

@@ -1,6 +1,6 @@
 // Package platform says what tests have to know of how they run: whether the race detector
-// watches, whether they are to do all that they can, how long something takes, and where their stack is. It imports
-// nothing of this module, so that tests inside of any package may use it.
+// watches, whether they are to do all that they can, how long something takes, and where their
+// stack is. It imports nothing of this module, so that tests inside of any package may use it.
 package platform
 
 import (
