@@ -634,19 +634,20 @@ func TestOutcome_SeveralNodes_RepeatFindsNoConnection_IsUnknown(t *testing.T) {
 							}()
 							require.Eventually(t, func() bool {
 								stats := c.PoolStats()
-								return stats.TotalConns-stats.IdleConns == 1
+								return stats.TotalConns-stats.IdleConns == 1 || len(errs) > 0
 							}, 5*time.Second, time.Millisecond)
 							taken := make(chan error, 1)
 							go func() { // waits for the one connection, and keeps it
 								taken <- c.BLPop(t.Context(), 10*time.Second, "{n}list").Err()
 							}()
 							err := <-errs
-							assert.Equal(t, "1", at.Do("GET", "{n}"))
+							ran := at.Do("GET", "{n}")
 							at.Do("RPUSH", "{n}list", "x")
 							assert.NoError(t, <-taken)
 							if err == nil && tries < 5 { // on a busy machine that one came too late
 								continue
 							}
+							assert.Equal(t, "1", ran)
 							assert.ErrorIs(t, err, redis.ErrPoolTimeout)
 							assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
 							assert.False(t, redial.SafeToRetry(err))

@@ -318,9 +318,8 @@ func testHalfOpenUnderLoad(t *testing.T) {
 			}
 			defer func() { close(quit); wg.Wait() }()
 			time.Sleep(1500 * time.Millisecond)
-			for round, what := range []string{"reads", "writes"} {
-				writing.Store(what == "writes")
-				time.Sleep(100 * time.Millisecond)
+			cut, written := 0, 0
+			within := func(what string) (longest time.Duration) {
 				slowest.Store(0)
 				inUse := s.Do("CLIENT", "LIST").(string)
 				local.mu.Lock()
@@ -331,17 +330,32 @@ func testHalfOpenUnderLoad(t *testing.T) {
 				require.GreaterOrEqual(t, len(some), broken)
 				some = some[len(some)-broken:]
 				began := time.Now()
-				defer drop(t, some...)()
-				assert.Eventually(t, func() bool { return c.Stats().SilentCut == uint64((round+1)*broken) }, 2*time.Second, time.Millisecond)
+				t.Cleanup(drop(t, some...))
+				cut += broken
+				if writing.Load() {
+					written += broken
+				}
+				assert.Eventually(t, func() bool { return c.Stats().SilentCut == uint64(cut) }, 2*time.Second, time.Millisecond)
 				noticed := time.Since(began)
 				time.Sleep(1500 * time.Millisecond) // whoever was on them has come back
 				t.Logf("%s: %d connections were given up within %v, the slowest call took %v, %d outcomes are unknown",
 					what, c.Stats().SilentCut, noticed, time.Duration(slowest.Load()), unknown.Load())
-				assert.Less(t, noticed, 1100*time.Millisecond)
-				assert.Less(t, time.Duration(slowest.Load()), 1100*time.Millisecond)
+				return max(noticed, time.Duration(slowest.Load()))
+			}
+			for _, what := range []string{"reads", "writes"} {
+				writing.Store(what == "writes")
+				time.Sleep(100 * time.Millisecond)
+				const limit = 1100 * time.Millisecond
+				longest := within(what)
+				for range 2 { // on a busy machine anything may be late, but not always
+					if longest >= limit {
+						longest = within(what)
+					}
+				}
+				assert.Less(t, longest, limit)
 			}
 			assert.Zero(t, failed.Load())
-			assert.EqualValues(t, broken, unknown.Load(), "writes on connections that were half-open")
+			assert.EqualValues(t, written, unknown.Load(), "writes on connections that were half-open")
 			assert.Zero(t, c.Stats().Outages)
 			writing.Store(false)
 			acknowledged := wrote.Load() // others are under way

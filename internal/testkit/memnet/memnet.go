@@ -132,8 +132,11 @@ func (n *Net) answer(r *relay) {
 		for !r.closed && n.frozen {
 			n.changed.Wait()
 		}
-		dropped := r.dropped
+		dropped, closed := r.dropped, r.closed
 		n.mu.Unlock()
+		if closed {
+			return
+		}
 		if dropped {
 			continue
 		}
@@ -176,8 +179,15 @@ func (n *Net) Kill() { n.set(func() { n.refuse = true }); n.Cut() }
 func (n *Net) Refuse() { n.set(func() { n.refuse = true }) }
 func (n *Net) Vanish() { n.Refuse(); n.Drop() }
 
-// Cut closes every connection.
-func (n *Net) Cut() { n.each(n.cut) }
+// Cut closes every connection. None answers any more once another is closed.
+func (n *Net) Cut() {
+	n.set(func() {
+		for r := range n.relays {
+			r.closed = true
+		}
+	})
+	n.each(n.cut)
+}
 
 // Start ends Kill.
 func (n *Net) Start() { n.set(func() { n.refuse = false }) }
