@@ -564,7 +564,7 @@ func (c *call) sleep(d time.Duration) (why Cause) {
 		return CauseFailFast
 	case time.Since(c.began)+d > p.limit(c.cfg):
 		return p.exhausted()
-	case ok && time.Until(deadline) < d:
+	case ok && time.Until(deadline) < d+leastTry:
 		return CauseDeadlineNear
 	}
 	timer := time.NewTimer(d)

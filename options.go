@@ -132,9 +132,11 @@ const (
 	// server ask for.
 	rotateSpacing = time.Second
 
-	// Pauses between two attempts of one command while the link is up.
+	// Pauses between two attempts of one command while the link is up, and what is to be left of
+	// its deadline for the second.
 	retryPause    = 5 * time.Millisecond
 	retryPauseCap = 100 * time.Millisecond
+	leastTry      = time.Millisecond
 	// maxRuns is how often a command is sent that may have run each time, or asks an exhausted
 	// pool for a connection: as often as in go-redis by default.
 	maxRuns = 4

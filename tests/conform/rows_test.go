@@ -681,6 +681,24 @@ func refusedOnHeld(t *testing.T, s side, k kind, reply string) {
 	}
 }
 
+// There is no attempt for which there is no time: what it fails of would be told in place of that.
+func TestConform_R1_RefusedUntilItsDeadline(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, wrapped, aClient)
+		defer w.close()
+		w.open(knobs{})
+		w.ready()
+		w.refuse("READONLY You can't write against a read only replica.")
+		for range 2000 {
+			ctx, cancel := context.WithTimeout(context.Background(), 7500*time.Microsecond) // amid a pause that is no sooner over than after 5 ms
+			err := w.rdb.Append(ctx, "{a}log", "x").Err()
+			cancel()
+			_, isReply := err.(redis.Error)
+			require.True(t, isReply, "%v", err)
+		}
+	})
+}
+
 // held has fn use a connection of each kind that the caller holds.
 func (w *world) held(fn func(c redis.Cmdable)) {
 	assert.NoError(w.t, w.rdb.Watch(w.ctx, func(tx *redis.Tx) error { fn(tx); return nil }, "{a}k"))
