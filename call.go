@@ -121,6 +121,7 @@ type call struct {
 	renewed  bool      // it was tried again with new credentials
 	apiece   bool      // mayHaveRun is remembered for each of its commands
 	began    time.Time // when it first failed or had to wait; zero: not yet
+	again    time.Time // when the last attempt after the first began; zero: not yet
 	waited   *Wait     // the last time that it had to; nil: never
 	last     error     // of the attempt before
 	after    outcome   // of the attempt before
@@ -216,6 +217,7 @@ func (c *call) attempt(try func(*call) error) error {
 	}
 	if !c.inside {
 		if c.attempts++; c.attempts > 1 {
+			c.again = time.Now()
 			c.countRetry()
 		}
 	}
@@ -470,7 +472,7 @@ func (c *call) awaitsPool(l peer) bool {
 	if c.began.IsZero() {
 		c.began = time.Now()
 	}
-	return c.sleep(min(retryPause<<c.attempts, retryPauseCap)) == CauseNone
+	return c.sleep(min(retryPause<<c.attempts, retryPauseCap), leastTry) == CauseNone
 }
 
 // whyNot returns why there is no other attempt after one with that outcome, and pauses where
@@ -532,8 +534,12 @@ func (c *call) pause(o outcome) (why Cause) {
 		return CauseNone
 	}
 	cheap := o == notSent || o == notSentForGood
+	need := leastTry
+	if o == refused {
+		need += c.trip()
+	}
 	if c.attempts > 1 || o == refused { // else: one stale connection says nothing about the next
-		if why := c.sleep(min(retryPause<<min(c.attempts, 16), retryPauseCap)); why != CauseNone {
+		if why := c.sleep(min(retryPause<<min(c.attempts, 16), retryPauseCap), need); why != CauseNone {
 			return why
 		}
 	}
@@ -545,7 +551,7 @@ func (c *call) pause(o outcome) (why Cause) {
 		if !delayed {
 			l.n.retriesDelayed.Add(1)
 		}
-		if why := c.sleep(retryPauseCap); why != CauseNone {
+		if why := c.sleep(retryPauseCap, need); why != CauseNone {
 			if why == CauseGraceOver {
 				return CauseBudgetSpent
 			}
@@ -555,8 +561,20 @@ func (c *call) pause(o outcome) (why Cause) {
 	return CauseNone
 }
 
-// sleep waits for about d, if the call may wait that long.
-func (c *call) sleep(d time.Duration) (why Cause) {
+// trip returns what an attempt at what was refused may take: of one that is not refused for want
+// of time it would be unknown what it did. It is as long as the last one, and before that at most
+// half of the time that there is.
+func (c *call) trip() time.Duration {
+	d := refusedTrips * c.peer().RTT()
+	if deadline, ok := c.ctx.Deadline(); ok && c.again.IsZero() {
+		return min(d, time.Until(deadline)/2)
+	}
+	return min(d, time.Since(c.again))
+}
+
+// sleep waits for about d, if the call may wait that long and its deadline leaves what the next
+// attempt needs.
+func (c *call) sleep(d, need time.Duration) (why Cause) {
 	p := patienceOf(c.ctx)
 	d = time.Duration(float64(d) * (0.5 + 0.5*rand.Float64()))
 	switch deadline, ok := c.ctx.Deadline(); {
@@ -564,7 +582,7 @@ func (c *call) sleep(d time.Duration) (why Cause) {
 		return CauseFailFast
 	case time.Since(c.began)+d > p.limit(c.cfg):
 		return p.exhausted()
-	case ok && time.Until(deadline) < d+leastTry:
+	case ok && time.Until(deadline) < d+need:
 		return CauseDeadlineNear
 	}
 	timer := time.NewTimer(d)

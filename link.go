@@ -289,6 +289,8 @@ type counterpart interface {
 	// Watched reports whether keys may be watched on some connection, where that can be
 	// known.
 	Watched() bool
+	// RTT returns the round trip, 0 if it is unknown.
+	RTT() time.Duration
 }
 
 // peer returns the link as commands see it.

@@ -92,6 +92,14 @@ func (n *nodes) rotate(error)   {}
 func (n *nodes) troubled() bool { return false }
 func (n *nodes) Watched() bool  { return false }
 
+// RTT returns the longest round trip to any.
+func (n *nodes) RTT() (longest time.Duration) {
+	for _, l := range n.all() {
+		longest = max(longest, l.RTT())
+	}
+	return longest
+}
+
 // onNewNode has f called for the nodes to come, behind whose hooks comes the inner part
 // of ours. A caller who adds hooks before his first command wants them on every node,
 // so f is called as well for nodes that only redial has made use of.

@@ -133,10 +133,12 @@ const (
 	rotateSpacing = time.Second
 
 	// Pauses between two attempts of one command while the link is up, and what is to be left of
-	// its deadline for the second.
+	// its deadline for the second: so many round trips besides where the first was refused, for
+	// it may take another connection.
 	retryPause    = 5 * time.Millisecond
 	retryPauseCap = 100 * time.Millisecond
 	leastTry      = time.Millisecond
+	refusedTrips  = 6
 	// maxRuns is how often a command is sent that may have run each time, or asks an exhausted
 	// pool for a connection: as often as in go-redis by default.
 	maxRuns = 4

@@ -116,6 +116,45 @@ func TestPipeline_AnsweredCommandsAreNotSentAgain(t *testing.T) {
 	})
 }
 
+// What is refused is not sent once more, to a server that is far away, when its deadline would
+// pass on the way: then nobody would know what became of it.
+func TestRetry_RefusedUntilItsDeadline(t *testing.T) {
+	for name, build := range map[string]func(opt *redis.Options) redial.UniversalClient{
+		"Client": func(opt *redis.Options) redial.UniversalClient { return redial.NewClient(opt) },
+		"Ring":   func(opt *redis.Options) redial.UniversalClient { return redial.NewRing(ringOptions(opt)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				const away = 8 * time.Millisecond
+				memnet.Inject(n)
+				n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+					time.Sleep(away)
+					if cmd == "APPEND" {
+						p.WriteError("READONLY You can't write against a read only replica.")
+					}
+					return cmd == "APPEND"
+				})
+				c := build(opt)
+				defer c.Close()
+				memnet.Ready(t, c)
+				require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+				time.Sleep(10 * time.Second)
+				require.InDelta(t, away, c.Stats().RTT, float64(time.Millisecond))
+				for _, timeout := range []time.Duration{60 * time.Millisecond, 200 * time.Millisecond, 3 * time.Second} {
+					for range 200 {
+						ctx, cancel := context.WithTimeout(t.Context(), timeout)
+						err := c.Append(ctx, "k", "v").Err()
+						cancel()
+						assert.ErrorContains(t, err, "READONLY")
+						assert.NotErrorIs(t, err, redial.ErrOutcomeUnknown)
+					}
+				}
+				assert.Zero(t, c.Stats().Unknown)
+			})
+		})
+	}
+}
+
 // A command was refused in the middle of a pipeline: it is sent again with all that
 // follow it, unless one of those has been executed and must not be again.
 func TestPipeline_RefusedInTheMiddle(t *testing.T) {
