@@ -3,6 +3,7 @@ package redialprom_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -418,4 +419,66 @@ func tryRules(t *testing.T, series map[string][]string, interval, look time.Dura
 	test := filepath.Join(t.TempDir(), "test.yaml")
 	require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
 	promtool(t, "test", "rules", test)
+}
+
+// What the dashboard shows of series that a scrape a minute has left.
+func TestDashboard_Shows(t *testing.T) {
+	text, err := os.ReadFile("dashboard.json")
+	require.NoError(t, err)
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ RefID, Expr string }
+		}
+		Annotations struct{ List []struct{ Name, Expr string } }
+	}
+	require.NoError(t, json.Unmarshal(text, &dashboard))
+	queries := make(map[string]string)
+	for _, a := range dashboard.Annotations.List {
+		queries[a.Name] = a.Expr
+	}
+	for _, p := range dashboard.Panels {
+		for _, q := range p.Targets {
+			queries[p.Title+" "+q.RefID] = q.Expr
+		}
+	}
+	status := func(metric, instance, state string) string {
+		return fmt.Sprintf("%s{job=%q,client=%q,instance=%q,node=%q,state=%q}", metric, "shop", "cache", instance, "n:1", state)
+	}
+	for _, tc := range []struct {
+		name, query string
+		series      map[string]string
+		shows       string // the one sample, "": none
+	}{
+		{"an outage is marked", "Outages", map[string]string{`redial_outages_total{job="shop",client="cache"}`: "0 0 1 1 1"}, `{job="shop",client="cache"} 1`},
+		{"no outage has no length", "Outages, 24 h B", map[string]string{
+			`redial_outage_duration_seconds_sum{job="shop",client="cache",cause="moved"}`:   "0x4",
+			`redial_outage_duration_seconds_count{job="shop",client="cache",cause="moved"}`: "0x4",
+		}, ""},
+		{"an instance that was started in an outage is down", "Share of instances down A", map[string]string{
+			status("redial_status", "a", "connecting"): "1x4", status("redial_status", "a", "reconnecting"): "0x4",
+			status("redial_status", "b", "connecting"): "0x4", status("redial_status", "b", "reconnecting"): "1x4",
+		}, `{client="cache"} 1`},
+		{"a client that was closed hides nothing", "State by node A", map[string]string{
+			status("redial_node_status", "a", "closed"): "1x4", status("redial_node_status", "a", "reconnecting"): "0x4", status("redial_node_status", "a", "connected"): "0x4",
+			status("redial_node_status", "b", "closed"): "0x4", status("redial_node_status", "b", "reconnecting"): "1x4", status("redial_node_status", "b", "connected"): "0x4",
+		}, `{client="cache",node="n:1"} 2`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var b strings.Builder
+			fmt.Fprintf(&b, "tests:\n  - interval: 1m\n    input_series:\n")
+			for name, values := range tc.series {
+				fmt.Fprintf(&b, "      - {series: '%s', values: '%s'}\n", name, values)
+			}
+			require.Contains(t, queries, tc.query)
+			query := strings.NewReplacer("$job", ".+", "$client", ".+").Replace(queries[tc.query])
+			fmt.Fprintf(&b, "    promql_expr_test:\n      - expr: %q\n        eval_time: 2m30s\n        exp_samples:\n", query)
+			if labels, value, ok := strings.Cut(tc.shows, "} "); ok {
+				fmt.Fprintf(&b, "          - {labels: '%s}', value: %s}\n", labels, value)
+			}
+			test := filepath.Join(t.TempDir(), "test.yaml")
+			require.NoError(t, os.WriteFile(test, []byte(b.String()), 0o600))
+			promtool(t, "test", "rules", test)
+		})
+	}
 }

@@ -423,7 +423,7 @@ func TestDashboard(t *testing.T) {
 	}
 	assert.Equal(t, []string{"datasource", "job", "client"}, variables)
 	require.Len(t, d.Annotations.List, 1)
-	assert.Equal(t, `changes(redial_outages_total{job=~"$job", client=~"$client"}[1m]) > 0`, d.Annotations.List[0].Expr)
+	assert.Equal(t, `changes(redial_outages_total{job=~"$job", client=~"$client"}[2m]) > 0`, d.Annotations.List[0].Expr)
 	taken, ids := make(map[[2]int]string), make(map[int]bool)
 	used := make(map[string]bool)
 	for _, p := range d.Panels {
