@@ -218,7 +218,9 @@ func (m *Metrics) Watch(s Source) error {
 	return nil
 }
 
-// Stop ends what Watch began, if it did. Afterwards another client may be watched.
+// Stop ends what Watch began, if it did. Afterwards another client may be watched, but counters
+// fall if nothing was exported in between, which is a negative number where differences are. For a
+// client that takes the place of another, close that one instead: Watch goes on with its counts.
 func (m *Metrics) Stop() error {
 	watched.mu.Lock()
 	defer watched.mu.Unlock()
