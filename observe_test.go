@@ -535,6 +535,36 @@ func TestLog_NodesComeAndGo_IsBoundedAndCounted(t *testing.T) {
 	})
 }
 
+// What commands had gone through before a node came is not said of it.
+func TestLog_NodeComesLate_SaysNothingOfBefore(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, _ *redis.Options) {
+		logger, log := bufferedLog()
+		seen := &observed{}
+		c := NewRing(&redis.RingOptions{
+			Addrs: map[string]string{"one": "127.0.0.1:1"}, Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500,
+		}, WithLogger(logger), WithObserver(seen), WithGrace(0))
+		defer c.Close()
+		ctx := t.Context()
+		require.NoError(t, c.WaitReady(ctx))
+		n.Kill()
+		require.NoError(t, c.WaitForState(ctx, StateReconnecting))
+		require.ErrorIs(t, c.Set(ctx, "k", "v", 0).Err(), ErrUnavailable)
+		n.Start()
+		require.NoError(t, c.WaitReady(ctx))
+		require.NotZero(t, c.Stats().Refused)
+
+		c.SetAddrs(map[string]string{"one": "127.0.0.1:1", "two": "127.0.0.1:2"})
+		for i := range 20 { // on both
+			require.NoError(t, c.Set(ctx, fmt.Sprint("k", i), "v", 0).Err())
+		}
+		synctest.Wait()
+		last := seen.states[len(seen.states)-1]
+		require.Equal(t, "127.0.0.1:2", last.Node)
+		assert.Zero(t, last.Outage.Refused)
+		assert.Regexp(t, `node=127.0.0.1:2 from=connecting to=connected reason="server answers" cause=answered after=0s attempts=1\n$`, log.String())
+	})
+}
+
 // leftOut returns how many lines a log says were left out of it.
 func leftOut(t *testing.T, log string) (left int) {
 	t.Helper()

@@ -66,7 +66,7 @@ func newCell(b *base, addr, node string) *cell {
 		why:     CauseCreated,
 		reason:  CauseCreated.text(b.cfg.maxWaiting),
 		changed: make(chan struct{}),
-		outage:  newOutage(b.cfg.grace, CauseCreated, CauseCreated.text(b.cfg.maxWaiting), tally{}),
+		outage:  newOutage(b.cfg.grace, CauseCreated, CauseCreated.text(b.cfg.maxWaiting), b.tally()),
 	}
 }
 
