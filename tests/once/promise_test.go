@@ -5,6 +5,7 @@ package once
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -610,4 +611,55 @@ func TestOnce_ErrorsThatCannotBeCompared(t *testing.T) {
 		}
 	}
 	assert.Nil(t, s.Do("GET", "n"))
+}
+
+// The table of docs/once.md: what somebody else does to the server, or to a record, between two
+// attempts of a call.
+func TestOnce_WhatOthersDoToRecords(t *testing.T) {
+	t.Parallel()
+	const record = "redial:once:id"
+	for name, tc := range map[string]struct {
+		do      []any
+		want    int64 // 0: outcome unknown
+		counter string
+	}{
+		"nothing":           {[]any{"PING"}, 1, "1"},
+		"DEL":               {[]any{"DEL", record}, 2, "2"},
+		"RENAME":            {[]any{"RENAME", record, "x"}, 2, "2"},
+		"EXPIRE":            {[]any{"PEXPIRE", record, 0}, 2, "2"},
+		"PERSIST":           {[]any{"PERSIST", record}, 1, "1"},
+		"FLUSHDB":           {[]any{"FLUSHDB"}, 1, "1"},
+		"SWAPDB":            {[]any{"SWAPDB", 0, 1}, 1, "1"},
+		"SCRIPT FLUSH":      {[]any{"SCRIPT", "FLUSH"}, 1, "1"},
+		"no EVAL":           {[]any{"ACL", "SETUSER", "default", "-eval", "-evalsha"}, 0, "1"},
+		"no record's name":  {[]any{"ACL", "SETUSER", "default", "resetkeys", "~n"}, 0, "1"},
+		"another record":    {[]any{"SET", record, "junk"}, 0, "1"},
+		"another key there": {[]any{"EVAL", "redis.call('DEL', KEYS[1]) return redis.call('LPUSH', KEYS[1], 'a')", 1, record}, 0, "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := redialtest.StartServer(t)
+			p := redialtest.NewProxy(t, s.Addr())
+			c := testkit.Connect(t, &redis.Options{Addr: p.Addr()}, redial.WithGrace(10*time.Second))
+			require.NoError(t, c.Incr(redial.Once(t.Context(), "first"), "m").Err())
+			p.Match("incr")
+			p.CutAfterRequest(1_000_000)
+			done := make(chan struct{})
+			var n int64
+			var err error
+			go func() {
+				defer close(done)
+				n, err = c.Incr(redial.Once(t.Context(), "id"), "n").Result()
+			}()
+			require.Eventually(t, func() bool { return s.Do("EXISTS", record) == int64(1) }, 5*time.Second, time.Millisecond)
+			s.Do(tc.do...)
+			p.CutAfterRequest(0)
+			<-done
+			assert.Equal(t, tc.want, n)
+			assert.Equal(t, tc.want == 0, errors.Is(err, redial.ErrOutcomeUnknown), "%v", err)
+			assert.Equal(t, tc.want != 0, err == nil, "%v", err)
+			s.Do("ACL", "SETUSER", "default", "+@all", "~*")
+			assert.Equal(t, tc.counter, s.Do("GET", "n"))
+		})
+	}
 }
