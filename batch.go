@@ -407,6 +407,9 @@ func (w *watching) judge(c *call, err error) ruling {
 		c.attempts++
 		return ruling{outcome: o, why: err, said: err, done: o != refused}
 	default:
+		if o := c.outcome(watchCmd, err, &finding{}); o == refused || o == denied { // WATCH itself has waited
+			return ruling{done: true, said: c.turnedDown(err)}
+		}
 		return ruling{done: true, said: err}
 	}
 	if n := failureOf(why); n != nil && (n.outcome == notSentForGood || n.outcome == denied) {

@@ -386,7 +386,7 @@ func (c *call) settle(r ruling) error {
 	case c.why == CauseNone:
 		return nil
 	case c.lastWords(o) && !c.mayHaveRun:
-		return c.refusal
+		return c.turnedDown(c.refusal)
 	}
 	return c.fail(ErrUnavailable, c.withCtx(err))
 }
@@ -432,7 +432,7 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 			if _, why := reveal(c.last); isHeld(why) { // whatever a hook has made of it
 				c.why = CauseHeldConnectionBroken
 				if c.refusal != nil && !c.mayHaveRun && !c.isOfWatch() { // for which it was given up, perhaps
-					return c.refusal, true
+					return c.turnedDown(c.refusal), true
 				}
 			}
 			return c.fail(ErrUnavailable, c.withCtx(err)), true
@@ -443,7 +443,7 @@ func (c *call) obey(o outcome, err error) (final error, settled bool) {
 		}
 	case denied:
 		if c.renewed || !l.renews || c.bypassesGate() {
-			return err, true
+			return c.turnedDown(err), true
 		}
 		c.renewed = true
 		l.rotate(err) // new connections ask the provider for new credentials
@@ -623,20 +623,35 @@ func (c *call) fail(kind, err error) error {
 // count counts a failure and has observers told. What goes to one server fails once, for
 // whatever reasons.
 func (c *call) count(e *Error) {
+	if c.counts(e.kind) {
+		tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
+	}
+}
+
+// turnedDown counts the call as refused and returns the server's own words for that.
+func (c *call) turnedDown(reply error) error {
+	if !c.mayHaveRun { // else doubt says what became of it
+		c.counts(ErrUnavailable)
+	}
+	return reply
+}
+
+// counts counts a failure of a kind, and reports whether it was to be.
+func (c *call) counts(kind error) bool {
 	if c.bypassesGate() || c.isOfWatch() || c.ctx.Value(ctxHeartbeat) != nil { // counted with what it is part of, if with anything
-		return
+		return false
 	}
-	if c.counted == e.kind && !c.apiece {
-		return
+	if c.counted == kind && !c.apiece {
+		return false
 	}
-	c.counted = e.kind
-	switch e.kind {
+	c.counted = kind
+	switch kind {
 	case ErrUnavailable:
 		c.link.n.refused.Add(1)
 	case ErrOutcomeUnknown:
 		c.link.n.unknown.Add(1)
 	}
-	tell(c.link.observers, func(o FailureObserver) { o.ObserveFailure(c.ctx, e) })
+	return true
 }
 
 // isOfWatch reports whether a Watch has sent the command by itself, to begin with or in the end:

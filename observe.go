@@ -46,9 +46,9 @@ type RetryObserver interface {
 }
 
 // FailureObserver is told of every call, and every part of one for several nodes, that
-// fails with an [Error]: of each that [Stats] counts as Refused or Unknown, and of those
-// that the end of the client cuts short. It is called as [WaitObserver] is. e must not be
-// changed.
+// fails with an [Error]: of each that [Stats] counts as Refused or Unknown, but for those that
+// fail with a reply, and of those that the end of the client cuts short. It is called as
+// [WaitObserver] is. e must not be changed.
 type FailureObserver interface {
 	ObserveFailure(ctx context.Context, e *Error)
 }

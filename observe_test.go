@@ -414,6 +414,37 @@ func TestRefusing_ServerThatIsUp_OneLineAtTheBeginning(t *testing.T) {
 	})
 }
 
+// What a server that is up refuses for long, or for good, did not run either: it counts, once a call.
+func TestStats_ServerThatIsUpRefuses_Counts(t *testing.T) {
+	for _, reply := range []string{"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", "NOAUTH Authentication required."} {
+		bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+			seen := &observed{}
+			c := NewClient(opt, WithObserver(seen), WithGrace(time.Second))
+			defer c.Close()
+			ready(t, c)
+			n.Redis.SetError(reply)
+			require.EqualError(t, c.Get(t.Context(), "k").Err(), reply)
+			assert.EqualValues(t, 1, c.Stats().Refused)
+			_, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error { p.Get(t.Context(), "k"); p.Get(t.Context(), "n"); return nil })
+			require.EqualError(t, err, reply)
+			assert.EqualValues(t, 2, c.Stats().Refused)
+			require.EqualError(t, c.Watch(t.Context(), func(tx *redis.Tx) error { return nil }, "k"), reply)
+			assert.EqualValues(t, 3, c.Stats().Refused)
+			require.EqualError(t, c.Do(FailFast(t.Context()), "incr", "n").Err(), reply)
+			assert.EqualValues(t, 4, c.Stats().Refused)
+			assert.Zero(t, c.Stats().Unknown)
+			assert.Empty(t, seen.failures, "they are replies")
+			n.Redis.SetError("")
+			require.NoError(t, c.Watch(t.Context(), func(tx *redis.Tx) error {
+				n.Redis.SetError(reply)
+				require.EqualError(t, tx.Get(t.Context(), "k").Err(), reply)
+				return nil
+			}, "k"))
+			assert.EqualValues(t, 5, c.Stats().Refused)
+		})
+	}
+}
+
 // What sets up a connection fails for the commands that want it: what may have become of itself is
 // no news to whoever reads the log.
 func TestRefusing_SetUpFails_ItsOutcomeIsNotLogged(t *testing.T) {

@@ -89,9 +89,8 @@ type Outage struct {
 	Cause  Cause  `json:"cause"`
 	Reason string `json:"reason"`
 	// Waited counts the commands of the client that had to wait for the link during the
-	// outage, Refused those that failed with ErrUnavailable, Unknown those that failed with
-	// ErrOutcomeUnknown, from the suspicion on that led to it. Those that end later are not
-	// among them.
+	// outage, Refused and Unknown those that failed, see Stats, from the suspicion on that
+	// led to it. Those that end later are not among them.
 	Waited  uint64 `json:"waited"`
 	Refused uint64 `json:"refused"`
 	Unknown uint64 `json:"unknown"`
@@ -139,10 +138,11 @@ type Stats struct {
 
 	// Waiting is how many commands wait for the link now, MaxWaiting how many may, see
 	// WithMaxWaiting, and Grace for how long in an outage, see WithGrace. Waited counts
-	// the times that a command had to, Refused the calls that failed with ErrUnavailable,
-	// Unknown those that failed with ErrOutcomeUnknown. A pipeline or transaction is one
-	// call, however many commands it has; one for several nodes counts once for each of its
-	// parts that failed, as a FailureObserver is told.
+	// the times that a command had to, Refused the calls that failed with ErrUnavailable, or
+	// with the reply of a server that turns away what would be sent again (READONLY, BUSY), or
+	// whoever has sent it (NOAUTH, WRONGPASS); Unknown those that failed with
+	// ErrOutcomeUnknown. A pipeline or transaction is one call, however many commands it has;
+	// one for several nodes counts once for each of its parts that failed.
 	Waiting    int           `json:"waiting"`
 	MaxWaiting int           `json:"max_waiting"`
 	Grace      time.Duration `json:"grace"`

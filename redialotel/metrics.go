@@ -141,7 +141,7 @@ func (m *Metrics) create() error {
 	level(&i.waiting, "redial.command.waiting", "{command}", "Commands that wait for the server now.")
 	level(&i.waitingLimit, "redial.command.waiting.limit", "{command}", "Commands that may wait at a time.")
 	counter(&i.waits, "redial.command.waits", "{command}", "Times that a command had to wait for the server.")
-	counter(&i.failures, "redial.command.failures", "{command}", "Commands that failed for the connection: not_run, nothing ran; unknown, they may have run.")
+	counter(&i.failures, "redial.command.failures", "{command}", "Commands that failed for the connection, or that a server which is up refused: not_run, nothing ran; unknown, they may have run.")
 	counter(&i.retries, "redial.command.retries", "{attempt}", "Attempts beyond the first, by what was known of the one before: unsent, refused by the server, or repeated although it may have run.")
 	counter(&i.retriesDelayed, "redial.command.retries.delayed", "{attempt}", "Attempts beyond the first that had to wait for the retry budget.")
 	counter(&i.heartbeats, "redial.heartbeats", "{heartbeat}", "PINGs sent while connected.")

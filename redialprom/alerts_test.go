@@ -85,21 +85,7 @@ func away(long time.Duration) func(*testing.T, *redialprom.Observer) (redialprom
 		server := redialtest.NewFakeServerPipe(t)
 		rdb := redial.NewClient(options(server), redial.WithObserver(o))
 		t.Cleanup(func() { _ = rdb.Close() })
-		stop := make(chan struct{})
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			for tick := time.NewTicker(time.Second); ; {
-				select {
-				case <-tick.C:
-					_ = rdb.Incr(context.Background(), "n").Err()
-				case <-stop:
-					tick.Stop()
-					return
-				}
-			}
-		}()
-		t.Cleanup(func() { close(stop); <-ended })
+		counting(t, rdb)
 		return rdb, []step{
 			{2 * time.Minute, func() {
 				server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
@@ -112,6 +98,46 @@ func away(long time.Duration) func(*testing.T, *redialprom.Observer) (redialprom
 				server.Kill()
 			}},
 			{2*time.Minute + long, func() { server.OnCommand(nil); assert.NoError(t, server.Start()) }},
+		}
+	}
+}
+
+// counting sends a write a second until the test ends.
+func counting(t *testing.T, rdb *redial.Client) {
+	stop := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.NewTicker(time.Second); ; {
+			select {
+			case <-tick.C:
+				_ = rdb.Incr(context.Background(), "n").Err()
+			case <-stop:
+				tick.Stop()
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { close(stop); <-ended })
+}
+
+// refuses: a server that is up answers every write so, from the second minute to the seventh.
+func refuses(reply string) func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
+	return func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+		server := redialtest.NewFakeServerPipe(t)
+		rdb := redial.NewClient(options(server), redial.WithObserver(o))
+		t.Cleanup(func() { _ = rdb.Close() })
+		counting(t, rdb)
+		return rdb, []step{
+			{2 * time.Minute, func() {
+				server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
+					if strings.EqualFold(args[0], "incr") {
+						return redialtest.Reply("-" + reply + "\r\n")
+					}
+					return redialtest.Handle
+				})
+			}},
+			{7 * time.Minute, func() { server.OnCommand(nil) }},
 		}
 	}
 }
@@ -165,6 +191,19 @@ var scenarios = []scenario{
 			{4*time.Minute + 30*time.Second, []string{"RedialOutcomeUnknown"}},
 			{13 * time.Minute, nil},
 		},
+	},
+	{
+		name:   "a server that has become a replica, and stays one",
+		play:   refuses("READONLY You can't write against a read only replica."),
+		length: 10 * time.Minute,
+		firing: []firing{{time.Minute, nil}, {3*time.Minute + 45*time.Second, []string{"RedialRefusing"}}, {9 * time.Minute, nil}},
+	},
+	{
+		name:   "a password that is not the right one any more, scraped rarely",
+		play:   refuses("WRONGPASS invalid username-password pair or user is disabled."),
+		length: 13 * time.Minute,
+		every:  time.Minute,
+		firing: []firing{{time.Minute, nil}, {5 * time.Minute, []string{"RedialRefusing"}}, {12 * time.Minute, nil}},
 	},
 	{
 		name:   "three blips within the grace",

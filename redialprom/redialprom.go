@@ -145,7 +145,7 @@ func newDescs(labels prometheus.Labels) *descs {
 	d.waitingLimit = desc("redial_command_waiting_limit", "Commands that may wait at a time.")
 	d.waits = desc("redial_command_waits_total", "Times that a command had to wait for the server.")
 	d.waitTime = desc("redial_command_wait_time_seconds", "How long commands waited, by what ended that.", "result")
-	d.failures = desc("redial_command_failures_total", "Commands that failed for the connection: not_run, nothing ran; unknown, they may have run.", "outcome")
+	d.failures = desc("redial_command_failures_total", "Commands that failed for the connection, or that a server which is up refused: not_run, nothing ran; unknown, they may have run.", "outcome")
 	d.retries = desc("redial_command_retries_total", "Attempts beyond the first, by what was known of the one before: unsent, refused by the server, or repeated although it may have run.", "after")
 	d.retriesDelayed = desc("redial_command_retries_delayed_total", "Attempts beyond the first that had to wait for the retry budget.")
 	d.heartbeats = desc("redial_heartbeats_total", "PINGs sent while connected.")
