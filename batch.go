@@ -405,10 +405,13 @@ func (w *watching) judge(c *call, err error) ruling {
 	case c.router.several():
 		o := c.outcome(watchCmd, err, &finding{from: routedCall})
 		c.attempts++
+		if o == denied {
+			err = c.turnedDown(err)
+		}
 		return ruling{outcome: o, why: err, said: err, done: o != refused}
 	default:
 		if o := c.outcome(watchCmd, err, &finding{}); o == refused || o == denied { // WATCH itself has waited
-			return ruling{done: true, said: c.turnedDown(err)}
+			err = c.turnedDown(err)
 		}
 		return ruling{done: true, said: err}
 	}

@@ -82,10 +82,7 @@ func made(set func(s *redial.Stats, since time.Duration)) func(*testing.T, *redi
 // was lost.
 func away(long time.Duration) func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
 	return func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-		server := redialtest.NewFakeServerPipe(t)
-		rdb := redial.NewClient(options(server), redial.WithObserver(o))
-		t.Cleanup(func() { _ = rdb.Close() })
-		counting(t, rdb)
+		server, rdb := counting(t, o)
 		return rdb, []step{
 			{2 * time.Minute, func() {
 				server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {
@@ -102,8 +99,11 @@ func away(long time.Duration) func(*testing.T, *redialprom.Observer) (redialprom
 	}
 }
 
-// counting sends a write a second until the test ends.
-func counting(t *testing.T, rdb *redial.Client) {
+// counting is a client that sends its server a write a second until the test ends.
+func counting(t *testing.T, o *redialprom.Observer) (*redialtest.FakeServer, *redial.Client) {
+	server := redialtest.NewFakeServerPipe(t)
+	rdb := redial.NewClient(options(server), redial.WithObserver(o))
+	t.Cleanup(func() { _ = rdb.Close() })
 	stop := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
@@ -119,15 +119,13 @@ func counting(t *testing.T, rdb *redial.Client) {
 		}
 	}()
 	t.Cleanup(func() { close(stop); <-ended })
+	return server, rdb
 }
 
 // refuses: a server that is up answers every write so, from the second minute to the seventh.
 func refuses(reply string) func(*testing.T, *redialprom.Observer) (redialprom.Source, []step) {
 	return func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-		server := redialtest.NewFakeServerPipe(t)
-		rdb := redial.NewClient(options(server), redial.WithObserver(o))
-		t.Cleanup(func() { _ = rdb.Close() })
-		counting(t, rdb)
+		server, rdb := counting(t, o)
 		return rdb, []step{
 			{2 * time.Minute, func() {
 				server.OnCommand(func(_ *redialtest.FakeConn, args []string) redialtest.Action {

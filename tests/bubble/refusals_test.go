@@ -229,3 +229,24 @@ func TestPolicies(t *testing.T) {
 	assert.False(t, redial.RetryIdempotent(cmd("incr", "k")))
 	assert.False(t, redial.RetryNever(cmd("get", "k")))
 }
+
+// A Watch whose WATCH is turned away for want of a password counts, once.
+func TestStats_WatchIsDenied_Counts(t *testing.T) {
+	for name, build := range map[string]func(opt *redis.Options) redial.UniversalClient{
+		"Client":        func(opt *redis.Options) redial.UniversalClient { return redial.NewClient(opt) },
+		"ClusterClient": func(opt *redis.Options) redial.UniversalClient { return redial.NewClusterClient(clusterOptions(opt)) },
+		"Ring":          func(opt *redis.Options) redial.UniversalClient { return redial.NewRing(ringOptions(opt)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				c := build(opt)
+				defer c.Close()
+				memnet.Ready(t, c)
+				require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+				n.Redis.SetError("NOAUTH Authentication required.")
+				require.ErrorContains(t, c.Watch(t.Context(), func(*redis.Tx) error { return nil }, "k"), "NOAUTH")
+				assert.EqualValues(t, 1, c.Stats().Refused)
+			})
+		})
+	}
+}
