@@ -394,8 +394,15 @@ func (c *call) settle(r ruling) error {
 // lastWords reports whether a refusal is the last that was heard of the server: the attempt was
 // refused, or met a connection that had been given up because of a refusal.
 func (c *call) lastWords(o outcome) bool {
-	row, _ := refusalOf(c.last)
-	return o == refused || o == notSent && c.refusal != nil && row != nil
+	if o != notSent || c.refusal == nil {
+		return o == refused
+	}
+	if row, _ := refusalOf(c.last); row != nil {
+		return true
+	}
+	var retired *wire.RetiredError
+	e := wire.ErrorOf(c.last)
+	return e != nil && errors.As(e.Err, &retired) && retired.Cause.Error() == notReply(c.refusal).Error()
 }
 
 // peer returns where the last attempt failed, or the client as a whole.

@@ -154,6 +154,39 @@ func (h originHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	return next
 }
 
+// What is refused to the end says so in the server's words, also when the last attempt met a
+// connection that had been given up because of that.
+func TestRefused_LastAttemptMeetsRetiredConnection(t *testing.T) {
+	for _, words := range []string{"READONLY You can't write against a read only replica.", "REDIRECT 10.0.0.1:7001"} {
+		t.Run(words, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+				f := inject(n)
+				var c *Client
+				var retire atomic.Bool
+				opt.OnConnect = func(context.Context, *redis.Conn) error {
+					if retire.Load() {
+						l := linkOf(c)
+						l.mu.Lock()
+						l.rotated = time.Time{}
+						l.mu.Unlock()
+						l.rotate(redisError(words))
+					}
+					return nil
+				}
+				c = NewClient(opt, WithGrace(time.Second))
+				defer c.Close()
+				ready(t, c)
+				f.Times("set", 1<<30, reply(words))
+				require.NoError(t, c.Ping(t.Context()).Err())
+				retire.Store(true)
+				err := c.Set(t.Context(), "k", "v", 0).Err()
+				assert.EqualError(t, err, words)
+				assert.EqualValues(t, 1, c.Stats().Refused)
+			})
+		})
+	}
+}
+
 // A connection may have been retired for the very error that the command failed
 // with before; that is another failure, and worth another attempt.
 func TestSameFailure(t *testing.T) {

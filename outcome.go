@@ -301,14 +301,14 @@ func (t *terms) transaction(at interface{ react(error) }, cmds []redis.Cmder, f 
 	inner, of := command.Inner(cmds), &finding{from: f.from}
 	o, why = t.outcome(nil, f.why, f), f.why
 	once := f.watched || slices.ContainsFunc(inner, leavesMulti)
-	if o == refused && !once {
+	if (o == refused || o == denied) && !once {
 		// A cluster returns what aborted the block, and sets the abort on the rest.
 		ran := false
 		for _, cmd := range inner {
 			if redis.IsExecAbortError(cmd.Err()) {
 				return o, why
 			}
-			ran = ran || t.outcome(cmd, cmd.Err(), of) != refused
+			ran = ran || t.outcome(cmd, cmd.Err(), of) != o
 		}
 		if !ran { // nothing but refusals: EXEC ran none of them
 			return o, why

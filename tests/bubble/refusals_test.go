@@ -230,8 +230,8 @@ func TestPolicies(t *testing.T) {
 	assert.False(t, redial.RetryNever(cmd("get", "k")))
 }
 
-// A Watch whose WATCH is turned away for want of a password counts, once.
-func TestStats_WatchIsDenied_Counts(t *testing.T) {
+// What is turned away for want of a password counts, once, whatever it is.
+func TestStats_Denied_Counts(t *testing.T) {
 	for name, build := range map[string]func(opt *redis.Options) redial.UniversalClient{
 		"Client":        func(opt *redis.Options) redial.UniversalClient { return redial.NewClient(opt) },
 		"ClusterClient": func(opt *redis.Options) redial.UniversalClient { return redial.NewClusterClient(clusterOptions(opt)) },
@@ -244,8 +244,21 @@ func TestStats_WatchIsDenied_Counts(t *testing.T) {
 				memnet.Ready(t, c)
 				require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 				n.Redis.SetError("NOAUTH Authentication required.")
-				require.ErrorContains(t, c.Watch(t.Context(), func(*redis.Tx) error { return nil }, "k"), "NOAUTH")
-				assert.EqualValues(t, 1, c.Stats().Refused)
+				twoSets := func(p redis.Pipeliner) error {
+					p.Set(t.Context(), "k", "v", 0)
+					p.Set(t.Context(), "k", "w", 0)
+					return nil
+				}
+				calls := []func() error{
+					func() error { return c.Set(t.Context(), "k", "v", 0).Err() },
+					func() error { _, err := c.Pipelined(t.Context(), twoSets); return err },
+					func() error { _, err := c.TxPipelined(t.Context(), twoSets); return err },
+					func() error { return c.Watch(t.Context(), func(*redis.Tx) error { return nil }, "k") },
+				}
+				for i, call := range calls {
+					require.ErrorContains(t, call(), "NOAUTH")
+					assert.EqualValues(t, i+1, c.Stats().Refused)
+				}
 			})
 		})
 	}
