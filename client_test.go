@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -786,6 +787,7 @@ func TestClient_HealthyPath_GrowsStacksOnce(t *testing.T) {
 	if platform.RaceDetector {
 		t.Skip("its frames are larger")
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection shrinks stacks
 	redial.Once(t.Context(), "another command of the program has an id")
 	s := redialtest.StartServer(t)
 	var moved atomic.Bool
