@@ -164,6 +164,10 @@ func Scenarios() []*Scenario {
 			Name: "blackhole", Title: "Black hole",
 			What: "For 6 s the network swallows every byte in both directions. Connections from before are lost for good, " +
 				"without a FIN or RST; dials get no answer until it heals.",
+			Behind: []Reason{
+				{[]Key{Dials, PeakDials}, "A call that ends before its reply has come gives its connection up, and another is dialed in its place: " +
+					"as with go-redis when it heeds deadlines. Without that, calls hang where they are."},
+			},
 			Plan: plan(strict), Outage: true, AnyDialer: true,
 			Before: before, After: 6 * time.Second, QuickAfter: 3 * time.Second,
 			Fault: func(st *stage) error {
