@@ -700,6 +700,19 @@ func TestTracer_Once(t *testing.T) {
 	})
 }
 
+// What a hook of the program panics with may be about anything, and is not on the span.
+func TestTracer_Panic(t *testing.T) {
+	provider, spans := spanning(t)
+	h := redialotel.NewTracer("cache", redialotel.WithTracerProvider(provider)).ProcessHook(func(context.Context, redis.Cmder) error { panic("secret") })
+	assert.PanicsWithValue(t, "secret", func() { _ = h(t.Context(), redis.NewCmd(t.Context(), "get", "k")) })
+	require.Len(t, spans.GetSpans(), 1)
+	s := spans.GetSpans()[0]
+	assert.Empty(t, s.Events)
+	assert.NotContains(t, fmt.Sprint(s), "secret")
+	assert.Equal(t, map[string]any{"db.operation.name": "GET", "error.type": "_OTHER"}, said(s))
+	assert.Equal(t, codes.Error, s.Status.Code)
+}
+
 // Whoever has no span, and asked for none, is left alone.
 func TestTracer_AttributesOnly_WithoutSpan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

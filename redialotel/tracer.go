@@ -38,7 +38,8 @@ const (
 // canceled and timeout. redis.Nil is no error. There are no events on a span. Pub/Sub,
 // heartbeats and what sets up connections (HELLO, AUTH, CLIENT, SELECT, READONLY) have no
 // spans. A Watch has one for each command that it sends, and for each WATCH that failed and
-// was followed by another, which redial.Stats does not count.
+// was followed by another, which redial.Stats does not count; on a client of several nodes it
+// has none, see redial.WithOuterHook.
 //
 // It is given to redial.WithOuterHook and to redial.WithObserver, and may be shared by
 // several clients. It is safe for concurrent use.
@@ -145,34 +146,42 @@ func (t *Tracer) idle(ctx context.Context) bool {
 }
 
 func (t *Tracer) trace(ctx context.Context, name string, size int, next func(context.Context) error) error {
-	span := trace.SpanFromContext(ctx)
+	span, err := trace.SpanFromContext(ctx), errNotReturned
 	if t.tracer != nil {
 		ctx, span = t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), t.common)
-		defer span.End()
+		defer func() { end(span, name, size, err) }()
 	}
 	began := time.Now()
 	if !span.IsRecording() {
-		err := next(ctx)
+		err = next(ctx)
 		t.record(ctx, name, began, err)
 		return err
 	}
 	c := &call{Context: ctx}
-	err := next(c)
+	err = next(c)
 	t.record(ctx, name, began, err)
 	span.SetAttributes(c.attributes(err)...)
-	if t.tracer == nil {
-		return err
-	}
-	span.SetAttributes(operationAttributes(name, size)...)
-	if failed(err) {
-		kind, code := errorType(err)
-		span.SetAttributes(semconv.ErrorTypeKey.String(kind))
-		if code != "" {
-			span.SetAttributes(semconv.DBResponseStatusCode(code))
-		}
-		span.SetStatus(codes.Error, kind)
-	}
 	return err
+}
+
+// errNotReturned is that of a call in which a hook panics.
+var errNotReturned = errors.New("the call has not returned")
+
+// end ends the span of a call. It is not End that is deferred, which would note what a hook has
+// panicked with.
+func end(span trace.Span, name string, size int, err error) {
+	if span.IsRecording() {
+		span.SetAttributes(operationAttributes(name, size)...)
+		if failed(err) {
+			kind, code := errorType(err)
+			span.SetAttributes(semconv.ErrorTypeKey.String(kind))
+			if code != "" {
+				span.SetAttributes(semconv.DBResponseStatusCode(code))
+			}
+			span.SetStatus(codes.Error, kind)
+		}
+	}
+	span.End()
 }
 
 // record records how long a call took, if that was asked for.
