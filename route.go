@@ -391,7 +391,7 @@ func (h *nodeHook) pinged(ctx context.Context, cmd redis.Cmder, direct redis.Pro
 }
 
 // ask puts a question about the topology to the node. It takes a node that does not
-// answer in half the time of a heartbeat for one that cannot; go-redis asks others.
+// answer in half the time of a heartbeat for one that cannot, at first; go-redis asks others.
 // A node that was never tried is given that time to be reached. Whatever goes wrong does so
 // before the command for which go-redis asks is sent.
 func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, w way) error {
@@ -407,9 +407,11 @@ func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 		l.tend()
 		err = l.lastCause()
 	} else if err == nil {
-		ctx, cancel := h.of.within(ctx, l.cfg.timeout/2, l.Owed)
+		given, began := h.at.leave.after(l.cfg.timeout/2), time.Now()
+		ctx, cancel := h.of.within(ctx, given, l.Owed)
 		defer cancel()
 		_, err = h.try(ctx, cmd, next, w, true)
+		h.at.leave.took(given, time.Since(began), err == nil)
 		if cmd.Name() == "cluster" && !h.of.ring {
 			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}

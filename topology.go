@@ -26,6 +26,7 @@ type topology struct {
 	named  bool                            // by the caller, or by sentinels, not by a cluster: nodes need not be one
 	slow   bool                            // code of the caller sets connections up, and takes what time it likes
 	asking atomic.Int32                    // questions that are under way
+	leave  leave                           // of who names the nodes
 
 	mu       sync.Mutex
 	asked    bool          // guarded by mu; refresh was called since the last load began
@@ -125,13 +126,14 @@ func (t *topology) ask() *question {
 		defer close(q.done)
 		defer t.asking.Add(-1)
 		defer t.settle()
-		within := t.client.cfg.timeout
-		if !t.named && t.toldSoFar() == 0 { // each node has its own time, and the last may be the one that knows
-			within = mostSetUp
+		within := mostSetUp // each node has its own time, and the last may be the one that knows
+		if t.named {
+			within = min(t.leave.after(t.client.cfg.timeout), moreLeave*t.client.cfg.timeout)
 		}
 		ctx, cancel := context.WithTimeout(t.client.life, within)
 		defer cancel()
 		q.err = t.client.abroad(func() error { return t.load(ctx) }) // go-redis may panic on what a server says
+		t.leave.took(within, time.Since(q.began), q.err == nil)
 	})
 	if !begun {
 		t.asking.Add(-1)
@@ -142,6 +144,22 @@ func (t *topology) ask() *question {
 }
 
 var errUntold = error(notYet("nobody tells the topology in time"))
+
+// leave is how long somebody may take to tell a topology, in nanoseconds: who is late is not
+// dead for that, and is given more when he is asked again.
+type leave struct{ atomic.Int64 }
+
+func (l *leave) after(least time.Duration) time.Duration { return max(least, time.Duration(l.Load())) }
+
+// took notes how long somebody has taken who was given so much, and whether he has told.
+func (l *leave) took(given, d time.Duration, told bool) {
+	switch {
+	case told:
+		l.Store(int64(2 * d))
+	case d >= given:
+		l.Store(int64(moreLeave * min(given, mostSetUp/moreLeave)))
+	}
+}
 
 // await waits for an answer, and puts one that is late off to who asks next. There is less
 // time while commands wait that can go by what was told before, but enough for a node that

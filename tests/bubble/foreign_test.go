@@ -48,19 +48,23 @@ func (g *greeter) greet(context.Context, *redis.Conn) error {
 }
 
 // tellSlots has the server name itself as the one node of a cluster.
-func tellSlots(n *memnet.Net) {
+func tellSlots(n *memnet.Net) { tellSlotsBy(n, func() int { return 1 }) }
+
+// tellSlotsBy has it name the one at a port.
+func tellSlotsBy(n *memnet.Net, port func() int) {
 	be := memnet.Inject(n)
 	n.Redis.Server().SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
 		if !strings.EqualFold(cmd, "cluster") {
 			return be.Hook(p, cmd, args...)
 		}
+		at := port()
 		p.WriteLen(1)
 		p.WriteLen(3)
 		p.WriteInt(0)
 		p.WriteInt(16383)
 		p.WriteLen(2)
 		p.WriteBulk("127.0.0.1")
-		p.WriteInt(1)
+		p.WriteInt(at)
 		return true
 	})
 }

@@ -317,6 +317,65 @@ func TestReconnect_NodeThatIsAskedHangs(t *testing.T) {
 	}
 }
 
+// Whoever tells the topology may take longer for that than a PING may, at each question: at
+// the start, where go-redis waits for him, and when a node has gone.
+func TestReconnect_TopologyIsToldSlowly(t *testing.T) {
+	for _, takes := range []time.Duration{700 * time.Millisecond, 2500 * time.Millisecond} {
+		for _, by := range []string{"a node", "a function"} {
+			for _, k := range []string{"bare", "ClusterClient", "supervised"} {
+				t.Run(fmt.Sprint(k, ", ", by, " in ", takes), func(t *testing.T) {
+					memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+						other := memnet.New()
+						t.Cleanup(other.Close)
+						var moved atomic.Bool
+						port := func() int {
+							time.Sleep(takes)
+							if moved.Load() {
+								return 2
+							}
+							return 1
+						}
+						for _, n := range []*memnet.Net{n, other} {
+							tellSlotsBy(n, port)
+						}
+						own := clusterOptions(opt)
+						own.Addrs = []string{"127.0.0.1:1", "127.0.0.1:2"}
+						own.ReadTimeout = 10 * time.Second
+						own.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+							if strings.HasSuffix(addr, ":1") {
+								return n.Dial(ctx, network, addr)
+							}
+							return other.Dial(ctx, network, addr)
+						}
+						if own.ClusterSlots = nil; by == "a function" {
+							own.ClusterSlots = func(ctx context.Context) ([]redis.ClusterSlot, error) {
+								addr := fmt.Sprint("127.0.0.1:", port())
+								return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: addr}}}}, ctx.Err()
+							}
+						}
+						var c redis.UniversalClient = redis.NewClusterClient(own)
+						switch k {
+						case "ClusterClient":
+							c = redial.NewClusterClient(own, redial.WithGrace(10*takes))
+						case "supervised":
+							_, err := redial.Supervise(c, redial.WithGrace(10*takes))
+							require.NoError(t, err)
+						}
+						defer time.Sleep(2 * takes) // what is under way ends
+						defer c.Close()
+						require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+						if moved.Store(true); k == "bare" { // which does not ask for it then
+							return
+						}
+						n.Kill()
+						require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+					})
+				})
+			}
+		}
+	}
+}
+
 // A node that nobody uses, as a replica that is not read from, is not connected to, and is no
 // reason to call the client Connected while it can serve nothing.
 func TestReconnect_NodeThatNobodyUses(t *testing.T) {
