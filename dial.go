@@ -405,6 +405,7 @@ func (l *link) mayDial(ctx context.Context) error {
 			l.want()
 		}
 	}
+	caller := ctx
 	if patient || state == StateConnecting {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, subscriberWait)
@@ -422,6 +423,9 @@ func (l *link) mayDial(ctx context.Context) error {
 		}
 		return true
 	}) != nil {
+		if end := caller.Err(); patient && end != nil {
+			return end
+		}
 		return l.lastCause()
 	}
 	return err

@@ -128,7 +128,7 @@ func (t *topology) ask() *question {
 		defer t.settle()
 		within := mostSetUp // each node has its own time, and the last may be the one that knows
 		if t.named {
-			within = min(t.leave.after(t.client.cfg.timeout), moreLeave*t.client.cfg.timeout)
+			within = t.leave.after(t.client.cfg.timeout)
 		}
 		ctx, cancel := context.WithTimeout(t.client.life, within)
 		defer cancel()

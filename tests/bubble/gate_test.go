@@ -97,6 +97,19 @@ func TestGate_ContextEndsTheWait(t *testing.T) {
 	})
 }
 
+func TestGate_ContextOfASubscriptionHasEnded(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		c := redial.NewClient(opt)
+		defer c.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		sub := c.Subscribe(ctx, "news")
+		defer sub.Close()
+		_, err := sub.ReceiveTimeout(ctx, time.Second)
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+}
+
 func TestGate_MaxWaiting(t *testing.T) {
 	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
 		c := down(t, n, opt, redial.WithMaxWaiting(3))
