@@ -184,7 +184,8 @@ type NodeStats struct {
 	// Addr is the address of the node.
 	Addr string `json:"addr"`
 	// State, Since, Cause and Reason are what they are for a client as a whole. A node that no
-	// command was meant for yet is StateConnecting: nobody has tried to reach it.
+	// command was meant for yet is StateConnecting without a LastError: nobody has tried to
+	// reach it.
 	State  State     `json:"state"`
 	Since  time.Time `json:"since"`
 	Cause  Cause     `json:"cause"`

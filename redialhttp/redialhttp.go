@@ -107,7 +107,7 @@ func StatusOf(s redial.Stats) Status {
 		return Down
 	}
 	for _, n := range s.Nodes {
-		if n.State == redial.StateReconnecting {
+		if n.State == redial.StateReconnecting || n.State == redial.StateConnecting && n.LastError != "" {
 			return Degraded
 		}
 	}

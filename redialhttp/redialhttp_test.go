@@ -115,6 +115,15 @@ func TestHandler_Status(t *testing.T) {
 	}
 }
 
+// A node that could not be reached since the program was started is one less; one that nobody has
+// asked for is none.
+func TestStatusOf_NodeNeverReached(t *testing.T) {
+	s := in(redial.StateConnected, time.Hour, redial.StateConnected, redial.StateConnecting).stats
+	assert.Equal(t, redialhttp.Up, redialhttp.StatusOf(s))
+	s.Nodes[1].LastError = "dial tcp 127.0.0.1:2: connect: connection refused"
+	assert.Equal(t, redialhttp.Degraded, redialhttp.StatusOf(s))
+}
+
 func TestHandlers_OtherMethods(t *testing.T) {
 	for _, h := range []http.Handler{redialhttp.Handler(in(redial.StateConnected, 0)), redialhttp.Page(in(redial.StateConnected, 0))} {
 		r := do(t, h, http.MethodPost)

@@ -157,7 +157,7 @@ func (m *Metrics) create() error {
 	counter(&i.generations, "redial.generations", "{generation}", "Times that all connections were retired, and the first that were made.")
 	counter(&i.eventsDropped, "redial.events.dropped", "{event}", "Events that a slow callback never saw.")
 	if m.nodes {
-		level(&i.nodeStatus, "redial.node.status", "1", "Whether the node is in the state: 1 for the one that it is in, else 0.")
+		level(&i.nodeStatus, "redial.node.status", "1", "Whether the node is in the state: 1 for the one that it is in, else 0. None of a node that nobody has asked for.")
 		counter(&i.nodeOutages, "redial.node.outages", "{outage}", "Times that the node left the state connected.")
 		level(&i.nodeWaiting, "redial.node.waiting", "{command}", "Commands that wait for the node now.")
 		gauge(&i.nodeRTT, "redial.node.rtt", "s", "Smoothed round trip of PINGs to the node, of which steady traffic needs none.")
@@ -299,6 +299,9 @@ func (m *Metrics) observe(o metric.Observer, s redial.Stats) {
 	for _, n := range s.Nodes {
 		at := slices.Concat(m.named, serverOf(n.Addr))
 		for _, state := range states {
+			if n.State == redial.StateConnecting && n.LastError == "" {
+				break // nobody has asked for it
+			}
 			o.ObserveInt64(i.nodeStatus, is(n.State == state), metric.WithAttributes(append(at[:len(at):len(at)], keyState.String(state.String()))...))
 		}
 		here := metric.WithAttributes(at...)

@@ -327,6 +327,23 @@ func TestMetrics_NamesOfNodes(t *testing.T) {
 	}
 }
 
+// Nobody has asked for a node that was not tried: it is in no state that alerts could go by.
+func TestMetrics_NodeNobodyAskedFor(t *testing.T) {
+	const status = "redial.node.status{redial.state=connecting,server.address=10.0.0.2}"
+	for _, lastError := range []string{"", "dial tcp 10.0.0.2:6379: connect: connection refused"} {
+		provider, collect := reading(t)
+		m, err := redialotel.NewMetrics("cache", redialotel.WithMeterProvider(provider), redialotel.WithNodes())
+		require.NoError(t, err)
+		s := numbered()
+		s.Nodes[1] = redial.NodeStats{Addr: "10.0.0.2:6379", State: redial.StateConnecting, LastError: lastError}
+		require.NoError(t, m.Watch(s))
+		_, found := collect()
+		v, there := found[status]
+		assert.Equal(t, lastError != "", there)
+		assert.Equal(t, lastError != "", v == 1)
+	}
+}
+
 // The server that was named for a client is not where its nodes are.
 func TestMetrics_NodesHaveTheirOwnServer(t *testing.T) {
 	provider, collect := reading(t)

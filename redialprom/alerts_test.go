@@ -155,6 +155,22 @@ func blips(n int) func(*testing.T, *redialprom.Observer) (redialprom.Source, []s
 	}
 }
 
+// shards is a ring of a server that is well and of two.
+func shards(t *testing.T, two *redialtest.FakeServer, o *redialprom.Observer) *redial.Ring {
+	servers := map[string]*redialtest.FakeServer{"127.0.0.1:1": redialtest.NewFakeServerPipe(t), "127.0.0.1:2": two}
+	rdb := redial.NewRing(&redis.RingOptions{
+		Addrs: map[string]string{"one": "127.0.0.1:1", "two": "127.0.0.1:2"}, Protocol: 2, DisableIdentity: true, PoolSize: 500,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if servers[addr] == nil {
+				return nil, errors.New("nobody is there")
+			}
+			return servers[addr].Dial(ctx, network, addr)
+		},
+	}, redial.WithObserver(o))
+	t.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}
+
 var scenarios = []scenario{
 	{
 		name:   "an outage of five minutes under load",
@@ -272,30 +288,29 @@ var scenarios = []scenario{
 	{
 		name: "a shard is down",
 		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
-			servers := map[string]*redialtest.FakeServer{
-				"127.0.0.1:1": redialtest.NewFakeServerPipe(t), "127.0.0.1:2": redialtest.NewFakeServerPipe(t),
-			}
-			rdb := redial.NewRing(&redis.RingOptions{
-				Addrs: map[string]string{"one": "127.0.0.1:1", "two": "127.0.0.1:2"}, Protocol: 2, DisableIdentity: true, PoolSize: 500,
-				Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-					if servers[addr] == nil {
-						return nil, errors.New("nobody is there")
-					}
-					return servers[addr].Dial(ctx, network, addr)
-				},
-			}, redial.WithObserver(o))
-			t.Cleanup(func() { _ = rdb.Close() })
+			two := redialtest.NewFakeServerPipe(t)
+			rdb := shards(t, two, o)
 			return rdb, []step{
 				{time.Minute, func() {
 					for i := range 20 { // on both
 						assert.NoError(t, rdb.Set(context.Background(), fmt.Sprint("key", i), "v", 0).Err())
 					}
 				}},
-				{2 * time.Minute, func() { servers["127.0.0.1:2"].Kill() }},
+				{2 * time.Minute, two.Kill},
 			}
 		},
 		length: 5 * time.Minute,
 		firing: []firing{{2 * time.Minute, nil}, {4 * time.Minute, []string{"RedialNodeDown"}}},
+	},
+	{
+		name: "a shard is down when the program is started",
+		play: func(t *testing.T, o *redialprom.Observer) (redialprom.Source, []step) {
+			two := redialtest.NewFakeServerPipe(t)
+			two.Kill()
+			return shards(t, two, o), []step{{3 * time.Minute, func() { assert.NoError(t, two.Start()) }}}
+		},
+		length: 5 * time.Minute,
+		firing: []firing{{45 * time.Second, nil}, {2 * time.Minute, []string{"RedialNodeDown"}}, {4 * time.Minute, nil}},
 	},
 	{
 		name: "retries are delayed",
@@ -433,6 +448,21 @@ func TestAlerts_FireWhenTheyShould(t *testing.T) {
 	}
 }
 
+// Of two instances, the one of which was started anew in the outage, neither reaches its server.
+func TestAlerts_StartedInAnOutage(t *testing.T) {
+	series := make(map[string][]string)
+	for _, one := range [][]string{{"a", "reconnecting"}, {"b", "connecting"}} {
+		for _, state := range []string{"connecting", "connected", "reconnecting", "closed"} {
+			values := slices.Repeat([]string{"0"}, 8)
+			if state == one[1] {
+				values = slices.Repeat([]string{"1"}, 8)
+			}
+			series[fmt.Sprintf("redial_status{job=%q,client=%q,instance=%q,state=%q}", "shop", "cache", one[0], state)] = values
+		}
+	}
+	tryRules(t, series, scrape, scrape, []firing{{time.Minute, []string{"RedialDown"}}})
+}
+
 // tryRules has promtool say which alerts are firing when, by the rules as they are shipped,
 // series with a value for each interval, and a look at the rules every so often: more often
 // than there are values, since a Prometheus does not look when it has just scraped.
@@ -497,8 +527,12 @@ func TestDashboard_Shows(t *testing.T) {
 			status("redial_status", "b", "connecting"): "0x4", status("redial_status", "b", "reconnecting"): "1x4",
 		}, `{client="cache"} 1`},
 		{"a client that was closed hides nothing", "State by node A", map[string]string{
-			status("redial_node_status", "a", "closed"): "1x4", status("redial_node_status", "a", "reconnecting"): "0x4", status("redial_node_status", "a", "connected"): "0x4",
-			status("redial_node_status", "b", "closed"): "0x4", status("redial_node_status", "b", "reconnecting"): "1x4", status("redial_node_status", "b", "connected"): "0x4",
+			status("redial_node_status", "a", "connecting"): "0x4", status("redial_node_status", "a", "reconnecting"): "0x4", status("redial_node_status", "a", "connected"): "0x4",
+			status("redial_node_status", "b", "connecting"): "0x4", status("redial_node_status", "b", "reconnecting"): "1x4", status("redial_node_status", "b", "connected"): "0x4",
+		}, `{client="cache",node="n:1"} 3`},
+		{"a node that an instance has never reached is not hidden by those that have", "State by node A", map[string]string{
+			status("redial_node_status", "a", "connecting"): "1x4", status("redial_node_status", "a", "reconnecting"): "0x4", status("redial_node_status", "a", "connected"): "0x4",
+			status("redial_node_status", "b", "connecting"): "0x4", status("redial_node_status", "b", "reconnecting"): "0x4", status("redial_node_status", "b", "connected"): "1x4",
 		}, `{client="cache",node="n:1"} 2`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

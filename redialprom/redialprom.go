@@ -160,7 +160,7 @@ func newDescs(labels prometheus.Labels) *descs {
 	d.cut = desc("redial_connection_cut_total", "Connections that were proved dead although nothing had broken them.")
 	d.generations = desc("redial_generations_total", "Times that all connections were retired, and the first that were made.")
 	d.events = desc("redial_events_dropped_total", "Events that a slow callback never saw.")
-	d.nodeStatus = desc("redial_node_status", "Whether the node is in the state: 1 for the one that it is in, else 0.", "node", "state")
+	d.nodeStatus = desc("redial_node_status", "Whether the node is in the state: 1 for the one that it is in, else 0. None of a node that nobody has asked for.", "node", "state")
 	d.nodeOutages = desc("redial_node_outages_total", "Times that the node left the state connected.", "node")
 	d.nodeWaiting = desc("redial_node_waiting", "Commands that wait for the node now.", "node")
 	d.nodeRTT = desc("redial_node_rtt_seconds", "Smoothed round trip of PINGs to the node, of which steady traffic needs none.", "node")
@@ -245,6 +245,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, n := range s.Nodes {
 		node := text(n.Addr)
 		for _, state := range states {
+			if n.State == redial.StateConnecting && n.LastError == "" {
+				break // nobody has asked for it
+			}
 			gauge(d.nodeStatus, is(n.State == state), node, state.String())
 		}
 		counter(d.nodeOutages, float64(n.Outages), node)

@@ -304,6 +304,20 @@ func TestCollector_ShardsAtOneAddress(t *testing.T) {
 	assert.Contains(t, exposed(t, reg), `redial_node_status{client="cache",node="`+server.Addr()+`",state="connected"} 1`)
 }
 
+// Nobody has asked for a node that was not tried: it is in no state that alerts could go by.
+func TestCollector_NodeNobodyAskedFor(t *testing.T) {
+	text := func(lastError string) string {
+		s := numbered()
+		s.Nodes[1] = redial.NodeStats{Addr: "10.0.0.2:6379", State: redial.StateConnecting, LastError: lastError}
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(redialprom.NewCollector("cache", s, redialprom.WithNodes()))
+		return exposed(t, reg)
+	}
+	const status = `redial_node_status{client="cache",node="10.0.0.2:6379",state="connecting"} `
+	assert.NotContains(t, text(""), status)
+	assert.Contains(t, text("dial tcp 10.0.0.2:6379: connect: connection refused"), status+"1")
+}
+
 // rule is an alert of alerts.yaml.
 type rule struct {
 	Alert       string
