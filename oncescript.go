@@ -390,7 +390,7 @@ func (w *onceWay) read(cmd redis.Cmder, err error) error {
 		e.kind, e.ran, e.why = ErrOutcomeUnknown, true, "it began, and its reply was not recorded"
 	case strings.HasPrefix(text, "NOPERM "), strings.HasPrefix(text, "ERR The user executing the script can't "),
 		strings.HasPrefix(text, "ERR ACL failure in script: "): // of Redis since 7.2, and of Valkey
-		e.why, e.err = "the account must be allowed EVAL, EVALSHA, GET and SET on keys that begin with "+oncePrefix+", and the command itself", err
+		e.why, e.err = "the account must be allowed EVAL, EVALSHA, GET and SET on keys that begin with "+oncePrefix+", and the command itself, and to read and to write all of its keys", err
 	case isUnknownEval(text):
 		e.why = "the server does not know EVALSHA"
 	default:

@@ -568,6 +568,31 @@ func TestOnce_Account(t *testing.T) {
 		assert.True(t, redial.SafeToRetry(err), name)
 		assert.ErrorIs(t, txErr, redial.ErrOnceUnsupported, name)
 		assert.EqualValues(t, 0, s.Do("EXISTS", "n"), name)
+		if name == "no such" { // a transaction that was refused in its turn stays so; with another id it runs
+			s.Do("ACL", "SETUSER", "unosuch", "+incr")
+			for id, runs := range map[string]bool{tx: false, "another": true} {
+				_, err := c.TxPipelined(redial.Once(t.Context(), id), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+				assert.Equal(t, runs, err == nil, "%s: %v", id, err)
+			}
+			assert.Equal(t, "1", s.Do("GET", "n"))
+		}
+	}
+}
+
+// For EVAL an account must be allowed to read and write every key, also what the command by itself only does one of.
+func TestOnce_AccountThatOnlyReads(t *testing.T) {
+	s := redialtest.StartServer(t)
+	s.Do("SET", "from", "v")
+	s.Do("ACL", "SETUSER", "u", "on", "nopass", "+@all", "%R~from", "%W~to", "~redial:once:*")
+	c := testkit.Connect(t, &redis.Options{Addr: s.Addr(), Username: "u", Password: "p"})
+	for _, line := range []string{"GET from", "SET to v", "COPY from to"} {
+		err := c.Do(redial.Once(t.Context(), line), split(line)...).Err()
+		assert.ErrorIs(t, err, redial.ErrOnceUnsupported, line)
+		assert.ErrorContains(t, err, "to read and to write all of its keys", line)
+		assert.True(t, redial.SafeToRetry(err), line)
+		assert.Equal(t, int64(0), s.Do("EXISTS", "to"), line)
+		require.NoError(t, c.Do(t.Context(), split(line)...).Err(), line)
+		s.Do("DEL", "to")
 	}
 }
 
