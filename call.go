@@ -361,7 +361,10 @@ func (c *call) settle(r ruling) error {
 		c.refusal = err
 	}
 	if c.link.hopeless() {
-		if words := c.ownWords(o, err); words != nil {
+		switch words := c.ownWords(o, err); {
+		case words != nil && o == denied:
+			return c.turnedDown(words)
+		case words != nil:
 			return words
 		}
 		c.link.relent() // something has changed: wait and see

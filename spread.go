@@ -134,6 +134,9 @@ func (s *spread) judge(c *call, err error) ruling {
 		s.end(c, c.newError(ErrUnavailable, shown))
 	}
 	if err != nil && errors.Is(err, errorOf(s.cmds, nil)) {
+		if outcomeOf(err) == denied && c.link.hopeless() { // nobody tells which nodes they are for
+			err = c.turnedDown(err)
+		}
 		return ruling{done: true, said: err} // the same, as a hook has it
 	}
 	if err != nil && failureOf(err) == nil && s.found.tells(err) {

@@ -263,3 +263,39 @@ func TestStats_Denied_Counts(t *testing.T) {
 		})
 	}
 }
+
+// Nor is a call forgotten that has no password to begin with, whoever turns it away: the server that
+// is to run it, or those that are to tell which one that is.
+func TestStats_DeniedFromTheStart_Counts(t *testing.T) {
+	for name, build := range map[string]func(opt *redis.Options) redial.UniversalClient{
+		"Client":        func(opt *redis.Options) redial.UniversalClient { return redial.NewClient(opt) },
+		"ClusterClient": func(opt *redis.Options) redial.UniversalClient { return redial.NewClusterClient(clusterOptions(opt)) },
+		"Ring":          func(opt *redis.Options) redial.UniversalClient { return redial.NewRing(ringOptions(opt)) },
+		"told by nodes": func(opt *redis.Options) redial.UniversalClient {
+			o := clusterOptions(opt)
+			o.ClusterSlots = nil
+			return redial.NewClusterClient(o)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+				n.Redis.SetError("NOAUTH Authentication required.")
+				c := build(opt)
+				defer c.Close()
+				ctx := t.Context()
+				time.Sleep(time.Second)
+				send := func(p redis.Pipeliner) error { p.Set(ctx, "k", "v", 0); p.Set(ctx, "k", "w", 0); return nil }
+				for i, call := range []func() error{
+					func() error { return c.Set(ctx, "k", "v", 0).Err() },
+					func() error { _, err := c.Pipelined(ctx, send); return err },
+					func() error { _, err := c.TxPipelined(ctx, send); return err },
+					func() error { return c.Watch(ctx, func(*redis.Tx) error { return nil }, "k") },
+					func() error { return c.DBSize(ctx).Err() },
+				} {
+					require.ErrorContains(t, call(), "NOAUTH", i)
+					assert.EqualValues(t, i+1, c.Stats().Refused, i)
+				}
+			})
+		})
+	}
+}
