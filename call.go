@@ -711,17 +711,16 @@ func ofSetUp(err error) error {
 	return err
 }
 
-// ready waits at the gate.
+// ready waits at the gate, unless ctx has ended: then go-redis knows what it can do.
 func (h *hook) ready(ctx context.Context, name string) error {
-	if end := ctx.Err(); end != nil {
-		return end
-	}
-	c := h.newCall(ctx, name, 0, true)
-	if err := c.admit(); err != nil {
-		return err
-	}
-	if c.admitted {
-		h.link.leave()
+	if ctx.Err() == nil {
+		c := h.newCall(ctx, name, 0, true)
+		if err := c.admit(); err != nil {
+			return err
+		}
+		if c.admitted {
+			h.link.leave()
+		}
 	}
 	h.router.use()
 	return nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -551,10 +552,33 @@ func TestConform_E2_ContextHasEnded(t *testing.T) {
 						w.got("batch", err, cmds...)
 					}
 					w.got("watch", w.rdb.Watch(ctx, func(*redis.Tx) error { return nil }, "{a}k"))
+					if warm {
+						w.eachNode(ctx)
+					}
 				})
 			})
 		}
 	}
+}
+
+// eachNode has a function called for all nodes.
+func (w *world) eachNode(ctx context.Context) {
+	var calls atomic.Int32
+	count := func(context.Context, *redis.Client) error { calls.Add(1); return nil }
+	if c, ok := w.rdb.(interface {
+		ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
+		MasterForKey(context.Context, string) (*redis.Client, error)
+	}); ok {
+		w.got("each master", c.ForEachMaster(ctx, count))
+		_, err := c.MasterForKey(ctx, "{a}k")
+		w.got("master", err)
+	}
+	if c, ok := w.rdb.(interface {
+		ForEachShard(context.Context, func(context.Context, *redis.Client) error) error
+	}); ok {
+		w.got("each shard", c.ForEachShard(ctx, count))
+	}
+	w.say("%d calls", calls.Load())
 }
 
 // Whichever command of a batch fails, and however, all get what go-redis gives them. Of
