@@ -182,7 +182,8 @@ const (
 
 	// sentinelPatience is how long a sentinel may take to answer before others are asked
 	// as well, sentinelsAtOnce at a time. One that is silent is dialed anew after the
-	// age of the silence divided by wire.EagerDivisor, at most sentinelAgain. Of those
+	// age of the silence divided by wire.EagerDivisor, at most sentinelAgain, but not
+	// before the last answer would have come. Of those
 	// that other sentinels have named, and that have not answered when they were asked
 	// last, there are sentinelStrangers in a question.
 	sentinelPatience  = 50 * time.Millisecond

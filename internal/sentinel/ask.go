@@ -170,11 +170,11 @@ func (r *round) requeue(tried []*try, age time.Duration) []*try {
 }
 
 // again is how long one may be silent before it is dialed anew: a part of the time for which
-// all have been.
+// all have been, and no less than the last answer took.
 func (r *round) again() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return min(max(time.Since(r.answered)/time.Duration(r.limits.Share), r.limits.Patience), r.limits.Again)
+	return max(min(max(time.Since(r.answered)/time.Duration(r.limits.Share), r.limits.Patience), r.limits.Again), r.took)
 }
 
 // end gives up what is under way.
@@ -231,7 +231,7 @@ func (d *Directory) note(t *try) (lost bool) {
 	_, isOpen := d.open[t.client]
 	if !t.lost {
 		if d.turn++; t.err == nil {
-			p.good, d.answered = d.turn, time.Now()
+			p.good, d.answered, d.took = d.turn, time.Now(), time.Since(t.began)
 		} else {
 			p.good, p.failed = 0, d.turn
 		}

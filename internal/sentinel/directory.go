@@ -66,6 +66,7 @@ type Directory struct {
 	peers    []*peer               // guarded by mu; the sentinels that are known
 	open     map[*client]struct{}  // guarded by mu; what Close closes
 	answered time.Time             // guarded by mu; when one last gave an answer
+	took     time.Duration         // guarded by mu; that has taken
 	turn     int                   // guarded by mu; counts what becomes of attempts to ask
 	asking   map[bool]*question    // guarded by mu; under way: for the master, and, true, for its replicas as well
 	epoch    int                   // guarded by mu; how often Forget was called

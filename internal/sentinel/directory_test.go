@@ -37,6 +37,7 @@ type ward struct {
 	says   map[string]string   // address of the master; "": knows none
 	names  map[string][]string // ip, port and flags of others
 	silent map[string]bool
+	slow   time.Duration
 	odd    map[string]string // replies in place of others, by the command or what SENTINEL is asked
 	dialed []string
 }
@@ -59,6 +60,10 @@ func (w *ward) add(addr, master string) *redialtest.FakeServer {
 		if isQuestion {
 			word = strings.ToLower(args[1])
 		}
+		w.mu.Lock()
+		slow := w.slow
+		w.mu.Unlock()
+		time.Sleep(slow)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		switch reply := w.odd[word]; {
@@ -285,8 +290,25 @@ func TestWhere_TheOnlyOneIsBack(t *testing.T) {
 	})
 }
 
-// Who names the server that has just been given up is believed only if nobody knows
-// better.
+// One that takes its time is not dialed again and again for that: it has as long as it took.
+func TestWhere_OneIsSlow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *ward) {
+		w.add(one, masterA)
+		w.set(func() { w.slow = 700 * time.Millisecond })
+		d := w.directory(t, one)
+		for question := range 5 {
+			d.Forget()
+			addr, err := d.Where(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, masterA, addr)
+			if question == 0 { // of the first nothing is known
+				w.set(func() { w.dialed = nil })
+			}
+		}
+		w.set(func() { assert.LessOrEqual(t, len(w.dialed), 4, "one a question") })
+	})
+}
+
 // One that is asked again and again, while others say nothing, is found as soon as it is
 // back: after it has refused, and after the oldest attempt at it has given up.
 func TestWhere_OneIsBackAmongSilentOnes(t *testing.T) {
@@ -319,6 +341,8 @@ func TestWhere_OneIsBackAmongSilentOnes(t *testing.T) {
 	}
 }
 
+// Who names the server that has just been given up is believed only if nobody knows
+// better.
 func TestForget_OthersAreAsked(t *testing.T) {
 	bubble(t, func(t *testing.T, w *ward) {
 		for _, addr := range []string{one, two, three} {
