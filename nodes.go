@@ -186,7 +186,6 @@ type member struct {
 	unreadable error       // what package net says of its address, so that it is never reached; nil: it can be read
 	rejects    atomic.Bool // it will not tell a topology, see isNoCluster
 	built      atomic.Bool // go-redis has finished the client: it has sent something
-	leave      leave       // for what it is asked about the topology
 
 	place place // guarded by mu of the nodes; among the others
 }

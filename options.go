@@ -81,8 +81,10 @@ const (
 	// setUpSmoothing is the part of a longer time to set up a connection that is believed
 	// at once.
 	setUpSmoothing = 4
-	// moreLeave is how many times longer who was late to tell a topology may take the next time.
-	moreLeave = 8
+	// moreLeave is how many times longer who was late to tell a topology may take the next
+	// time. When one was told before, that is so after latesSpared questions.
+	moreLeave   = 8
+	latesSpared = 3
 
 	// mostSetUp bounds the set-up of a connection that the caller has not bounded.
 	mostSetUp = time.Minute

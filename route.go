@@ -407,11 +407,13 @@ func (h *nodeHook) ask(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 		l.tend()
 		err = l.lastCause()
 	} else if err == nil {
-		given, began := h.at.leave.after(l.cfg.timeout/2), time.Now()
-		ctx, cancel := h.of.within(ctx, given, l.Owed)
+		began := time.Now()
+		ctx, cancel := h.of.within(ctx, h.of.leave.after(l.cfg.timeout/2), l.Owed)
 		defer cancel()
 		_, err = h.try(ctx, cmd, next, w, true)
-		h.at.leave.took(given, time.Since(began), err == nil)
+		if err == nil {
+			h.of.leave.told(time.Since(began))
+		}
 		if cmd.Name() == "cluster" && !h.of.ring {
 			h.at.rejects.Store(isNoCluster(err) && !(l.renews && redis.IsAuthError(err)))
 		}

@@ -26,7 +26,7 @@ type topology struct {
 	named  bool                            // by the caller, or by sentinels, not by a cluster: nodes need not be one
 	slow   bool                            // code of the caller sets connections up, and takes what time it likes
 	asking atomic.Int32                    // questions that are under way
-	leave  leave                           // of who names the nodes
+	leave  leave                           // of whoever is asked
 
 	mu       sync.Mutex
 	asked    bool          // guarded by mu; refresh was called since the last load began
@@ -126,14 +126,19 @@ func (t *topology) ask() *question {
 		defer close(q.done)
 		defer t.asking.Add(-1)
 		defer t.settle()
-		within := mostSetUp // each node has its own time, and the last may be the one that knows
-		if t.named {
-			within = t.leave.after(t.client.cfg.timeout)
+		within := 2 * t.leave.after(t.client.cfg.timeout/2)
+		if !t.named && t.toldSoFar() == 0 { // each node has its own time, and the last may be the one that knows
+			within = mostSetUp
 		}
 		ctx, cancel := context.WithTimeout(t.client.life, within)
 		defer cancel()
 		q.err = t.client.abroad(func() error { return t.load(ctx) }) // go-redis may panic on what a server says
-		t.leave.took(within, time.Since(q.began), q.err == nil)
+		switch took := time.Since(q.began); {
+		case q.err != nil:
+			t.leave.late(t.client.cfg.timeout, took, t.toldSoFar() == 0)
+		case t.named:
+			t.leave.told(took)
+		}
 	})
 	if !begun {
 		t.asking.Add(-1)
@@ -145,19 +150,33 @@ func (t *topology) ask() *question {
 
 var errUntold = error(notYet("nobody tells the topology in time"))
 
-// leave is how long somebody may take to tell a topology, in nanoseconds: who is late is not
-// dead for that, and is given more when he is asked again.
-type leave struct{ atomic.Int64 }
+// leave is how long somebody may take to tell a topology: when nobody did in time they are given
+// more the next time, for who is late is not dead for that. It is not so at once when others are
+// known to tell, who may be back.
+type leave struct {
+	given atomic.Int64 // nanoseconds
+	lates atomic.Int32 // questions in a row that nobody has answered in time
+}
 
-func (l *leave) after(least time.Duration) time.Duration { return max(least, time.Duration(l.Load())) }
+func (l *leave) after(least time.Duration) time.Duration {
+	return max(least, time.Duration(l.given.Load()))
+}
 
-// took notes how long somebody has taken who was given so much, and whether he has told.
-func (l *leave) took(given, d time.Duration, told bool) {
-	switch {
-	case told:
-		l.Store(int64(2 * d))
-	case d >= given:
-		l.Store(int64(moreLeave * min(given, mostSetUp/moreLeave)))
+// told notes that somebody has told it, and how long that took.
+func (l *leave) told(d time.Duration) {
+	l.lates.Store(0)
+	l.given.Store(int64(2 * d))
+}
+
+// late notes that nobody has, in d, who was given no less than least; never says that nobody ever
+// has.
+func (l *leave) late(least, d time.Duration, never bool) {
+	given := l.after(least)
+	if d < given/2 {
+		return
+	}
+	if l.lates.Add(1) > latesSpared || never {
+		l.given.Store(int64(moreLeave * min(given, mostSetUp/moreLeave)))
 	}
 }
 
@@ -189,14 +208,14 @@ func (t *topology) await(q *question) error {
 	}
 }
 
-// reload asks for the topology, and again when a question was late twice: code of the caller
-// may hang on the connection that was made for it, and not on another.
+// reload asks for the topology, and again when a question has taken longer than a heartbeat may:
+// it may have met the one that does not answer, or code of the caller that hangs.
 func (t *topology) reload() error {
 	t.mu.Lock()
 	q := t.late
 	t.late = nil
 	t.mu.Unlock()
-	lost := q != nil && time.Since(q.began) >= 2*(t.client.cfg.timeout+foreignPatience) && t.asking.Load() < mostAttempts
+	lost := q != nil && time.Since(q.began) >= t.client.cfg.timeout && t.asking.Load() < mostAttempts
 	if q == nil || lost || isClosed(q.done) { // what was answered before is no answer now
 		q = t.ask()
 	}

@@ -376,6 +376,47 @@ func TestReconnect_TopologyIsToldSlowly(t *testing.T) {
 	}
 }
 
+// One that answers everything but what the topology is holds up nobody for longer, however often
+// it was late: others tell.
+func TestReconnect_OneNeverTells(t *testing.T) {
+	memnet.Bubble(t, func(t *testing.T, n *memnet.Net, opt *redis.Options) {
+		all := []*memnet.Net{n, memnet.New(), memnet.New()}
+		ended := make(chan struct{})
+		var at atomic.Int32
+		at.Store(2)
+		tellSlotsBy(n, func() int { <-ended; return 1 })
+		for _, other := range all[1:] {
+			t.Cleanup(other.Close)
+			tellSlotsBy(other, func() int { return int(at.Load()) })
+		}
+		own := clusterOptions(opt)
+		own.Addrs, own.ClusterSlots = []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, nil
+		own.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return all[addr[len(addr)-1]-'1'].Dial(ctx, network, addr)
+		}
+		c := redial.NewClusterClient(own, redial.WithGrace(time.Minute))
+		defer c.Close()
+		defer close(ended)
+		const rounds = 40
+		var took, most time.Duration
+		for round := range rounds {
+			began := time.Now()
+			require.NoError(t, c.Set(t.Context(), "k", 1, 0).Err())
+			took += time.Since(began)
+			most = max(most, time.Since(began))
+			time.Sleep(3 * time.Second)
+			old := at.Load()
+			at.Store(5 - old)
+			all[old-1].Kill()
+			if round > 0 {
+				all[5-old-1].Start()
+			}
+		}
+		t.Logf("in the mean %v, at most %v", took/rounds, most)
+		assert.Less(t, took/rounds, 1400*time.Millisecond)
+	})
+}
+
 // A node that nobody uses, as a replica that is not read from, is not connected to, and is no
 // reason to call the client Connected while it can serve nothing.
 func TestReconnect_NodeThatNobodyUses(t *testing.T) {
