@@ -139,11 +139,11 @@ func ExampleSafeToRetry() {
 	case errors.Is(err, redial.ErrOutcomeUnknown):
 		fmt.Println("it may have run once: look before you repeat it")
 	case redial.SafeToRetry(err):
-		fmt.Println("nothing ran: try again later")
+		fmt.Println("nothing ran: try again later, or mend what the server refuses")
 	default:
-		fmt.Println("the server says", err)
+		fmt.Println("the server says", err) // redis.Nil, too
 	}
-	// Output: nothing ran: try again later
+	// Output: nothing ran: try again later, or mend what the server refuses
 }
 
 // An Error says which command failed where, and in which state of the link.

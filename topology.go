@@ -208,14 +208,14 @@ func (t *topology) await(q *question) error {
 	}
 }
 
-// reload asks for the topology, and again when a question has taken longer than a heartbeat may:
-// it may have met the one that does not answer, or code of the caller that hangs.
+// reload asks for the topology, and again when a question was late twice: code of the caller
+// may hang on the connection that was made for it, and not on another.
 func (t *topology) reload() error {
 	t.mu.Lock()
 	q := t.late
 	t.late = nil
 	t.mu.Unlock()
-	lost := q != nil && time.Since(q.began) >= t.client.cfg.timeout && t.asking.Load() < mostAttempts
+	lost := q != nil && time.Since(q.began) >= 2*(t.client.cfg.timeout+foreignPatience) && t.asking.Load() < mostAttempts
 	if q == nil || lost || isClosed(q.done) { // what was answered before is no answer now
 		q = t.ask()
 	}

@@ -166,7 +166,7 @@ func (s *service) fail(w http.ResponseWriter, what string, err error) {
 		s.logger.Warn("outcome unknown", "request", what, "error", err)
 		text(w, http.StatusBadGateway, "it is not known whether the hit was counted; repeating the request may count it twice")
 	case redial.SafeToRetry(err):
-		// Nothing ran: Redis is down, loading, or this service is closing.
+		// Nothing ran: Redis is down, loading or refuses it, or this service is closing.
 		s.logger.Warn("unavailable", "request", what, "error", err)
 		w.Header().Set("Retry-After", "1")
 		text(w, http.StatusServiceUnavailable, "nothing was counted; try again")
