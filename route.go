@@ -366,6 +366,8 @@ func (h *nodeHook) down(spare bool, since time.Time) error {
 }
 
 // unsent is the failure of a command that was not sent, because of err.
+//
+//go:noinline
 func (h *nodeHook) unsent(err error) *failure {
 	return &failure{at: h.at.link, outcome: new(terms).outcome(nil, err, &finding{unsent: true}), err: err}
 }
@@ -490,7 +492,15 @@ func (h *nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Pro
 	case cluster && !slices.ContainsFunc(cmds, command.IsTroubled), !cluster && err == nil && f.ended() == nil:
 		return err // nil, or the word of a hook of the caller
 	}
-	f = f.orWell(w.from)
+	return h.failed(ctx, cmds, err, f.orWell(w.from), cluster)
+}
+
+// failed labels commands after an attempt, of which f is the finding, that ended with err. It
+// is not part of batch, whose frame lies below all that an attempt needs of the stack.
+//
+//go:noinline
+func (h *nodeHook) failed(ctx context.Context, cmds []redis.Cmder, err error, f *finding, cluster bool) error {
+	l := h.at.link
 	t := &terms{cfg: l.cfg, ctx: ctx, attempts: 1, atNode: true}
 	if f.mayHaveRun {
 		h.doubt(t, f.doubtful(command.Inner(cmds)))

@@ -7,6 +7,9 @@ import "errors"
 
 // IsTimeout reports whether err, or one inside it, says that it is a timeout.
 func IsTimeout(err error) bool {
+	if t, ok := err.(interface{ Timeout() bool }); ok { // as most do; a late reply waits for nothing more
+		return t.Timeout()
+	}
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }
