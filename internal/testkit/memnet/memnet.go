@@ -7,6 +7,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -272,16 +273,25 @@ func (n *Net) Close() {
 }
 
 // Bubble runs f in a synctest bubble with a network and the options of a client
-// on it. The pool is large because waiting for a connection must be tested
-// outside: go-redis shares the timers for that between all clients, and a bubble
-// does not let its timers go.
+// on it. The pool is large because waiting for a connection is better tested
+// outside: see DropTimers.
 func Bubble(t *testing.T, f func(t *testing.T, n *Net, opt *redis.Options)) {
 	t.Helper()
+	DropTimers()
+	defer DropTimers()
 	synctest.Test(t, func(t *testing.T) {
 		n := New()
 		t.Cleanup(n.Close)
 		f(t, n, &redis.Options{Addr: "127.0.0.1:1", Dialer: n.Dial, Protocol: 2, DisableIdentity: true, PoolSize: 500, PipelinePoolSize: 500})
 	})
+}
+
+// DropTimers empties every sync.Pool of the process, which survive one collection: in one of
+// them go-redis keeps the timers by which callers wait for a connection, for all its clients.
+// No timer may leave its bubble, and one that comes into a bubble never ends there.
+func DropTimers() {
+	runtime.GC()
+	runtime.GC()
 }
 
 // Ready waits for the link of c.
