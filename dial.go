@@ -282,10 +282,11 @@ func (l *link) connect(ctx context.Context, spared bool, dial func(context.Conte
 // dialInLane waits for a lane and dials. It reports whether it failed because others have
 // overtaken it, and had better be done again.
 func (l *link) dialInLane(ctx context.Context, dial func(context.Context) (net.Conn, error)) (c *wire.Conn, overtaken bool, err error) {
-	if err := l.Lanes.Enter(ctx); err != nil {
+	leaveLane, err := l.Lanes.Enter(ctx)
+	if err != nil {
 		return nil, false, err
 	}
-	defer func() { l.Lanes.Leave(c != nil) }()
+	defer func() { leaveLane(c != nil) }()
 	gen := l.Generation()
 	dialing, leave := l.Lanes.Dialing(ctx)
 	defer leave()

@@ -592,7 +592,7 @@ func TestAttempts_Close_EndsDialsOfThePool(t *testing.T) {
 		ready(t, c)
 		lost.Store(true)
 		n.Drop()
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), wire.LaneTime-time.Millisecond)
 		defer cancel()
 		var wg sync.WaitGroup
 		for range 3 * wire.FirstLanes {

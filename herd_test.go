@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial/internal/command"
+	"github.com/redial-go/redial/internal/testkit/memnet"
 	"github.com/redial-go/redial/internal/testkit/platform"
 	"github.com/redial-go/redial/internal/wire"
 )
@@ -114,21 +114,13 @@ func runHerds(t *testing.T, herds []herd, check func(*testing.T, herdResult)) []
 	return results
 }
 
-// dropTimers empties every sync.Pool of the process, which survive one collection: in one of
-// them go-redis keeps the timers by which callers wait for a connection, for all its clients,
-// and no timer may leave its bubble.
-func dropTimers() {
-	runtime.GC()
-	runtime.GC()
-}
-
 // run simulates the herd. Its clients are whole; only the network and the server are
 // not real.
 func (h herd) run(t *testing.T) herdResult {
 	t.Helper()
 	r := herdResult{herd: h}
-	dropTimers()
-	defer dropTimers()
+	memnet.DropTimers()
+	defer memnet.DropTimers()
 	synctest.Test(t, func(t *testing.T) {
 		s := &herdServer{up: true, conns: make(map[*herdConn]struct{})}
 		var mu sync.Mutex
@@ -429,8 +421,8 @@ func herdSettings() string {
 		{"factor from one delay to the next", backoffMultiplier},
 		{"longest delay, before it is randomized", backoffCap},
 		{"randomized by", percent(backoffJitter)},
-		{"delay while commands wait, at least", wire.EagerDelay},
-		{"delay while commands wait, as a part of the outage's age", fmt.Sprintf("1/%d", wire.EagerDivisor)},
+		{"delay while commands wait, at first", wire.EagerDelay},
+		{"the same from " + wire.EagerYoung.String() + " on, as a part of the outage's age", fmt.Sprintf("1/%d", wire.EagerDivisor)},
 		{"randomized by", percent(wire.EagerJitter)},
 		{"attempts at the same time, at most", mostAttempts},
 	} {
@@ -466,7 +458,7 @@ func herdText(results []herdResult) (string, error) {
 		"onAverage": onAverage(backoffCap), "steps": steps, "ramp": round(ramp),
 		"idle99": round(idle.backAfter(0.99)), "idlePeak": percent(idle.peakShare()), "idleDials": fmt.Sprintf("%.0f", idle.attempts),
 		"longOutage": long.outage, "long99": round(long.backAfter(0.99)),
-		"eager": wire.EagerDelay, "divisor": wire.EagerDivisor, "demandOnAverage": onAverage(time.Minute / wire.EagerDivisor),
+		"eager": wire.EagerDelay, "young": wire.EagerYoung, "divisor": wire.EagerDivisor, "demandOnAverage": onAverage(time.Minute / wire.EagerDivisor),
 		"demand50": round(demand.backAfter(0.5)), "demandAll": round(demand.backAfter(1)), "demandPeak": percent(demand.peakShare()),
 		"formerDivisor": former, "formerOnAverage": onAverage(time.Minute / former),
 		"short": short.outage, "shortPeak": percent(short.peakShare()), "shortAll": round(short.backAfter(1)),
@@ -638,10 +630,12 @@ func TestReconnect_DefaultSchedule_IsJitteredAndBounded(t *testing.T) {
 	assert.Greater(t, len(first), 150)
 	assert.Greater(t, len(capped), 150)
 	for range 1000 {
-		d := wire.Eager(time.Duration(rand.Int64N(int64(time.Second))))
+		d := wire.Eager(time.Duration(rand.Int64N(int64(wire.EagerYoung))))
 		require.InDelta(t, wire.EagerDelay, d, float64(wire.EagerDelay)*wire.EagerJitter+1)
 	}
-	assert.InDelta(t, time.Minute/wire.EagerDivisor, wire.Eager(time.Minute), float64(time.Minute/wire.EagerDivisor)*wire.EagerJitter+1)
+	for _, age := range []time.Duration{wire.EagerYoung, time.Minute} {
+		assert.InDelta(t, age/wire.EagerDivisor, wire.Eager(age), float64(age/wire.EagerDivisor)*wire.EagerJitter+1)
+	}
 }
 
 // A policy may return anything, and an outage have any age: attempts go on, and not

@@ -442,7 +442,7 @@ func WithHeartbeatMisses(n int) Option {
 // concurrent use. A delay below 5ms counts as 5ms. A policy that returns
 // [backoff.Stop] is reset: reconnecting never gives up. While commands are
 // waiting or being refused, attempts follow the shorter of this schedule and
-// the eager one (25ms, or 1/100 of the outage's age).
+// the eager one (22ms, and from 4s on 1/100 of the outage's age).
 //
 // newBackOff must not be nil and must not return nil. A policy that hangs holds up nobody:
 // until it answers a delay is 1.25s.

@@ -15,7 +15,8 @@ import (
 // Lanes bounds how many dials run at once after the link came up. The limit
 // starts low and grows by one with every success, so it doubles with every
 // round: a pool warms up fast, yet a server that has just come back is not
-// stormed.
+// stormed. A dial that takes long, as over a long way, keeps nobody waiting for
+// that: it counts as a success meanwhile.
 //
 // It also keeps dials calm that fail while the link is up, because connections from
 // before still serve: then there is one every now and then, as in an outage, and whoever
@@ -62,21 +63,25 @@ func (l *Lanes) Served() {
 	l.mu.Unlock()
 }
 
-// Enter waits for a lane or the end of ctx.
-func (l *Lanes) Enter(ctx context.Context) error {
+// Enter waits for a lane or the end of ctx. When the dial has ended, leave must be called
+// and told whether it succeeded.
+func (l *Lanes) Enter(ctx context.Context) (leave func(ok bool), err error) {
 	for {
 		l.mu.Lock()
 		if now := time.Now(); l.failures >= FirstLanes {
 			if now.Before(l.next) {
 				defer l.mu.Unlock()
-				return l.failure
+				return nil, l.failure
 			}
 			l.next = now.Add(Eager(now.Sub(l.since)))
 		}
 		if l.busy < l.limit {
 			l.busy++
 			l.mu.Unlock()
-			return nil
+			var once sync.Once
+			free := func(ok bool) { once.Do(func() { l.free(ok) }) }
+			slow := time.AfterFunc(LaneTime, func() { free(true) })
+			return func(ok bool) { slow.Stop(); free(ok) }, nil
 		}
 		turn := make(chan struct{})
 		l.queue = append(l.queue, turn)
@@ -85,7 +90,7 @@ func (l *Lanes) Enter(ctx context.Context) error {
 		case <-turn:
 		case <-ctx.Done():
 			l.leaveQueue(turn)
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -145,8 +150,8 @@ func (l *Lanes) leaveQueue(turn chan struct{}) {
 	l.wake(1)
 }
 
-// Leave frees the lane; ok says whether the dial succeeded.
-func (l *Lanes) Leave(ok bool) {
+// free frees a lane; ok says whether there is to be another.
+func (l *Lanes) free(ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy--
@@ -169,6 +174,9 @@ func (l *Lanes) wake(n int) {
 // Eager is the delay between attempts while commands wait, in an outage of the
 // given age.
 func Eager(age time.Duration) time.Duration {
-	d := float64(max(age/EagerDivisor, EagerDelay))
-	return time.Duration(d * (1 - EagerJitter + 2*EagerJitter*rand.Float64()))
+	d := EagerDelay
+	if age >= EagerYoung {
+		d = age / EagerDivisor
+	}
+	return time.Duration(float64(d) * (1 - EagerJitter + 2*EagerJitter*rand.Float64()))
 }

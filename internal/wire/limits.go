@@ -5,15 +5,19 @@ import "time"
 // The numbers of connections. Those that a caller may set come with Settings.
 
 const (
-	// While callers wait, the delay is the outage's age divided by EagerDivisor,
-	// at least EagerDelay: recovery adds about 1 % to an outage. See docs/backoff.md.
-	EagerDelay   = 25 * time.Millisecond
+	// While callers wait, the delay is EagerDelay in an outage younger than EagerYoung, and
+	// then its age divided by EagerDivisor: recovery adds about 1 % to an outage. See
+	// docs/backoff.md.
+	EagerDelay   = 22 * time.Millisecond
+	EagerYoung   = 4 * time.Second
 	EagerDivisor = 100
 	EagerJitter  = 0.2
 
 	// FirstLanes is how many dials may run at once when the link comes up. Each
 	// success adds a lane, so the number doubles with every round.
 	FirstLanes = 4
+	// LaneTime is how long a dial may keep others waiting.
+	LaneTime = 50 * time.Millisecond
 
 	// How long an idle connection may take to answer: a multiple of the measured
 	// round trip, within bounds. A false alarm costs one dial.

@@ -31,7 +31,7 @@ import (
 var optionDefaults = map[string][]string{
 	"WithHeartbeat":       {"DefaultHeartbeatInterval", "DefaultHeartbeatTimeout"},
 	"WithHeartbeatMisses": {"DefaultHeartbeatMisses"},
-	"WithBackoff":         {"backoffInitial", "backoffMultiplier", "backoffCap", "backoffJitter", "EagerDelay", "EagerDivisor"},
+	"WithBackoff":         {"backoffInitial", "backoffMultiplier", "backoffCap", "backoffJitter", "EagerDelay", "EagerYoung", "EagerDivisor"},
 	"WithGrace":           {"DefaultGrace"},
 	"WithMaxWaiting":      {"DefaultMaxWaiting"},
 	"WithRetry":           nil,

@@ -144,6 +144,7 @@ var goroutines = map[string]string{
 	"probe.go:pinger.ask":                              "pinger.ask",
 	"probe.go:pinger.begin":                            "pinger.finish",
 	"dial.go:link.connect":                             "link.connect",
+	"internal/wire/lanes.go:Lanes.Enter":               "Lanes.Enter",
 	"observe.go:events.signalLocked":                   "events.join",
 	"gate.go:gate.hold":                                "gate.hold",
 	"state.go:newOutage":                               "outage.end",

@@ -117,7 +117,7 @@ func Scenarios() []*Scenario {
 			Why: "Calls that fail at once do not succeed later: redial's share of successes is low by the callers' own wish.",
 			Behind: []Reason{
 				{[]Key{InTime, OfPossible, Errors}, "Calls fail at once, as they wish; the others let them wait, for up to a second and more."},
-				{[]Key{First, ErrorsAfter, AllBack}, "An attempt every 25 ms finds the server; the others let every call try. A worker whose call has failed has another " +
+				{[]Key{First, ErrorsAfter, AllBack}, "An attempt every 22 ms finds the server; the others let every call try. A worker whose call has failed has another " +
 					"only after a sixth of a second, while those that were let wait are answered at once."},
 			},
 			Plan: load.Plan{Workers: workers, Every: every, Deadline: patient, FailFast: true}, Outage: true,
@@ -314,7 +314,7 @@ func Scenarios() []*Scenario {
 			What: "The client is made and called 1.5 s before there is a server. rueidis's constructor fails without one; " +
 				"it is repeated every 100 ms here, while calls wait for it.",
 			Behind: []Reason{
-				{[]Key{Dials, PeakDials}, "An attempt every 25 ms, where rueidis's constructor is called every 100 ms by the load."},
+				{[]Key{Dials, PeakDials}, "An attempt every 22 ms, where rueidis's constructor is called every 100 ms by the load."},
 			},
 			Plan: plan(patient), Outage: true, Cold: true,
 			Before: 0, After: 2500 * time.Millisecond, QuickAfter: 1500 * time.Millisecond,
