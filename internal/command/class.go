@@ -4,10 +4,12 @@
 package command
 
 import (
+	"encoding"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -151,6 +153,8 @@ var classesByArgs = map[string]func(args []any) Class{
 	"sort": func(args []any) Class {
 		to := destinations(args, 2)
 		switch {
+		case has(args, 2): // what only the caller can read
+			return Changes
 		case len(to) == 0:
 			return Reads
 		case slices.ContainsFunc(to, func(i int) bool { return same(args[i], args[1]) }):
@@ -258,10 +262,10 @@ func subcommands(pairs ...any) func([]any) Class {
 	}
 }
 
-// has reports whether one of the words is among args, from the given one on.
+// has reports whether one of the words is, or may be, among args, from the given one on.
 func has(args []any, from int, words ...string) bool {
 	for i := from; i < len(args); i++ {
-		if slices.Contains(words, word(args, i)) {
+		if isOpaque(args[i]) || slices.Contains(words, word(args, i)) {
 			return true
 		}
 	}
@@ -297,17 +301,20 @@ func positive(args []any, i int) bool {
 
 // same reports whether two arguments are or may be the same key.
 func same(a, b any) bool {
-	sa, oka := text(a)
-	sb, okb := text(b)
-	return oka && okb && sa == sb
+	if isOpaque(a) || isOpaque(b) {
+		return true
+	}
+	sa, erra := Text(a)
+	sb, errb := Text(b)
+	return erra == nil && errb == nil && sa == sb
 }
 
-func text(a any) (string, bool) {
-	switch a := a.(type) {
-	case string:
-		return a, true
-	case []byte:
-		return string(a), true
+// isOpaque reports whether only code of the caller tells how an argument is written.
+func isOpaque(arg any) bool {
+	switch arg.(type) {
+	case string, []byte, int, time.Time, *time.Time:
+		return false
 	}
-	return "", false
+	_, ok := arg.(encoding.BinaryMarshaler)
+	return ok
 }

@@ -217,4 +217,21 @@ func TestCommands_Classes(t *testing.T) {
 	}
 	assert.Equal(t, Changes, ClassOf(redis.NewCmd(context.Background(), "set", "k", "v", []byte("NX"))))
 	assert.Equal(t, Repeats, ClassOf(redis.NewCmd(context.Background(), "set", "k", 5)))
+
+	// What is no text is written as one.
+	five, in := "5", "in"
+	for _, args := range [][]any{
+		{"zunionstore", 5, 2, 5, "b"}, {"zunionstore", "5", 2, 5, "b"}, {"zunionstore", "5", 2, &five, "b"}, {"zunionstore", "a", 2, spelled("a"), "b"},
+		{"bitfield", "k", spelled("incrby"), "u8", 0, 1}, {"set", "k", "v", spelled("nx")}, {"sort", "l", spelled("store"), "d"},
+	} {
+		assert.Equal(t, Changes, ClassOf(redis.NewCmd(context.Background(), args...)), args)
+	}
+	assert.Equal(t, Takes, ClassOf(redis.NewCmd(context.Background(), "xread", "streams", "s", spelled("$"))))
+	assert.Equal(t, Repeats, ClassOf(redis.NewCmd(context.Background(), "zunionstore", 5, 2, "a", &in)))
+	assert.Equal(t, Repeats, ClassOf(redis.NewCmd(context.Background(), "set", "k", spelled("nx"))))
 }
+
+// spelled is an argument of which only code of the caller's tells how it is written.
+type spelled string
+
+func (s spelled) MarshalBinary() ([]byte, error) { return []byte(s), nil }
