@@ -617,6 +617,15 @@ func TestVeil_IsLifted(t *testing.T) {
 	assert.Same(t, was, f.lift(nil, errRefused))
 	assert.Equal(t, errTest, f.lift(mine, errTest))
 
+	lost := error(&wire.Error{Phase: wire.PhasePartial, Err: errRefused})
+	late, early := redis.NewCmd(t.Context(), "get", "k"), redis.NewCmd(t.Context(), "get", "k")
+	early.SetErr(lost)
+	late.SetErr(of)
+	part := finding{reached: true, err: lost}
+	part.veils = part.show(early, late)
+	assert.Same(t, lost, part.lift(other, errRefused), "it may be in the place of either")
+	assert.Same(t, of, part.lift(late, errRefused))
+
 	a := newAttempt(t.Context())
 	a.note(&f, nil, f.veils...)
 	other.SetErr(errTest)

@@ -185,7 +185,8 @@ func (a *attempt) hear(err error, cmds ...redis.Cmder) (f *finding, said error) 
 }
 
 // lift returns what an error that a hook has left on cmd, or returned, stands for. Hooks
-// hand on commands in the place of others, so it may be that of another one.
+// hand on commands in the place of others, so it may be that of another one: of several that
+// of which least is known.
 func (f *finding) lift(cmd redis.Cmder, err error) error {
 	was := err
 	for _, v := range slices.Backward(f.veils) {
@@ -193,7 +194,7 @@ func (f *finding) lift(cmd redis.Cmder, err error) error {
 		case !isSame(v.seen, err):
 		case isSame(v.cmd, cmd):
 			return v.was
-		case isSame(was, err):
+		case isSame(was, err), v.cmd != nil && outcomeOf(v.was) > outcomeOf(was):
 			was = v.was
 		}
 	}
