@@ -301,7 +301,7 @@ func (i inner) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		f = f.orWell(from)
 		if a != nil {
 			f.keep(cmds...)
-			f.judge(command.Inner(cmds)...)
+			f.judge(cmds...)
 			f.word = f.unsent && a.outlasts(ctx)
 			a.note(f, cmds, f.show(cmds...)...)
 		}

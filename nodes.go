@@ -39,6 +39,7 @@ type nodes struct {
 	used   atomic.Bool // a caller has made use of the nodes
 	empty  atomic.Bool // whoever was to name the nodes has named none
 	inners innerParts  // behind hooks that were added to the client as a whole
+	hooked atomic.Bool // there may be hooks at nodes
 
 	attaching sync.Mutex // held while a client that exists already gets its hook
 
@@ -104,6 +105,7 @@ func (n *nodes) RTT() (longest time.Duration) {
 // of ours. A caller who adds hooks before his first command wants them on every node,
 // so f is called as well for nodes that only redial has made use of.
 func (n *nodes) onNewNode(register func(func(*redis.Client)), f func(*redis.Client)) {
+	n.hooked.Store(true)
 	var called sync.Map
 	hooked := func(rdb *redis.Client) {
 		if _, again := called.LoadOrStore(rdb, true); again {

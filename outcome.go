@@ -179,9 +179,14 @@ type veil struct {
 type lines map[redis.Cmder][]any
 
 // judge notes which commands of a batch did not run, of those that go-redis was asked.
-func (f *finding) judge(cmds ...redis.Cmder) {
+func (f *finding) judge(asked ...redis.Cmder) {
+	cmds := command.Inner(asked)
 	for _, cmd := range cmds {
-		if f.unsent || saysUndone(cmd.Err()) {
+		err := cmd.Err()
+		if err == nil && f.from == clusterCall && command.HoldsMulti(asked) { // go-redis notes later what ended it
+			err = command.FirstError(cmds, f.err)
+		}
+		if f.unsent || saysUndone(err) {
 			f.not = append(f.not, cmd)
 		}
 	}

@@ -51,6 +51,10 @@ type routed struct {
 	context.Context
 	parts *parts // of a command that go-redis splits; nil: it does not
 	batch bool   // of a pipeline or transaction
+
+	// ran is set when the hook of a node has asked for a transaction of a cluster more than
+	// once, and that may have run one of the times before. nil: there are no such hooks.
+	ran *atomic.Bool
 }
 
 func (r *routed) Value(key any) any {
@@ -126,11 +130,20 @@ func (n *nodes) sendBatch(ctx context.Context, cmds []redis.Cmder, next redis.Pr
 			}
 		}
 	}
-	err := next(routedContext(ctx, true), sent)
+	r := routedContext(ctx, true)
+	var ran *atomic.Bool
+	if n.hooked.Load() && n.redirects() && command.IsTransaction(cmds) {
+		ran = new(atomic.Bool)
+		r = &routed{Context: ctx, batch: true, ran: ran}
+	}
+	err := next(r, sent)
 	if n.redirects() {
 		err = amidTransaction(cmds, err)
 	}
 	f := foundOf(ctx, from, err)
+	if f != nil && ran != nil && ran.Load() {
+		f.again, f.mayHaveRun, f.before = true, true, slices.Clone(cmds)
+	}
 	for _, cmd := range cmds {
 		if err := cmd.Err(); err != nil && failureOf(err) != nil {
 			f = f.orWell(from)
@@ -450,7 +463,7 @@ func (h *nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 			_, err := h.tryBatch(ctx, cmds, owned{}, next, w, false)
 			return err
 		}
-		return h.batch(ctx, cmds, next, w, r.batch && !h.of.ring)
+		return h.batch(ctx, cmds, next, w, r)
 	}
 }
 
@@ -458,8 +471,9 @@ func (h *nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 // those that were not run, or may not have been, with a failure. In a cluster go-redis
 // goes by the errors of the commands and, of a transaction, by what it knows from below
 // this hook.
-func (h *nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, cluster bool) error {
+func (h *nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.ProcessPipelineHook, w way, r *routed) error {
 	l, setup := h.at.link, command.IsSetup(cmds) // of a connection that another command waits for
+	cluster := r.batch && !h.of.ring
 	if !setup {
 		h.at.isBuilt()
 	}
@@ -485,6 +499,9 @@ func (h *nodeHook) batch(ctx context.Context, cmds []redis.Cmder, next redis.Pro
 		n.setup = true
 		return n
 	case cluster && command.HoldsMulti(cmds):
+		if f != nil && f.again && f.mayHaveRun && r.ran != nil {
+			r.ran.Store(true)
+		}
 		for _, cmd := range cmds {
 			l.react(cmd.Err())
 		}

@@ -141,8 +141,8 @@ func (a *attempt) note(f *finding, cmds []redis.Cmder, veils ...veil) {
 	defer a.mu.Unlock()
 	if was := a.found; was != nil {
 		again := *f
-		again.mayHaveRun = was.mayHaveRun || !was.undone
-		again.before = slices.Clone(was.before)
+		again.mayHaveRun = f.mayHaveRun || was.mayHaveRun || !was.undone
+		again.before = slices.Concat(f.before, was.before)
 		for _, cmd := range a.last {
 			if !holds(was.not, cmd) {
 				again.before = append(again.before, cmd)

@@ -753,3 +753,50 @@ func TestHook_ChangesArguments_TheSameIsSentAgain(t *testing.T) {
 		}
 	}
 }
+
+// What a node's hook has asked for before may have run, whatever becomes of the last time.
+func TestOutcome_HookOfANodeAsksAgain(t *testing.T) {
+	for name, h := range map[string]func(cmds []redis.Cmder, end func()){
+		"the context ends":       func(_ []redis.Cmder, end func()) { end() },
+		"it has another command": func(cmds []redis.Cmder, _ func()) { cmds[1].Args()[0] = "nonsense" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testkit.NewCluster(t, redialtest.StartCluster(t, 1, 0))
+			ctx, end := context.WithCancel(redial.Once(t.Context(), "id"))
+			defer end()
+			c.OnNewNode(func(n *redis.Client) { n.AddHook(twiceHook{func(cmds []redis.Cmder) { h(cmds, end) }}) })
+			cmds, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error { p.Incr(ctx, "{x}n"); return nil })
+			require.Equal(t, "1", c.Get(t.Context(), "{x}n").Val())
+			require.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+			assert.ErrorIs(t, cmds[0].Err(), redial.ErrOutcomeUnknown)
+		})
+	}
+}
+
+// twiceHook asks for each transaction twice.
+type twiceHook struct{ between func(cmds []redis.Cmder) }
+
+func (twiceHook) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (twiceHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h twiceHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if len(cmds) == 3 && cmds[0].Name() == "multi" {
+			_ = next(ctx, cmds)
+			h.between(cmds)
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// A node's hook that asks again is in the way of nothing that did not run.
+func TestOutcome_HookOfANodeTriesAgain_IsWaitedFor(t *testing.T) {
+	cluster := redialtest.StartCluster(t, 1, 0)
+	c := testkit.NewCluster(t, cluster)
+	c.OnNewNode(func(n *redis.Client) { n.AddHook(twiceHook{func([]redis.Cmder) {}}) })
+	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
+	cluster.Nodes[0].Kill()
+	time.AfterFunc(700*time.Millisecond, cluster.Nodes[0].Start)
+	_, err := c.TxPipelined(t.Context(), func(p redis.Pipeliner) error { p.Incr(t.Context(), "n"); return nil })
+	require.NoError(t, err)
+	assert.Equal(t, "2", c.Get(t.Context(), "n").Val())
+}
