@@ -60,7 +60,7 @@ type base struct {
 
 func newBase(cfg *config, addr string) *base {
 	life, end := context.WithCancel(context.Background())
-	told := newObservers(cfg)
+	told := newObservers(cfg, addr)
 	return &base{
 		cfg: cfg, addr: addr, life: life, end: end,
 		clock:     wire.NewClock(),

@@ -129,6 +129,7 @@ func WithObserver(o any) Option {
 
 // observers are those of a client. They are only read, but for what is logged of them.
 type observers struct {
+	addr   string       // of the client
 	logger *slog.Logger // nil: silent
 	all    []any        // see WithObserver
 	states bool         // one of them is a StateObserver
@@ -137,8 +138,8 @@ type observers struct {
 	panics map[string]allowance // guarded by mu; of each line about them
 }
 
-func newObservers(cfg *config) *observers {
-	told := &observers{all: cfg.observers, panics: make(map[string]allowance)}
+func newObservers(cfg *config, addr string) *observers {
+	told := &observers{addr: addr, all: cfg.observers, panics: make(map[string]allowance)}
 	if l := cfg.logger; l != nil {
 		told.logger = slog.New(steady{l.Handler()})
 	}
@@ -209,7 +210,7 @@ func (told *observers) logPanic(message string, v any, stack []byte) {
 	if stack == nil {
 		stack = debug.Stack()
 	}
-	attrs := []any{"panic", fmt.Sprint(v), "stack", string(stack)}
+	attrs := []any{"addr", told.addr, "panic", fmt.Sprint(v), "stack", string(stack)}
 	if left > 0 {
 		attrs = append(attrs, "left_out", left)
 	}

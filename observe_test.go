@@ -972,7 +972,7 @@ func TestEvents_GoroutineEnded_IsWaitedFor(t *testing.T) {
 		for range 3000 {
 			var told atomic.Int32
 			cfg := &config{onChange: func(Event) { told.Add(1); runtime.Goexit() }}
-			e := newEvents(cfg, newObservers(cfg))
+			e := newEvents(cfg, newObservers(cfg, ""))
 			for range events {
 				e.put(Event{To: StateClosed})
 			}
@@ -998,7 +998,7 @@ func TestLog_Reminder_GoroutineEnded_IsToldOnce(t *testing.T) {
 		})
 		runtime.Goexit()
 	}})}
-	e := newEvents(cfg, newObservers(cfg))
+	e := newEvents(cfg, newObservers(cfg, ""))
 	now := time.Now()
 	for _, node := range []string{"a", "b"} {
 		for range logBurst + 5 {
@@ -1085,6 +1085,7 @@ func TestPanics_EachKindIsBoundedByItself(t *testing.T) {
 		require.NoError(t, c.Close())
 		assert.Equal(t, 6, strings.Count(log.String(), logPanicCallback))
 		assert.Equal(t, 1, strings.Count(log.String(), logPanicProbe), "once in its life")
+		assert.Equal(t, strings.Count(log.String(), "\n"), strings.Count(log.String(), " addr="+opt.Addr+" "), "every line says whose it is")
 	})
 }
 
@@ -1216,7 +1217,7 @@ func TestStats_BatchThatMayHaveRun_CountsOnce(t *testing.T) {
 func TestLog_ClockGoesBack_WhatWasLeftOutIsTold(t *testing.T) {
 	logger, log := bufferedLog()
 	cfg := &config{logger: logger}
-	e := newEvents(cfg, newObservers(cfg))
+	e := newEvents(cfg, newObservers(cfg, ""))
 	now := time.Now() // in a bubble there is no monotonic clock
 	for range logBurst + 5 {
 		e.ration(Event{To: StateReconnecting, At: now})
