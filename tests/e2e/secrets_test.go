@@ -7,17 +7,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
 	"github.com/redial-go/redial/internal/testkit"
+	"github.com/redial-go/redial/redialhttp"
 	"github.com/redial-go/redial/redialtest"
 )
 
@@ -211,4 +215,153 @@ func TestSecrets_Cluster(t *testing.T) {
 	s.failed(t, "pipeline", err, cmds...)
 	require.NoError(t, c.WaitForState(t.Context(), redial.StateReconnecting))
 	s.check(t, c.Stats())
+}
+
+// observed takes down what observers are told.
+type observed struct{ *said }
+
+func (o observed) ObserveState(e redial.Event) { o.hear(fmt.Sprintf("%+v", e)) }
+func (o observed) ObserveWait(_ context.Context, w redial.Wait) {
+	o.hear(fmt.Sprintf("%+v %v", w, w.Err))
+}
+func (o observed) ObserveRetry(_ context.Context, r redial.Retry) {
+	o.hear(fmt.Sprintf("%+v %v", r, r.Err))
+}
+func (o observed) ObserveFailure(_ context.Context, e *redial.Error) { o.hear(fmt.Sprintf("%+v", e)) }
+
+// streamed is a StreamingCredentialsProvider.
+type streamed struct{ auth.Credentials }
+
+func (s streamed) Subscribe(auth.CredentialsListener) (auth.Credentials, auth.UnsubscribeFunc, error) {
+	return s.Credentials, func() error { return nil }, nil
+}
+
+// Whichever way credentials are given, nothing that is written, shown or returned has them,
+// nor a key or an argument: through an outage, and while the server takes them no more.
+func TestSecrets_EveryWay(t *testing.T) {
+	t.Parallel()
+	const user = mark + "-user"
+	credentials := auth.NewBasicCredentials(user, markPassword)
+	type client interface {
+		redialhttp.Source
+		Check(context.Context) error
+		WaitReady(context.Context) error
+		Close() error
+	}
+	one := func(set func(*redis.Options)) func(*redialtest.Failover, ...redial.Option) (redis.UniversalClient, client) {
+		return func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			opt := &redis.Options{Addr: f.Servers[0].Addr()}
+			set(opt)
+			c := redial.NewClient(opt, opts...)
+			return c, c
+		}
+	}
+	password := func(o *redis.Options) { o.Username, o.Password = user, markPassword }
+	failover := func(f *redialtest.Failover) *redis.FailoverOptions {
+		return &redis.FailoverOptions{
+			MasterName: f.Name, SentinelAddrs: f.SentinelAddrs(), Username: user, Password: markPassword,
+			SentinelUsername: user, SentinelPassword: mark + "-sentinel",
+		}
+	}
+	supervise := func(c redis.UniversalClient, opts ...redial.Option) (redis.UniversalClient, client) {
+		s, err := redial.Supervise(c, opts...)
+		require.NoError(t, err)
+		return c, s
+	}
+	for name, build := range map[string]func(*redialtest.Failover, ...redial.Option) (redis.UniversalClient, client){
+		"password": one(password),
+		"provider": one(func(o *redis.Options) { o.CredentialsProvider = func() (string, string) { return user, markPassword } }),
+		"context": one(func(o *redis.Options) {
+			o.CredentialsProviderContext = func(context.Context) (string, string, error) { return user, markPassword, nil }
+		}),
+		"streaming": one(func(o *redis.Options) { o.StreamingCredentialsProvider = streamed{credentials} }),
+		"url": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			opt, err := redis.ParseURL("redis://" + user + ":" + markPassword + "@" + f.Servers[0].Addr() + "/0")
+			require.NoError(t, err)
+			c := redial.NewClient(opt, opts...)
+			return c, c
+		},
+		"failover": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			c := redial.NewFailoverClient(failover(f), opts...)
+			return c, c
+		},
+		"failover cluster": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			c := redial.NewFailoverClusterClient(failover(f), opts...)
+			return c, c
+		},
+		"cluster": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			slots := []redis.ClusterSlot{{End: 16383, Nodes: []redis.ClusterNode{{Addr: f.Servers[0].Addr()}}}}
+			c := redial.NewClusterClient(&redis.ClusterOptions{
+				Username: user, Password: markPassword, ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) { return slots, nil },
+			}, opts...)
+			return c, c
+		},
+		"ring": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			c := redial.NewRing(&redis.RingOptions{Addrs: map[string]string{"shard": f.Servers[0].Addr()}, Username: user, Password: markPassword}, opts...)
+			return c, c
+		},
+		"supervised": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			opt := &redis.Options{Addr: f.Servers[0].Addr()}
+			password(opt)
+			return supervise(redis.NewClient(opt), opts...)
+		},
+		"supervised failover": func(f *redialtest.Failover, opts ...redial.Option) (redis.UniversalClient, client) {
+			return supervise(redis.NewFailoverClient(failover(f)), opts...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := redialtest.StartFailover(t, 0, 1, "--user", user, "on", ">"+markPassword, "~*", "&*", "+@all")
+			ctx := t.Context()
+			for addr, args := range map[string][]any{
+				f.SentinelAddrs()[0]: {"acl", "setuser", user, "on", ">" + mark + "-sentinel", "+@all"},
+				f.Servers[0].Addr():  {"ping"},
+			} {
+				admin := redis.NewClient(&redis.Options{Addr: addr})
+				require.NoError(t, admin.Do(ctx, args...).Err())
+				require.NoError(t, admin.Close())
+			}
+			var s said
+			use, c := build(f, append(s.options(), redial.WithObserver(observed{&s}), redial.WithGrace(300*time.Millisecond))...)
+			defer use.Close()
+			defer c.Close()
+			look := func() {
+				t.Helper()
+				s.hear(fmt.Sprintf("%v %+v %#v %v %+v %#v %v", use, use, use, c, c, c, c.Check(ctx)))
+				for _, h := range []http.Handler{redialhttp.Page(c), redialhttp.Handler(c)} {
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+					s.hear(w.Body.String())
+				}
+				text, err := json.Marshal(c.Outages())
+				require.NoError(t, err)
+				s.hear(string(text))
+			}
+			fails := func(what string) {
+				t.Helper()
+				s.failed(t, what, eventually(t, func() error { return use.Append(ctx, markKey, markArgument).Err() }, func(err error) bool { return err != nil }))
+				cmds, err := use.Pipelined(redial.FailFast(ctx), func(p redis.Pipeliner) error {
+					p.Append(ctx, markKey, markArgument)
+					return nil
+				})
+				s.failed(t, what+", pipeline", err, cmds...)
+				look()
+			}
+			require.NoError(t, c.WaitReady(ctx))
+			require.NoError(t, use.Set(ctx, markKey, markArgument, 0).Err())
+			look()
+			f.Servers[0].Kill()
+			fails("outage")
+			f.Servers[0].Start()
+			eventually(t, func() error { return use.Ping(ctx).Err() }, func(err error) bool { return err == nil })
+			look()
+			admin := redis.NewClient(&redis.Options{Addr: f.Servers[0].Addr()})
+			defer admin.Close()
+			require.NoError(t, admin.Do(ctx, "acl", "setuser", user, "resetpass").Err())
+			require.NoError(t, admin.Do(ctx, "client", "kill", "user", user).Err())
+			fails("another password")
+			require.NoError(t, c.Close())
+			s.failed(t, "closed", use.Append(ctx, markKey, markArgument).Err())
+			s.check(t, c.Stats())
+		})
+	}
 }
