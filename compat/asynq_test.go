@@ -15,12 +15,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redial-go/redial"
+	"github.com/redial-go/redial/redialtest"
 )
 
 // connOpt is an asynq.RedisConnOpt. asynq closes the clients that it makes.
 type connOpt func() redis.UniversalClient
 
 func (o connOpt) MakeRedisClient() any { return o() }
+
+// redialOpt is that of docs/INTEGRATIONS.md.
+type redialOpt struct{ *redis.Options }
+
+func (o redialOpt) MakeRedisClient() any { return redial.NewClient(o.Options) }
 
 // silent is an asynq.Logger.
 type silent struct{}
@@ -30,6 +36,14 @@ func (silent) Info(...any)  {}
 func (silent) Warn(...any)  {}
 func (silent) Error(...any) {}
 func (silent) Fatal(...any) {}
+
+// errorsOf is an asynq.Logger that keeps its errors.
+type errorsOf struct {
+	silent
+	lines *[]string
+}
+
+func (l errorsOf) Error(args ...any) { *l.lines = append(*l.lines, fmt.Sprint(args...)) }
 
 // tasks is a queue of asynq with its worker, and what went through them.
 type tasks struct {
@@ -194,4 +208,47 @@ func TestAsynq_LongOutage(t *testing.T) {
 	time.Sleep(grace + 3*time.Second)
 	t.Logf("refused in three seconds: %d", rdb.Stats().Refused)
 	assert.Less(t, rdb.Stats().Refused, uint64(10000))
+}
+
+// TestAsynq_ConnOpt: what an asynq.RedisConnOpt makes has the options it was made with, and
+// asynq closes it. What a scheduler was given it leaves open, and logs that as an error,
+// whatever the client.
+func TestAsynq_ConnOpt(t *testing.T) {
+	server := redialtest.StartServer(t, "--requirepass", "secret")
+	opt := &redis.Options{Addr: server.Addr(), Password: "secret", DB: 3, PoolSize: 2}
+	var made []*redial.Client
+	connect := connOpt(func() redis.UniversalClient {
+		made = append(made, redialOpt{opt}.MakeRedisClient().(*redial.Client))
+		return made[len(made)-1]
+	})
+	client := asynq.NewClient(connect)
+	_, err := client.Enqueue(asynq.NewTask("work", nil), asynq.TaskID("1"))
+	require.NoError(t, err)
+	require.NoError(t, client.Close())
+
+	var logged []string
+	scheduler := asynq.NewScheduler(connect, &asynq.SchedulerOpts{Logger: errorsOf{lines: &logged}})
+	require.NoError(t, scheduler.Start())
+	scheduler.Shutdown()
+	assert.Empty(t, logged)
+	require.Len(t, made, 2, "one each")
+	for _, rdb := range made {
+		assert.Equal(t, redial.StateClosed, rdb.State())
+		assert.Equal(t, 2, rdb.Options().PoolSize)
+	}
+
+	goRedis, patient := redis.NewClient(opt), redial.NewClient(opt)
+	for _, rdb := range []redis.UniversalClient{goRedis, patient} {
+		n, err := rdb.LLen(t.Context(), "asynq:{default}:pending").Result()
+		require.NoError(t, err)
+		assert.EqualValues(t, 1, n, "in database 3")
+		logged = nil
+		scheduler = asynq.NewSchedulerFromRedisClient(rdb, &asynq.SchedulerOpts{Logger: errorsOf{lines: &logged}})
+		require.NoError(t, scheduler.Start())
+		scheduler.Shutdown()
+		require.Len(t, logged, 1)
+		assert.Contains(t, logged[0], "redis connection is shared")
+		require.NoError(t, rdb.Ping(t.Context()).Err(), "it is open")
+		require.NoError(t, rdb.Close())
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
 	"github.com/alexedwards/scs/goredisstore"
 	"github.com/bsm/redislock"
+	gocronlock "github.com/go-co-op/gocron-redis-lock/v2"
 	"github.com/go-redis/cache/v9"
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/go-redsync/redsync/v4"
@@ -53,6 +54,7 @@ func integrate(rdb *redial.Client, cfg asynq.Config) []any {
 	add(fiber.NewFromConnection(rdb))
 	add(goredisstore.New(rdb.Client))
 	add(fx.Hook{OnStart: rdb.WaitReady, OnStop: rdb.Drain})
+	add(gocronlock.NewRedisLockerAlways(rdb, gocronlock.WithTries(1)))
 	add(redial.WithInstrument(func(rdb redis.UniversalClient) error { return redisotel.InstrumentTracing(rdb) }))
 	add(redial.WithInstrument(func(rdb redis.UniversalClient) error { return redisotel.InstrumentMetrics(rdb) }))
 	return list
@@ -155,4 +157,41 @@ func TestFx(t *testing.T) {
 	assert.Equal(t, redial.StateConnected, rdb.State())
 	app.RequireStop()
 	assert.Equal(t, redial.StateClosed, rdb.State())
+}
+
+// TestFx_Outage: what fx has built and started gets on, and what it ends closes its client.
+func TestFx_Outage(t *testing.T) {
+	server := startServer(t)
+	opt := &redis.Options{Addr: server.Addr()}
+	goRedis, patient := &rider{name: "go-redis", sits: true}, &rider{name: "redial"}
+	type count func(context.Context) error // what the program does
+	counts, apps := make(map[*rider]count), make(map[*rider]*fxtest.App)
+	for r, provide := range map[*rider]any{
+		goRedis: func(lc fx.Lifecycle) redis.UniversalClient {
+			rdb := redis.NewClient(opt)
+			lc.Append(fx.Hook{
+				OnStart: func(ctx context.Context) error { return rdb.Ping(ctx).Err() },
+				OnStop:  func(context.Context) error { return rdb.Close() },
+			})
+			return rdb
+		},
+		patient: func(lc fx.Lifecycle) redis.UniversalClient {
+			rdb := redial.NewClient(opt, redial.WithRetry(redial.RetryIdempotent))
+			lc.Append(fx.Hook{OnStart: rdb.WaitReady, OnStop: rdb.Drain})
+			return rdb
+		},
+	} {
+		var do count
+		apps[r] = fxtest.New(t, fx.Provide(provide, func(rdb redis.UniversalClient) count {
+			return func(ctx context.Context) error { return rdb.Set(ctx, r.name, "value", 0).Err() }
+		}), fx.Populate(&do, &r.rdb))
+		apps[r].RequireStart()
+		counts[r] = do
+	}
+	ride(t, server, func(ctx context.Context, r *rider) error { return counts[r](ctx) }, goRedis, patient)
+	unharmed(t, patient)
+	for r, app := range apps {
+		app.RequireStop()
+		assert.ErrorIs(t, counts[r](t.Context()), redis.ErrClosed, r.name)
+	}
 }

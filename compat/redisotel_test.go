@@ -197,3 +197,42 @@ func TestRedisotel_Metrics(t *testing.T) {
 	assert.Positive(t, connections)
 	assert.GreaterOrEqual(t, calls, uint64(2))
 }
+
+// TestRedisotel_BesideGoRedis: through an outage each call has one span, which says how it
+// ended, as with go-redis, and names and attributes are the same.
+func TestRedisotel_BesideGoRedis(t *testing.T) {
+	server := startServer(t)
+	goRedis := bare(t, server)
+	with, spans, tracer := tracing(t)
+	patient := resilient(t, server, redial.WithRetry(repeating), with)
+	clients := map[*rider]traced{patient: {patient.rdb, spans, tracer}}
+	bareSpans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(bareSpans))
+	t.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
+	require.NoError(t, redisotel.InstrumentTracing(goRedis.rdb, redisotel.WithTracerProvider(provider), redisotel.WithDialFilter(true)))
+	clients[goRedis] = traced{goRedis.rdb, bareSpans, provider.Tracer("test")}
+
+	ride(t, server, func(ctx context.Context, r *rider) error { return clients[r].Incr(ctx, "n").Err() }, goRedis, patient)
+	unharmed(t, patient)
+	var seen []tracetest.SpanStub
+	for _, r := range []*rider{goRedis, patient} {
+		calls, failed := 0, 0
+		var last tracetest.SpanStub
+		for _, s := range clients[r].spans.GetSpans() {
+			if s.Name != "incr" { // of a handshake, which go-redis shows
+				continue
+			}
+			calls++
+			if s.Status.Code == codes.Error {
+				failed++
+			}
+			last = s
+		}
+		assert.Equal(t, r.made, calls, "%s: one span a call", r.name)
+		assert.GreaterOrEqual(t, failed, r.failed, "%s: spans of calls that failed", r.name)
+		assert.LessOrEqual(t, failed, r.failed+r.cut, "%s: spans of calls that failed", r.name)
+		seen = append(seen, last)
+	}
+	assert.Equal(t, seen[0].SpanKind, seen[1].SpanKind)
+	assert.Equal(t, seen[0].Attributes, seen[1].Attributes)
+}
