@@ -378,7 +378,8 @@ func (h *nodeHook) down(spare bool, since time.Time) error {
 	return n
 }
 
-// unsent is the failure of a command that was not sent, because of err.
+// unsent is the failure of a command that was not sent, because of err. What it needs of the
+// stack is not to be part of its callers' frames: see failed.
 //
 //go:noinline
 func (h *nodeHook) unsent(err error) *failure {

@@ -432,6 +432,8 @@ func TestMoved_Servers(t *testing.T) {
 				require.NoError(t, c.RPush(ctx, "{x}l", "v").Err()) // for one that waits at the new primary, as for incr
 				if err := within(t, pop, 8*time.Second); err != nil {
 					assert.ErrorIs(t, err, redial.ErrOutcomeUnknown)
+				} else {
+					assert.Zero(t, c.LLen(ctx, "{x}l").Val(), "it was taken once")
 				}
 			}
 			took := time.Since(began)
