@@ -227,6 +227,29 @@ func (l *link) spare() *wire.Conn {
 	return l.Adopt(nc, gen, greets, at)
 }
 
+// leaveSpare leaves that connection for a moment to commands that have waited for the server:
+// whoever comes second has to make one, which may take long.
+func (l *link) leaveSpare() {
+	if !l.heirs.Swap(false) || !l.lends {
+		return
+	}
+	timer := time.NewTimer(heirsWithin)
+	defer timer.Stop()
+	for {
+		changed := l.prober.news()
+		if !l.prober.spares() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
 // dialBy does so with base, through which the connections go that are made for a client
 // of the caller's.
 func (l *link) dialBy(ctx context.Context, network, addr string, base dialFunc) (net.Conn, error) {

@@ -84,9 +84,7 @@ func (g *guard) attempt(first bool) (verdict, error) {
 	if g.turned {
 		g.AskIdle(mostAsked, g.spawn)
 	}
-	if !g.prober.again() {
-		g.prober.begin()
-	}
+	g.prober.attempt()
 	return awaited, nil
 }
 

@@ -358,7 +358,8 @@ func TestInquiry_Introduction(t *testing.T) {
 	for _, protocol := range []int{2, 3} {
 		s := redialtest.StartServer(t)
 		c := NewClient(&redis.Options{Addr: s.Addr(), Protocol: protocol, PoolSize: 1})
-		id := c.ClientID(t.Context()).Val()
+		id, err := c.ClientID(t.Context()).Result()
+		require.NoError(t, err)
 		require.NotZero(t, id)
 		var cn *wire.Conn
 		linkOf(c).Each(func(one *wire.Conn) { cn = one })

@@ -193,6 +193,7 @@ func (k *keeper) warm(l *guard) {
 	if !k.spawn(func() {
 		defer close(done)
 		_ = k.abroad(func() error {
+			l.leaveSpare()
 			if !l.owner.warm(l.ctx, int(l.lost.Load())) {
 				l.cold.Store(true)
 			}

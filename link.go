@@ -29,7 +29,8 @@ type link struct {
 
 	shaken atomic.Bool                 // go-redis has closed a connection since the keeper looked
 	cold   atomic.Bool                 // the pool wants warming up
-	lost   atomic.Int32                // connections that the last outage has cost
+	lost   atomic.Int32                // connections that the last outage has cost, and nobody waits to make
+	heirs  atomic.Bool                 // commands have waited, and are to have the connection on which the server was found
 	lent   atomic.Pointer[credentials] // of a connection that was handed over to the pool
 
 	suspected bool      // guarded by mu; a connection failed, and what that says of the server is to be found out
@@ -85,10 +86,11 @@ type owner interface {
 type prober interface {
 	// again asks on the connection on which the server answered last, and reports whether
 	// it does; asking reports whether a question is under way there. begin makes an attempt
-	// on a new one.
+	// on a new one, attempt asks again or else begins.
 	again() bool
 	asking() bool
 	begin()
+	attempt()
 	// pace says how long after the last attempt another may begin, of which the schedule
 	// says d.
 	pace(d time.Duration) time.Duration
@@ -101,8 +103,9 @@ type prober interface {
 	// ask calls f with a client on whose connection the server has answered.
 	ask(ctx context.Context, f func(*redis.Client) error) error
 	// pass hands over the connection on which the server answered last, and the time when
-	// it did; nil when there is none to spare.
+	// it did; nil when there is none to spare, as spares reports.
 	pass() (net.Conn, *wire.Greeting, time.Time)
+	spares() bool
 	// drop ends what is under way; what is asked next is asked afresh.
 	drop()
 	// close does so for good.
@@ -131,6 +134,8 @@ func (l *link) followLocked(to State, cause error) func() {
 	switch {
 	case to == StateConnected:
 		l.Lanes.Reset()
+		l.lost.Store(max(l.lost.Load()-int32(l.waiting), 0))
+		l.heirs.Store(l.waiting > 0)
 	case to == StateReconnecting && spares(why):
 		l.Doubt()
 		l.TakeHeard()

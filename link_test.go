@@ -37,6 +37,7 @@ type nowhere struct{}
 func (nowhere) again() bool                        { return false }
 func (nowhere) asking() bool                       { return false }
 func (nowhere) begin()                             {}
+func (nowhere) attempt()                           {}
 func (nowhere) pace(d time.Duration) time.Duration { return d }
 func (nowhere) news() <-chan struct{}              { return nil }
 func (nowhere) take() []result                     { return nil }
@@ -45,6 +46,7 @@ func (nowhere) ask(context.Context, func(*redis.Client) error) error {
 	return errTest
 }
 func (nowhere) pass() (net.Conn, *wire.Greeting, time.Time) { return nil, nil, time.Time{} }
+func (nowhere) spares() bool                                { return false }
 func (nowhere) drop()                                       {}
 func (nowhere) close()                                      {}
 
@@ -307,6 +309,63 @@ func TestStandin_KeepsThePoolsBreakerOpenForBusiness(t *testing.T) {
 			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 			assert.Less(t, time.Since(began), 100*time.Millisecond)
 		}
+	})
+}
+
+// Whoever has waited for the server goes on with the connection on which it was found: what
+// warms the pool up takes it from nobody.
+func TestWarm_WhoWaitedHasTheConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		const slow = 300 * time.Millisecond
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := n.Dial(ctx, network, addr)
+			if err == nil {
+				time.Sleep(slow)
+			}
+			return nc, err
+		}
+		wants := 0
+		for range 40 {
+			c := NewClient(opt)
+			ready(t, c)
+			fill(t, c, 4)
+			n.Vanish()
+			require.NoError(t, c.WaitForState(t.Context(), StateReconnecting))
+			done := make(chan error, 1)
+			go func() { done <- c.Set(t.Context(), "k", "v", 0).Err() }()
+			synctest.Wait()
+			wants += int(linkOf(c).lost.Load())
+			n.Start()
+			began := time.Now()
+			require.NoError(t, <-done)
+			assert.Less(t, time.Since(began), slow+100*time.Millisecond)
+			require.NoError(t, c.Close())
+		}
+		assert.Greater(t, wants, 40, "there is little to warm up")
+		time.Sleep(slow) // the dialer pays no heed to the end of a client
+	})
+}
+
+// An attempt may be answered in the very moment in which another is due. What answered is
+// there for whoever waits, and not asked once more first.
+func TestPinger_AnsweredAttempt_IsLeftToWhoWaits(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memNet, opt *redis.Options) {
+		cfg, err := newConfig(nil)
+		require.NoError(t, err)
+		b := newBase(cfg, "")
+		l := newLink(newGate(b, opt.Addr, ""), endpoint{dialer: n.Dial}, new(alone), pingerOf(opt, true))
+		l.prober.begin()
+		synctest.Wait()
+		require.True(t, l.prober.spares())
+		n.Freeze()
+		l.prober.attempt()
+		assert.False(t, l.prober.asking())
+		require.Len(t, l.prober.take(), 1)
+		l.prober.attempt()
+		assert.True(t, l.prober.asking(), "it is asked when that is known")
+		assert.Equal(t, 1, n.Dials())
+		l.prober.close()
+		b.end()
 	})
 }
 

@@ -130,9 +130,11 @@ const (
 	subscribersFirst = 100 * time.Millisecond
 
 	// After an outage up to warmConns connections are made without a command that wants
-	// them, within warmWithin.
-	warmConns  = 16
-	warmWithin = 5 * time.Second
+	// them, within warmWithin. Commands that have waited are left the one on which the server
+	// was found, for heirsWithin.
+	warmConns   = 16
+	warmWithin  = 5 * time.Second
+	heirsWithin = 50 * time.Millisecond
 	// rotateSpacing is the least time between two retirements that replies of the
 	// server ask for.
 	rotateSpacing = time.Second

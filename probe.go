@@ -122,10 +122,22 @@ func newPinger(l *link, opt *redis.Options, quick bool) *pinger {
 
 // again PINGs on the connection on which the server answered last. It reports whether
 // there is one, on which no question is under way.
-func (p *pinger) again() bool {
+func (p *pinger) again() bool { return p.askAgain(true) }
+
+// attempt does so, or else begins another. Where one has been answered, and nobody has taken
+// that yet, it does nothing: commands may want the connection in the next moment.
+func (p *pinger) attempt() {
+	if !p.askAgain(false) {
+		p.begin()
+	}
+}
+
+// askAgain does what again does, always or only if nothing is known that nobody has taken.
+func (p *pinger) askAgain(always bool) bool {
 	p.mu.Lock()
 	a := p.held
-	ask := a != nil && a.stage == resting && !p.shut
+	there := a != nil && a.stage == resting && !p.shut
+	ask := there && (always || !slices.ContainsFunc(p.results, func(r result) bool { return r.fresh && r.verdict == alive }))
 	if ask {
 		p.pingsLocked(a)
 	}
@@ -133,7 +145,7 @@ func (p *pinger) again() bool {
 	if ask && !p.spawn(a, func() error { return a.client.Do(a.ctx, p.link.Question()...).Err() }) {
 		p.finish(a, redis.ErrClosed)
 	}
-	return ask
+	return there
 }
 
 // asking reports whether a question is under way on the connection on which the server
@@ -555,6 +567,7 @@ func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	}
 	p.held = nil
 	a.stage = over
+	p.tellLocked()
 	nc, client, at := a.conn.Conn, a.client, a.asked
 	p.link.lent.Store(a.told)
 	p.link.Alone()
@@ -564,6 +577,12 @@ func (p *pinger) pass() (net.Conn, *wire.Greeting, time.Time) {
 	a.cancel()
 	_ = client.Close()
 	return nc, &a.greets, at
+}
+
+func (p *pinger) spares() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held != nil && p.held.stage == resting
 }
 
 // drop ends what is under way and gives up the connection that is held.
