@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -25,6 +26,7 @@ type notifier struct {
 	full  atomic.Bool // there are no new connections to it
 	mu    sync.Mutex
 	conns []*redialtest.FakeConn // guarded by mu; which want to
+	said  string                 // guarded by mu; what they were told
 }
 
 func newNotifier(t *testing.T) *notifier {
@@ -34,15 +36,15 @@ func newNotifier(t *testing.T) *notifier {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.conns = append(s.conns, c)
-			return redialtest.Reply("+OK\r\n")
+			return redialtest.Reply("+OK\r\n" + s.said)
 		}
 		return redialtest.Handle
 	})
 	return s
 }
 
-// moves tells the connections that they have to go to addr within the seconds, or with none to
-// where their own leads in the end.
+// moves tells the connections, and those that come later, that they have to go to addr within
+// the seconds, or with none to where their own leads in the end.
 func (s *notifier) moves(addr string, seconds int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,8 +52,9 @@ func (s *notifier) moves(addr string, seconds int) {
 	if addr != "" {
 		to = fmt.Sprintf("$%d\r\n%s\r\n", len(addr), addr)
 	}
+	s.said = fmt.Sprintf(">4\r\n+MOVING\r\n:1\r\n:%d\r\n%s", seconds, to)
 	for _, c := range s.conns {
-		c.Send(fmt.Sprintf(">4\r\n+MOVING\r\n:1\r\n:%d\r\n%s", seconds, to))
+		c.Send(s.said)
 	}
 }
 
@@ -76,6 +79,7 @@ func onSides(t *testing.T, endpoint maintnotifications.EndpointType,
 			}}
 			if side == "redial" {
 				c := redial.NewClient(opt)
+				defer shut(c.Client)
 				defer c.Close()
 				test(t, c, p, from, to)
 				return
@@ -86,9 +90,16 @@ func onSides(t *testing.T, endpoint maintnotifications.EndpointType,
 				require.NoError(t, err)
 				defer s.Close()
 			}
-			defer c.Close()
+			defer shut(c)
 			test(t, c, p, from, to)
 		})
+	}
+}
+
+// shut closes c until nothing is left of it: where connections are just being moved go-redis gives
+// up after 10 s, and has more to end.
+func shut(c *redis.Client) {
+	for errors.Is(c.Close(), context.DeadlineExceeded) {
 	}
 }
 
